@@ -1,0 +1,1 @@
+"""Networks that eat weights: graph metanetworks, equivariant layers and embeddings (none registered yet)."""

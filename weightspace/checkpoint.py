@@ -1,0 +1,233 @@
+"""A checkpoint: named tensors read lazily from wherever they lie, never executed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightspace import dtypes, identity
+from weightspace.dtypes import DType
+from weightspace.errors import FormatError, UnknownNameError, one_line
+from weightspace.storage import Memory, SourceFile, Storage, read
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a header says of one tensor, without its values.
+
+    Attributes:
+        name: the key, verbatim as the checkpoint has it.
+        dtype: name of its element type (see `weightspace.dtypes`).
+        shape: logical shape; for packed types the number of elements, not of bytes.
+        alias_of: the first name of the same storage, when this tensor is tied to another.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    alias_of: str | None = None
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return dtypes.numel(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return dtypes.num_bytes(dtypes.dtype(self.dtype), self.shape)
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether its elements count as parameters: floats, each storage once."""
+        return self.alias_of is None and dtypes.dtype(self.dtype).is_float
+
+
+@dataclass(frozen=True)
+class Checkpoint(Mapping[str, "torch.Tensor"]):
+    """One saved state dict with its metadata; tensors are read when asked for.
+
+    Attributes:
+        info: what the header says of each tensor, in file order.
+        storages: where each tensor's bytes lie, by name.
+        format: the registered name of its format.
+        path: the file or folder it was opened from, if any.
+        files: every file that its bytes come from.
+        metadata: what the container itself says besides tensors (strings, numbers, nested dicts and lists).
+        kind: `full`, `adapter` (low-rank updates of another model) or `trainer` (optimizer state alone).
+        extras: tensors kept apart from the state dict, such as optimizer state, by dotted name; outside `id`.
+        recipe: how it was made, for models the platform made.
+        parents: ids (hex) of the models it was made from.
+    """
+
+    info: Mapping[str, TensorInfo]
+    storages: Mapping[str, Storage] = field(repr=False)
+    format: str
+    path: Path | None = None
+    files: tuple[Path, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "full"
+    extras: Mapping[str, TensorInfo] = field(default_factory=dict, repr=False)
+    recipe: Mapping[str, Any] | None = None
+    parents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, info in self.info.items():
+            if self.storages[name].nbytes != info.nbytes:
+                raise FormatError(
+                    f"tensor '{one_line(name, 80)}' of dtype {info.dtype} and shape {list(info.shape)} needs {info.nbytes} bytes, "
+                    f"its file gives it {self.storages[name].nbytes}",
+                    reason="corrupt",
+                    advice="copy or download the file again",
+                )
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, "torch.Tensor"], *, metadata: Mapping[str, Any] | None = None, kind: str = "full") -> "Checkpoint":
+        """Wrap a state dict that is in memory; tensors that share their storage exactly are tied."""
+        info: dict[str, TensorInfo] = {}
+        storages: dict[str, Storage] = {}
+        first: dict[tuple[Any, ...], str] = {}
+        for name, tensor in tensors.items():
+            element = dtypes.from_torch(str(tensor.dtype))
+            where = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), element.name)
+            owner = first.setdefault(where, name) if tensor.numel() else name
+            info[name] = TensorInfo(name, element.name, _logical_shape(tuple(tensor.shape), element), None if owner == name else owner)
+            storages[name] = Memory(_tensor_bytes(tensor))
+        return cls(info, storages, "memory", metadata=metadata or {}, kind=kind)
+
+    def __getitem__(self, name: str) -> "torch.Tensor":
+        """Read one tensor now.
+
+        Raises:
+            UnknownNameError: the checkpoint has no such tensor.
+            FormatError: its bytes are gone or damaged, or torch has no such dtype.
+        """
+        import torch
+
+        if name not in self.info:
+            raise UnknownNameError.of("tensor", name, self.info)
+        info, element = self.info[name], dtypes.dtype(self.info[name].dtype)
+        if element.kind == "quantized":
+            from weightspace.formats.gguf import dequantize
+
+            return torch.from_numpy(dequantize(read(self.storages[name]), element, info.shape))
+        if element.torch is None or not hasattr(torch, element.torch):
+            raise FormatError(
+                f"tensor '{name}' has dtype {element.name}, which torch {torch.__version__} cannot hold",
+                reason="unsupported",
+                advice="read .raw(name) instead",
+            )
+        shape = info.shape if element.name != "F4" else (*info.shape[:-1], info.shape[-1] // 2)
+        raw = read(self.storages[name])
+        if not raw:
+            return torch.empty(shape, dtype=getattr(torch, element.torch))
+        return torch.frombuffer(raw, dtype=torch.uint8).view(getattr(torch, element.torch)).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.info)
+
+    def __len__(self) -> int:
+        return len(self.info)
+
+    def __repr__(self) -> str:
+        where = f" at {one_line(str(self.path))}" if self.path else ""
+        return f"<Checkpoint {self.format}{where}: {len(self)} tensors, {self.num_params:,} parameters, {self.num_bytes:,} bytes>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Checkpoint) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def raw(self, name: str) -> bytearray:
+        """Read the little-endian, C-contiguous bytes of one tensor, whatever its dtype."""
+        if name not in self.info:
+            raise UnknownNameError.of("tensor", name, self.info)
+        return read(self.storages[name])
+
+    def state_dict(self) -> "dict[str, torch.Tensor]":
+        """Read all tensors; tied ones come back as one tensor under each name."""
+        made: dict[str, torch.Tensor] = {}
+        for name, info in self.info.items():
+            made[name] = made[info.alias_of] if info.alias_of in made else self[name]
+        return made
+
+    @property
+    def num_params(self) -> int:
+        """Float elements, tied tensors once, running statistics included."""
+        return sum(info.numel for info in self.info.values() if info.is_parameter)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors, tied ones once."""
+        return sum(info.nbytes for info in self.info.values() if info.alias_of is None)
+
+    @cached_property
+    def tensor_hashes(self) -> Mapping[str, bytes]:
+        """BLAKE3 of each tensor's dtype, shape and bytes; reads everything once."""
+        made: dict[str, bytes] = {}
+        for name, info in self.info.items():
+            if info.alias_of in made:
+                made[name] = made[info.alias_of]
+                continue
+            hasher = identity.tensor_hasher(info.dtype, info.shape)
+            for block in self.storages[name].blocks():
+                hasher.update(block)
+            made[name] = hasher.digest()
+        return made
+
+    @cached_property
+    def id(self) -> str:
+        """Content identity in hex: the same weights under the same names have one id in any container."""
+        hashes = self.tensor_hashes
+        return identity.model_id((name, info.dtype, info.shape, hashes[name]) for name, info in self.info.items()).hex()
+
+    @cached_property
+    def weights_id(self) -> str:
+        """Identity of the weights without their names, in hex."""
+        return identity.weights_id(self.tensor_hashes.values()).hex()
+
+    @cached_property
+    def architecture_id(self) -> str:
+        """Fingerprint of names and shapes, in hex."""
+        return identity.architecture_id((name, info.shape) for name, info in self.info.items()).hex()
+
+    def with_source(self, path: Path) -> "Checkpoint":
+        """The same checkpoint, known by another path (the folder it was found in)."""
+        return replace(self, path=path)
+
+
+def tied(info: Mapping[str, TensorInfo], names: Mapping[str, str]) -> dict[str, TensorInfo]:
+    """Mark tensors as tied: `names` gives, for a name, the name that it repeats. Chains lead to their first name."""
+    marked = dict(info)
+    for name, owner in names.items():
+        seen = {name}
+        while owner in names and owner not in seen:
+            seen.add(owner)
+            owner = names[owner]
+        if owner in info and owner != name:
+            marked[name] = replace(info.get(name, info[owner]), name=name, alias_of=owner)
+    return marked
+
+
+def _logical_shape(shape: tuple[int, ...], element: DType) -> tuple[int, ...]:
+    """Torch counts pairs of 4-bit numbers; we count numbers."""
+    return (*shape[:-1], shape[-1] * 2) if element.name == "F4" and shape else shape
+
+
+def _tensor_bytes(tensor: "torch.Tensor") -> memoryview:
+    import torch
+
+    if tensor.layout is not torch.strided:
+        raise FormatError(f"a tensor is {tensor.layout}, expected a dense one", reason="unsupported", advice="save tensor.to_dense()")
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    if plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg()
+    return memoryview(plain.view(torch.uint8).numpy()) if plain.numel() else memoryview(b"")
+
+
+__all__ = ["Checkpoint", "SourceFile", "TensorInfo", "tied"]

@@ -1,0 +1,81 @@
+"""Every error a user can meet, each one line: what was expected, what came, where, what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_line(text: str, limit: int = 600) -> str:
+    """Make text from an untrusted source safe for one line of a terminal: no control characters, no endless names."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def close_names(name: str, known: Iterable[str]) -> str:
+    """Phrase the end of an unknown-name message: the closest known name, then all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    shown = ", ".join(names[:12]) + (f", … {len(names) - 12} more" if len(names) > 12 else "")
+    return f"{hint} (known: {shown or 'none'})"
+
+
+class WeightSpaceError(Exception):
+    """Anything weightspace refuses to do; the message is one line and ends with what to do next."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__() if not isinstance(self, KeyError) else " ".join(map(str, self.args)))
+
+
+class UnknownNameError(WeightSpaceError, KeyError):
+    """A name that is not in a registry, a checkpoint or a catalog."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> "UnknownNameError":
+        """Say that no `kind` has this name, and which names there are."""
+        return cls(f"no {kind} named '{name}'{close_names(name, known)}")
+
+
+class ShapeMismatchError(WeightSpaceError, ValueError):
+    """A tensor whose shape is not the one that is needed."""
+
+
+class FormatError(WeightSpaceError, ValueError):
+    """A file that cannot be read as a checkpoint.
+
+    Attributes:
+        reason: one of the words in `REASONS`; what the catalog's quarantine table stores.
+        advice: what the user can do about it.
+    """
+
+    REASONS = ("unknown", "truncated", "corrupt", "hostile", "needs-code", "unsupported", "missing", "unreadable", "crashed")
+
+    def __init__(self, message: str, *, reason: str = "corrupt", advice: str = "") -> None:
+        if reason not in self.REASONS:
+            raise ValueError(f"reason must be one of {self.REASONS}, not {reason!r}")
+        super().__init__(f"{message}; {advice}" if advice else message)
+        self.detail, self.reason, self.advice = one_line(message), reason, one_line(advice)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _format_error, (type(self), self.detail, self.reason, self.advice)
+
+
+def _format_error(kind: type[FormatError], detail: str, reason: str, advice: str) -> FormatError:
+    """Rebuild a FormatError that crossed a process border."""
+    return kind(detail, reason=reason, advice=advice)
+
+
+class CatalogError(WeightSpaceError):
+    """A zoo or its catalog that is missing, damaged, of another version or asked the wrong thing."""
+
+
+class RecordError(WeightSpaceError, ValueError):
+    """A metric, tag or tracker file that cannot be recorded."""
+
+
+class MissingDependencyError(WeightSpaceError, ImportError):
+    """An optional package that is needed for what was asked, and is not installed."""
+
+    @classmethod
+    def of(cls, package: str, purpose: str, extra: str) -> "MissingDependencyError":
+        """Say which package is missing, what it is for and how to install it."""
+        return cls(f"{purpose} needs the package '{package}', which is not installed; pip install 'weightspace[{extra}]'")
