@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from weightspace.errors import FormatError, one_line
 BLOCK = 1 << 18  # bytes read at a time: a block and its scratch stay in a core's second-level cache
 
 
+@runtime_checkable
 class Storage(Protocol):
     """A tensor's bytes, wherever they are."""
 

@@ -8,6 +8,8 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
 from weightspace.registry import Registry
 
+# What a parser may raise on a damaged file, besides FormatError.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, TypeError, UnicodeError, ValueError)
 HEAD = 4096  # bytes of a file that a sniffer sees
 
 

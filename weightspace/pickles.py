@@ -1,0 +1,519 @@
+"""Pickles read statically: opcodes become plain values and symbolic nodes, and nothing is imported or called."""
+
+import codecs
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from weightspace.errors import FormatError, one_line
+
+MAX_BYTES = 1 << 28  # a pickle's own bytes; tensors lie outside it
+MAX_STEPS = 5_000_000  # opcodes: each makes at most one object, so this bounds memory and time
+PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
+
+Value = Any  # None, bool, int, float, str, bytes, bytearray, tuple, list, dict, Global, Call, Persistent, Opaque
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """A function or class that the pickle names."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return one_line(f"{self.module}.{self.name}", 120)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """An object that unpickling would make by calling something; here it stays a description.
+
+    Attributes:
+        function: what would be called: nearly always a Global.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        state: what would be given to `__setstate__` or put into `__dict__`.
+        items: what would be appended (lists, sets).
+        pairs: what would be set by key (dictionaries).
+    """
+
+    function: Value
+    args: tuple[Value, ...] = ()
+    kwargs: dict[str, Value] | None = None
+    state: Value = None
+    items: list[Value] | None = None
+    pairs: list[tuple[Value, Value]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Call {self.function if isinstance(self.function, Global) else type(self.function).__name__}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Persistent:
+    """An object kept outside the pickle, such as torch's storages."""
+
+    pid: Value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """A dictionary key that is no plain value; equal to itself alone, since hashing deep tuples can exhaust the C stack."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
+class Pickle:
+    """One pickle, read.
+
+    Attributes:
+        value: what it describes.
+        globals: every function and class that it names, in order.
+        called: those that unpickling would call as functions (not merely name, or instantiate through `__new__`).
+        persistent: ids of objects that lie outside it, in order, repeated ones too.
+        end: offset just behind its STOP.
+    """
+
+    value: Value
+    globals: tuple[Global, ...]
+    called: frozenset[Global]
+    persistent: tuple[Value, ...]
+    end: int
+
+
+def read(data: bytes, start: int = 0, *, max_steps: int = MAX_STEPS) -> Pickle:
+    """Read one pickle of any protocol from `data[start:]` without running it.
+
+    Raises:
+        FormatError: truncated or damaged, or built to exhaust memory.
+    Example:
+        >>> import pickle, os
+        >>> class Bad:
+        ...     def __reduce__(self): return os.getcwd, ()
+        >>> found = read(pickle.dumps({"a": [1, 2.5], "b": Bad()}))
+        >>> found.value["a"], found.value["b"].args, [str(g).split(".")[-1] for g in found.globals]
+        ([1, 2.5], (), ['getcwd'])
+    """
+    machine = _Machine(data, start)
+    handlers, size = _HANDLERS, len(data)
+    try:
+        for _ in range(max_steps):
+            opcode = data[machine.at]
+            machine.at += 1
+            if opcode == _STOP:
+                named, called = tuple(machine.globals.values()), frozenset(machine.called)
+                return Pickle(machine.stack.pop(), named, called, tuple(machine.persistent), machine.at)
+            handlers[opcode](machine)
+    except _EndOfData:
+        pass
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
+        if isinstance(error, FormatError):
+            raise
+        if not (isinstance(error, IndexError) and machine.at >= size):
+            raise FormatError(
+                f"its pickle is damaged at byte {machine.at} ({type(error).__name__}: {error})", advice="copy or download it again"
+            ) from None
+    else:
+        raise FormatError(f"its pickle has more than {max_steps:,} steps", reason="hostile", advice="do not load this file")
+    raise FormatError(f"its pickle ends unfinished at byte {size}", reason="truncated", advice="copy or download it again")
+
+
+class _EndOfData(Exception):  # noqa: N818 - a signal, not an error
+    """The data end inside an argument."""
+
+
+class _Machine:
+    """The pickle machine's registers: stack, marks and memo."""
+
+    __slots__ = ("at", "called", "data", "globals", "memo", "persistent", "saved", "stack")
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data, self.at = data, at
+        self.stack: list[Value] = []
+        self.saved: list[list[Value]] = []
+        self.memo: dict[int, Value] = {}
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.called: set[Global] = set()
+        self.persistent: list[Value] = []
+
+    def take(self, count: int) -> bytes:
+        end = self.at + count
+        if end > len(self.data):
+            raise _EndOfData
+        found = self.data[self.at : end]
+        self.at = end
+        return found
+
+    def sized(self, width: int) -> bytes:
+        """Take bytes whose number stands before them, little-endian in `width` bytes."""
+        return self.take(int.from_bytes(self.take(width), "little"))
+
+    def line(self) -> bytes:
+        end = self.data.find(b"\n", self.at)
+        if end < 0:
+            raise _EndOfData
+        found = self.data[self.at : end]
+        self.at = end + 1
+        return found
+
+    def marked(self) -> list[Value]:
+        """Pop everything above the last mark."""
+        found = self.stack
+        self.stack = self.saved.pop()
+        return found
+
+    def named(self, module: Value, name: Value) -> Global:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("a global is not named by strings")
+        found = self.globals.get((module, name))
+        if found is None:
+            found = self.globals[module, name] = Global(module, name)
+        return found
+
+    def outside(self, pid: Value) -> Persistent:
+        self.persistent.append(pid)
+        return Persistent(pid)
+
+    def call(self, function: Value, args: Value) -> Value:
+        """Describe a call; the few that only make plain data become that data."""
+        if not isinstance(args, tuple):
+            raise ValueError("arguments are not a tuple")
+        if isinstance(function, Global):
+            self.called.add(function)
+            fold = _FOLDS.get((function.module, function.name))
+            folded = fold(args) if fold is not None else None
+            if folded is not None:
+                return folded
+        elif not isinstance(function, Persistent):
+            self.called.add(self.named("pickle", "computed function"))
+        return Call(function, args)
+
+
+def key_of(value: Value) -> Value:
+    """Make a dictionary key of any value."""
+    kind = type(value)
+    if kind in PLAIN_KEYS or kind is Global or (kind is tuple and all(type(one) in PLAIN_KEYS for one in value)):
+        return value
+    return Opaque(value)
+
+
+def _fold_dict(args: tuple[Value, ...]) -> dict[Value, Value] | None:
+    if not args or (len(args) == 1 and (args[0] is None or isinstance(args[0], Global))):
+        return {}
+    if len(args) == 1 and isinstance(args[0], list | tuple):
+        pairs = [one for one in args[0] if isinstance(one, list | tuple) and len(one) == 2]
+        return {key_of(key): value for key, value in pairs} if len(pairs) == len(args[0]) else None
+    return None
+
+
+def _fold_tuple(args: tuple[Value, ...]) -> tuple[Value, ...] | None:
+    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], list | tuple) else () if not args else None
+
+
+def _fold_bytes(args: tuple[Value, ...]) -> bytes | None:
+    """Protocols 0 to 2 of Python 3 write bytes as latin-1 text with `_codecs.encode`."""
+    return args[0].encode("latin-1") if len(args) == 2 and isinstance(args[0], str) and args[1] in ("latin1", "latin-1") else None
+
+
+def _fold_object(args: tuple[Value, ...]) -> Call | None:
+    """Protocols 0 and 1 make plain objects with `copyreg._reconstructor(class, object, None)`."""
+    return Call(args[0]) if len(args) == 3 and isinstance(args[0], Global) else None
+
+
+_FOLDS: dict[tuple[str, str], Callable[[tuple[Value, ...]], Value]] = {
+    ("collections", "OrderedDict"): _fold_dict,
+    ("collections", "defaultdict"): _fold_dict,
+    ("torch", "Size"): _fold_tuple,
+    ("_codecs", "encode"): _fold_bytes,
+    ("copyreg", "_reconstructor"): _fold_object,
+    ("copy_reg", "_reconstructor"): _fold_object,
+    ("builtins", "bytes"): lambda args: b"" if not args else None,
+    ("__builtin__", "bytes"): lambda args: b"" if not args else None,
+}
+
+_HANDLERS: list[Callable[[_Machine], None]] = []
+_STOP = ord(".")
+
+
+def _unknown(machine: _Machine) -> None:
+    raise ValueError(f"no pickle opcode {machine.data[machine.at - 1]:#04x}")
+
+
+_HANDLERS.extend([_unknown] * 256)
+
+
+def _opcode(*codes: int | str) -> Callable[[Callable[[_Machine], None]], Callable[[_Machine], None]]:
+    def register(handler: Callable[[_Machine], None]) -> Callable[[_Machine], None]:
+        for code in codes:
+            _HANDLERS[ord(code) if isinstance(code, str) else code] = handler
+        return handler
+
+    return register
+
+
+def _pushes(code: int | str, make: Callable[[_Machine], Value]) -> None:
+    """Register an opcode that only pushes one value."""
+
+    def push(machine: _Machine) -> None:
+        value = make(machine)  # before the stack is looked up: taking marked values replaces it
+        machine.stack.append(value)
+
+    _HANDLERS[ord(code) if isinstance(code, str) else code] = push
+
+
+def _text(raw: bytes) -> str | bytes:
+    """Python 2 strings are text or bytes; what is not ASCII stays bytes, so that nothing is lost."""
+    return raw.decode("ascii") if raw.isascii() else raw
+
+
+def _quoted(machine: _Machine) -> str | bytes:
+    line = machine.line().strip()
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        raise ValueError("a string is not quoted")
+    return _text(codecs.escape_decode(line[1:-1])[0])
+
+
+def _decimal(raw: bytes) -> int | bool:
+    return raw == b"01" if raw in (b"00", b"01") else int(raw.removesuffix(b"L"))
+
+
+def _byte(machine: _Machine) -> int:
+    machine.at += 1
+    return machine.data[machine.at - 1]
+
+
+_pushes("N", lambda machine: None)
+_pushes(0x88, lambda machine: True)
+_pushes(0x89, lambda machine: False)
+_pushes("K", _byte)
+_pushes("M", lambda machine: int.from_bytes(machine.take(2), "little"))
+_pushes("J", lambda machine: int.from_bytes(machine.take(4), "little", signed=True))
+_pushes("I", lambda machine: _decimal(machine.line()))
+_pushes("L", lambda machine: _decimal(machine.line()))
+_pushes(0x8A, lambda machine: int.from_bytes(machine.sized(1), "little", signed=True))
+_pushes(0x8B, lambda machine: int.from_bytes(machine.sized(4), "little", signed=True))
+_pushes("F", lambda machine: float(machine.line()))
+_pushes("G", lambda machine: struct.unpack(">d", machine.take(8))[0])
+_pushes("S", _quoted)
+_pushes("T", lambda machine: _text(machine.sized(4)))
+_pushes("U", lambda machine: _text(machine.sized(1)))
+_pushes("V", lambda machine: machine.line().decode("raw-unicode-escape"))
+_pushes("X", lambda machine: machine.sized(4).decode("utf-8", "surrogatepass"))
+_pushes(0x8C, lambda machine: machine.sized(1).decode("utf-8", "surrogatepass"))
+_pushes(0x8D, lambda machine: machine.sized(8).decode("utf-8", "surrogatepass"))
+_pushes("B", lambda machine: machine.sized(4))
+_pushes("C", lambda machine: machine.sized(1))
+_pushes(0x8E, lambda machine: machine.sized(8))
+_pushes(0x96, lambda machine: bytearray(machine.sized(8)))
+_pushes(0x97, lambda machine: Persistent("out-of-band buffer"))
+_pushes(")", lambda machine: ())
+_pushes("]", lambda machine: [])
+_pushes("}", lambda machine: {})
+_pushes("2", lambda machine: machine.stack[-1])
+_pushes("g", lambda machine: machine.memo[int(machine.line())])
+_pushes("h", lambda machine: machine.memo[_byte(machine)])
+_pushes("j", lambda machine: machine.memo[int.from_bytes(machine.take(4), "little")])
+_pushes("c", lambda machine: machine.named(machine.line().decode("utf-8"), machine.line().decode("utf-8")))
+_pushes("P", lambda machine: machine.outside(machine.line().decode("ascii", "backslashreplace")))
+_pushes("Q", lambda machine: machine.outside(machine.stack.pop()))
+_pushes("t", lambda machine: tuple(machine.marked()))
+_pushes("l", lambda machine: machine.marked())
+_pushes(0x8F, lambda machine: Call(machine.named("builtins", "set")))
+_pushes(0x91, lambda machine: Call(machine.named("builtins", "frozenset"), (machine.marked(),)))
+
+
+@_opcode("q")
+def _binput(machine: _Machine) -> None:
+    machine.memo[machine.data[machine.at]] = machine.stack[-1]
+    machine.at += 1
+
+
+@_opcode("r")
+def _long_binput(machine: _Machine) -> None:
+    machine.memo[int.from_bytes(machine.take(4), "little")] = machine.stack[-1]
+
+
+@_opcode("p")
+def _put(machine: _Machine) -> None:
+    machine.memo[int(machine.line())] = machine.stack[-1]
+
+
+@_opcode(0x94)
+def _memoize(machine: _Machine) -> None:
+    machine.memo[len(machine.memo)] = machine.stack[-1]
+
+
+@_opcode("(")
+def _mark(machine: _Machine) -> None:
+    machine.saved.append(machine.stack)
+    machine.stack = []
+
+
+@_opcode("0")
+def _pop(machine: _Machine) -> None:
+    if machine.stack:
+        machine.stack.pop()
+    else:
+        machine.marked()
+
+
+@_opcode("1")
+def _pop_mark(machine: _Machine) -> None:
+    machine.marked()
+
+
+@_opcode(0x80)
+def _proto(machine: _Machine) -> None:
+    if _byte(machine) > 5:
+        raise ValueError("a protocol above 5")
+
+
+@_opcode(0x95)
+def _frame(machine: _Machine) -> None:
+    machine.take(8)
+
+
+@_opcode(0x98)
+def _readonly(machine: _Machine) -> None:
+    machine.stack[-1]
+
+
+@_opcode(0x85)
+def _tuple1(machine: _Machine) -> None:
+    machine.stack[-1] = (machine.stack[-1],)
+
+
+@_opcode(0x86)
+def _tuple2(machine: _Machine) -> None:
+    last = machine.stack.pop()
+    machine.stack[-1] = (machine.stack[-1], last)
+
+
+@_opcode(0x87)
+def _tuple3(machine: _Machine) -> None:
+    last = machine.stack.pop()
+    middle = machine.stack.pop()
+    machine.stack[-1] = (machine.stack[-1], middle, last)
+
+
+@_opcode("a")
+def _append(machine: _Machine) -> None:
+    value = machine.stack.pop()
+    _extend(machine.stack[-1], (value,))
+
+
+@_opcode("e", 0x90)
+def _appends(machine: _Machine) -> None:
+    values = machine.marked()
+    _extend(machine.stack[-1], values)
+
+
+def _extend(target: Value, values: Sequence[Value]) -> None:
+    if isinstance(target, list):
+        target.extend(values)
+    elif isinstance(target, Call):
+        target.items = target.items or []
+        target.items.extend(values)
+    else:
+        raise ValueError(f"{type(target).__name__} takes no items")
+
+
+@_opcode("s")
+def _setitem(machine: _Machine) -> None:
+    value = machine.stack.pop()
+    key = machine.stack.pop()
+    _update(machine.stack[-1], (key, value))
+
+
+@_opcode("u")
+def _setitems(machine: _Machine) -> None:
+    values = machine.marked()
+    _update(machine.stack[-1], values)
+
+
+@_opcode("d")
+def _dict(machine: _Machine) -> None:
+    values = machine.marked()
+    made: dict[Value, Value] = {}
+    _update(made, values)
+    machine.stack.append(made)
+
+
+def _update(target: Value, values: Sequence[Value]) -> None:
+    if len(values) % 2:
+        raise ValueError("a key without a value")
+    if isinstance(target, dict):
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            target[key if type(key) is str else key_of(key)] = value
+    elif isinstance(target, Call):
+        target.pairs = target.pairs or []
+        target.pairs.extend(zip(values[::2], values[1::2], strict=True))
+    else:
+        raise ValueError(f"{type(target).__name__} takes no keys")
+
+
+@_opcode("R")
+def _reduce(machine: _Machine) -> None:
+    args = machine.stack.pop()
+    machine.stack[-1] = machine.call(machine.stack[-1], args)
+
+
+@_opcode("i")
+def _inst(machine: _Machine) -> None:
+    found = machine.named(machine.line().decode("utf-8"), machine.line().decode("utf-8"))
+    args = tuple(machine.marked())
+    machine.stack.append(machine.call(found, args))
+
+
+@_opcode("o")
+def _obj(machine: _Machine) -> None:
+    args = machine.marked()
+    machine.stack.append(machine.call(args[0], tuple(args[1:])))
+
+
+@_opcode(0x81)
+def _newobj(machine: _Machine) -> None:
+    args = machine.stack.pop()
+    machine.stack[-1] = _made(machine.stack[-1], args, None)
+
+
+@_opcode(0x92)
+def _newobj_ex(machine: _Machine) -> None:
+    kwargs = machine.stack.pop()
+    args = machine.stack.pop()
+    machine.stack[-1] = _made(machine.stack[-1], args, kwargs)
+
+
+def _made(kind: Value, args: Value, kwargs: Value) -> Value:
+    if not isinstance(kind, Global | Persistent) or not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
+        raise ValueError("an object is made from no class")
+    fold = _FOLDS.get((kind.module, kind.name)) if isinstance(kind, Global) and not kwargs else None
+    folded = fold(args) if fold is not None else None
+    return Call(kind, args, kwargs) if folded is None else folded
+
+
+@_opcode(0x93)
+def _stack_global(machine: _Machine) -> None:
+    name = machine.stack.pop()
+    machine.stack[-1] = machine.named(machine.stack[-1], name)
+
+
+@_opcode("b")
+def _build(machine: _Machine) -> None:
+    state = machine.stack.pop()
+    target = machine.stack[-1]
+    # A state dict carries module versions as `_metadata` this way; folded dictionaries have no place for it.
+    if isinstance(target, Call):
+        target.state = state
+
+
+def _extension(width: int) -> Callable[[_Machine], Value]:
+    # copyreg's registry gives numbers to functions at run time; what they mean is unknowable here.
+    return lambda machine: machine.named("copyreg", f"extension {int.from_bytes(machine.take(width), 'little')}")
+
+
+_pushes(0x82, _extension(1))
+_pushes(0x83, _extension(2))
+_pushes(0x84, _extension(4))

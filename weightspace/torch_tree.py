@@ -1,0 +1,262 @@
+"""From what torch pickled to a Checkpoint: which part is the state dict, what is training state, what is metadata."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weightspace import dtypes, pickle_safety
+from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.errors import FormatError, one_line
+from weightspace.pickles import Call, Global, Persistent, Pickle, Value
+from weightspace.plain import Json, Plain, key_text
+from weightspace.storage import Storage, read
+from weightspace.torch_tensors import Tensor, Tensors
+
+# Where training code puts the state dict, most wanted first: plain weights before their moving average (but BasicSR's
+# `params_ema` is what its authors publish), a generator before its discriminator.
+STATE_DICT_KEYS = (
+    "state_dict", "model_state_dict", "model_state", "model", "module", "net_state_dict", "net", "network", "params_ema", "params", "weights",
+    "generator_state_dict", "generator", "netG", "G_state_dict", "G", "g_ema", "G_ema", "g", "ema_state_dict", "state_dict_ema", "model_ema",
+    "ema", "student", "teacher", "discriminator_state_dict", "discriminator", "netD", "D_state_dict", "D", "d",
+)  # fmt: skip
+MAX_DEPTH = 64
+MAX_NODES = 1_000_000
+_TRAINER = re.compile(r"optim|sched|scaler|(^|_)(amp|apex)(_|$)", re.IGNORECASE)
+_RANDOM = re.compile(r"(^|_)rng|random_state", re.IGNORECASE)
+_RANDOM_STATES = frozenset(("cpu", "cuda", "python", "numpy", "xla", "npu", "xpu", "mps"))
+
+Keys = tuple[str, ...]
+
+
+def checkpoint(
+    found: Pickle, tensors: Tensors, *, format: str, path: Path, files: tuple[Path, ...], metadata: Mapping[str, Any] | None = None
+) -> Checkpoint:
+    """Make the checkpoint that a pickle describes.
+
+    The metadata say which keys led to the state dict (`state_dict_key`), which other state dicts there are
+    (`other_state_dicts`), which classes of unknown modules are named beside it (`foreign_globals`), the scales of
+    quantized tensors (`quantized`) and every plain value beside the tensors under its own key.
+
+    Raises:
+        FormatError: unpickling would run code, nothing in it is a tensor, or a tensor cannot be read.
+    """
+    pickle_safety.refuse_code(found)
+    tree = _Tree(tensors)
+    chosen = _choose(tree, found.value)
+    info: dict[str, TensorInfo] = {}
+    storages: dict[str, Storage] = {}
+    quantized: dict[str, Json] = {}
+    first: dict[Any, str] = {}
+    plain = Plain(tree.shown)
+    values: dict[str, Json] = {}
+    for keys, leaf in chosen.leaves:
+        name = ".".join(keys)
+        if not tree.is_tensor(leaf):
+            _refuse_objects(leaf, name)
+            values[name] = plain(leaf)
+            continue
+        one = tree.tensor(leaf, name)
+        if name in info:
+            raise FormatError(f"two tensors are named '{one_line(name, 80)}'", reason="corrupt", advice="save them under different names")
+        owner = first.setdefault(one.place, name) if one.bytes.nbytes else name
+        info[name] = TensorInfo(name, one.dtype, one.shape, None if owner == name else owner)
+        storages[name] = one.bytes
+        if one.quantization:
+            quantized[name] = plain(one.quantization)
+    said: dict[str, Any] = {**(metadata or {}), **chosen.beside(plain)}
+    extra = {"state_dict_key": ".".join(chosen.keys), "other_state_dicts": list(chosen.others), "state_dict_values": values}
+    extra |= {"foreign_globals": pickle_safety.foreign(found), "quantized": quantized}
+    said.update((key, value) for key, value in extra.items() if value)
+    kind = chosen.kind if chosen.kind != "full" or not info.keys() <= _RANDOM_STATES else "trainer"
+    return Checkpoint(info, storages, format, path=path, files=files, metadata=said, kind=kind, extras=chosen.extras())
+
+
+class _Tree:
+    """Questions asked of one pickle's tree, each container looked at once."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self._holds: dict[int, bool] = {}
+
+    def is_tensor(self, value: Value) -> bool:
+        return type(value) is Call and self._tensors.is_tensor(value)
+
+    def tensor(self, value: Call, name: str) -> Tensor:
+        try:
+            return self._tensors.tensor(value)
+        except FormatError as error:
+            raise FormatError(f"tensor '{one_line(name, 80)}': {error.detail}", reason=error.reason, advice=error.advice) from None
+        except (TypeError, ValueError, AttributeError, LookupError, OverflowError, ArithmeticError) as error:
+            raise FormatError(
+                f"tensor '{one_line(name, 80)}' is described wrongly ({error})", reason="corrupt", advice="copy or download it again"
+            ) from None
+
+    def holds(self, value: Value, depth: int = 0) -> bool:
+        """Whether a tensor lies anywhere in the plain containers of a value."""
+        if self.is_tensor(value):
+            return True
+        if not isinstance(value, dict | list | tuple) or depth > MAX_DEPTH:
+            return False
+        known = self._holds.get(id(value))
+        if known is None:
+            self._holds[id(value)] = False  # a cycle holds no tensor of its own
+            inner = value.values() if isinstance(value, dict) else value
+            known = self._holds[id(value)] = any(self.holds(one, depth + 1) for one in inner)
+        return known
+
+    def leaves(self, value: Value, keys: Keys = ()) -> Iterator[tuple[Keys, Value]]:
+        """Walk plain containers down to the tensors; a container that holds none is one leaf."""
+        left = MAX_NODES
+        stack: list[tuple[Keys, Value]] = [(keys, value)]
+        while stack:
+            at, one = stack.pop()
+            left -= 1
+            if left < 0 or len(at) > MAX_DEPTH:
+                raise FormatError("its pickle repeats itself without end", reason="hostile", advice="do not load this file")
+            if self.is_tensor(one) or not self.holds(one):
+                yield at, one
+            else:
+                stack.extend(((*at, key), inner) for key, inner in reversed(_pairs(one)))
+
+    def shown(self, value: Call) -> Json | None:
+        """Show a tensor among plain values: a number if it is one, otherwise its dtype and shape."""
+        if not self.is_tensor(value):
+            return None
+        try:
+            one = self._tensors.tensor(value)
+        except (FormatError, TypeError, ValueError, AttributeError, LookupError):
+            return "<tensor>"
+        kind = dtypes.dtype(one.dtype)
+        if one.bytes.nbytes == int(kind.bits) // 8 > 0 and kind.kind != "complex":
+            number: Json = dtypes.decode(np.frombuffer(read(one.bytes), np.uint8), kind)[0].item()
+            return number if np.isfinite(number) else str(number)
+        return f"<{one.dtype} {list(one.shape)}>"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The part of a pickle that is the state dict.
+
+    Attributes:
+        keys: what leads to it from the top.
+        leaves: its tensors and other values, by keys from there.
+        rest: what else there is, by keys from the top.
+        others: state dicts among the rest.
+    """
+
+    tree: _Tree
+    keys: Keys
+    leaves: list[tuple[Keys, Value]]
+    rest: dict[Keys, Value]
+    others: tuple[str, ...]
+    kind: str = "full"
+
+    def beside(self, plain: Plain) -> dict[str, Json]:
+        """Make plain what stands beside the state dict: numbers and texts, and the settings of optimizers."""
+        made: dict[str, Json] = {}
+        for keys, value in self.rest.items():
+            if not self.tree.holds(value) or self.tree.is_tensor(value):
+                made[".".join(keys)] = plain(value)
+            elif isinstance(value, dict) and isinstance(value.get("param_groups"), list):
+                groups = [group for group in value["param_groups"] if isinstance(group, dict)]
+                made[".".join(keys)] = {"param_groups": plain([{k: v for k, v in g.items() if k != "params"} for g in groups])}
+        return made
+
+    def extras(self) -> dict[str, TensorInfo]:
+        """Describe the tensors outside the state dict; those that cannot be read are left out."""
+        made: dict[str, TensorInfo] = {}
+        for top, value in self.rest.items():
+            for keys, leaf in self.tree.leaves(value, top):
+                if self.tree.is_tensor(leaf):
+                    name = ".".join(keys)
+                    try:
+                        one = self.tree.tensor(leaf, name)
+                    except FormatError:
+                        continue
+                    made[name] = TensorInfo(name, one.dtype, one.shape)
+        return made
+
+
+def _choose(tree: _Tree, top: Value) -> _Chosen:
+    _refuse_objects(top, "")
+    if tree.is_tensor(top):
+        return _Chosen(tree, (), [(("tensor",), top)], {}, ())
+    keys: Keys = ()
+    rest: dict[Keys, Value] = {}
+    others: list[str] = []
+    value = top
+    while isinstance(value, dict | list | tuple):
+        pairs = dict(_pairs(value))
+        direct = [key for key, one in pairs.items() if tree.is_tensor(one) and not _RANDOM.search(key)]
+        nested = [key for key, one in pairs.items() if tree.holds(one) and not tree.is_tensor(one) and not _is_trainer(key, one)]
+        picked = _pick(pairs, direct, nested, top=not keys)
+        if picked is None:
+            break
+        rest.update(((*keys, key), one) for key, one in pairs.items() if key != picked)
+        others.extend(".".join((*keys, key)) for key in nested if key != picked)
+        keys, value = (*keys, picked), pairs[picked]
+    if keys:
+        return _Chosen(tree, keys, list(tree.leaves(value)), rest, tuple(others))
+    pairs = dict(_pairs(top)) if isinstance(top, dict | list | tuple) else {}
+    for key in STATE_DICT_KEYS:
+        _refuse_objects(pairs.get(key), key)
+    mine = {key: one for key, one in pairs.items() if key in direct or key in nested}
+    rest = {(key,): one for key, one in pairs.items() if key not in mine}
+    if mine:
+        return _Chosen(tree, (), list(tree.leaves(mine)), rest, ())
+    for key, one in pairs.items():
+        _refuse_objects(one, key)
+    trainer = [(keys, leaf) for keys, leaf in tree.leaves(top) if tree.is_tensor(leaf)]
+    if not trainer:
+        raise FormatError("it holds no tensors", reason="unsupported", advice="name a file of weights")
+    return _Chosen(tree, (), trainer, {at: one for at, one in rest.items() if not tree.holds(one)}, (), kind="trainer")
+
+
+def _pick(pairs: dict[str, Value], direct: list[str], nested: list[str], *, top: bool) -> str | None:
+    """Choose the key under which the state dict lies; None when it is this mapping itself."""
+    if direct and not top:
+        return None
+    for key in STATE_DICT_KEYS:
+        if key in nested and (not direct or "state" in key or _is_dotted(pairs[key])):
+            return key
+    # A single unknown name beside other things, with a state dict's dotted names below it; or (weights, something).
+    if not direct and top and nested and _is_dotted(pairs[nested[0]]) and (len(nested) == 1 or nested[0] == "0"):
+        return nested[0]
+    return None
+
+
+def _pairs(value: Value) -> list[tuple[str, Value]]:
+    """List a container's entries under text keys."""
+    if isinstance(value, dict):
+        return [(key_text(key), one) for key, one in value.items()]
+    return [(str(index), one) for index, one in enumerate(value)]
+
+
+def _is_dotted(value: Value) -> bool:
+    return isinstance(value, dict) and any("." in key for key in value if isinstance(key, str))
+
+
+def _is_trainer(key: str, value: Value) -> bool:
+    shaped = isinstance(value, dict) and "param_groups" in value and "state" in value
+    return shaped or bool(_TRAINER.search(key) or _RANDOM.search(key)) or key in ("param_groups",)
+
+
+def _refuse_objects(value: Value, name: str) -> None:
+    """Refuse an object of an unknown class where weights are expected: a whole module, packed parameters."""
+    if not isinstance(value, Call):
+        return
+    kind = value.function
+    if isinstance(kind, Persistent) and isinstance(kind.pid, tuple) and len(kind.pid) > 1 and kind.pid[0] == "module":
+        kind = kind.pid[1]  # torch before 1.6 keeps the source of module classes: ('module', class, file, source)
+    if isinstance(kind, Global) and pickle_safety.is_inert(kind):
+        return
+    where = f"under '{one_line(name, 80)}' " if name else ""
+    raise FormatError(
+        f"it holds {where}a whole pickled object of class {kind if isinstance(kind, Global) else 'unknown'}, which needs its code to load",
+        reason="needs-code",
+        advice="where it was made, save model.state_dict() instead of the object",
+    )

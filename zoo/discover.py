@@ -1,0 +1,181 @@
+"""Finding checkpoints in a tree: which files and folders are one checkpoint each, and which are passed over."""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from weightspace.errors import FormatError
+from weightspace.formats import formats, sniff
+
+SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages.dist-info"})
+_WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".th", ".onnx", ".h5", ".hdf5", ".keras", ".gguf", ".npz", ".distcp"})
+_WEIGHT_NAMES = re.compile(r"(pytorch_model|adapter_model|model)([-_.].*)?\.(bin|tar)$")
+_TRAINER_FILES = re.compile(r"(rng_state.*|scheduler|scaler|training_args|random_states.*)\.(pt|pth|bin|pkl)$")
+_GENERIC_STEMS = frozenset({"model", "pytorch_model", "adapter_model", "adapter", "weights", "checkpoint", "checkpoints", "state_dict", "consolidated", "data"})
+_SHARDED_STEM = re.compile(r"-\d{5}-of-\d{5}$|\.index$")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was found, not yet read.
+
+    Attributes:
+        path: file, or folder for formats of several files.
+        root: what the user named, from which the model gets its name.
+        format: name of the format, for those of several files; None for a single file, into which nobody has looked yet.
+        files: all files whose bytes belong to it.
+        size: their bytes.
+        modified: latest modification time, nanoseconds since 1970.
+        stamp: fingerprint of names, sizes and times.
+    """
+
+    path: Path
+    root: Path
+    format: str | None
+    files: tuple[Path, ...]
+    size: int
+    modified: int
+    stamp: int
+
+    @property
+    def name(self) -> str:
+        """A readable name: the path below the root without its suffix; the folder's name for files called like `model.safetensors`."""
+        hub = _hub_name(self.path)
+        if hub:
+            return hub
+        root = self.root if self.root.is_dir() else self.root.parent
+        parts = list(self.path.relative_to(root).parts) or [self.path.name]
+        stem = parts[-1] if self.path.is_dir() else _SHARDED_STEM.sub("", Path(parts[-1]).stem.removesuffix(".pth").removesuffix(".weights"))
+        if stem in _GENERIC_STEMS and not self.path.is_dir():
+            return "/".join(parts[:-1]) or self.path.absolute().parent.name
+        return "/".join([*parts[:-1], stem])
+
+
+def discover(roots: Sequence[str | Path]) -> Iterator[Found]:
+    """Walk files and folders in sorted order and yield everything that may be a checkpoint, once.
+
+    Only formats of several files are recognised here, so that their shards are not taken for models; a single file is
+    yielded without a look inside.
+
+    Hidden folders are passed over, as are folders behind links. A linked file is taken when it leads to a place inside
+    the root or into the blobs of the Hugging Face cache that it stands in.
+
+    Raises:
+        FormatError: a root does not exist.
+    """
+    seen: set[Path] = set()
+    for given in roots:
+        root = Path(os.path.abspath(given))
+        if not root.exists():
+            raise FormatError(f"{root}: does not exist", reason="unreadable", advice="check the path")
+        places = _walk(root) if root.is_dir() else iter([(root.parent, [root])])
+        for folder, files in places:
+            for found in _in_folder(folder, files, root):
+                if found.path not in seen:
+                    seen.add(found.path)
+                    yield found
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield each folder with its files, sorted, without following links to folders."""
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            continue
+        # A hub cache keeps the bytes in blobs/ and names them in snapshots/: reading both would count all twice.
+        is_hub_repository = any(entry.name == "snapshots" for entry in entries)
+        files = [Path(entry.path) for entry in entries if _is_file(entry) and _stays_inside(entry, root)]
+        folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        yield folder, files
+        pending += [
+            one
+            for one in reversed(folders)
+            if not one.name.startswith(".") and one.name not in SKIPPED_FOLDERS and not (is_hub_repository and one.name in ("blobs", "refs"))
+        ]
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _stays_inside(entry: "os.DirEntry[str]", root: Path) -> bool:
+    if not entry.is_symlink():
+        return True
+    target, place = Path(entry.path).resolve(), Path(entry.path)
+    if target.is_relative_to(root.resolve()):
+        return True
+    for parent in place.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return target.is_relative_to((parent.parent / "blobs").resolve())
+    return False
+
+
+def _in_folder(folder: Path, files: list[Path], root: Path) -> Iterator[Found]:
+    """Yield the checkpoints of one folder: first those of several files, which claim theirs, then the single files."""
+    claimed: set[Path] = set()
+    for several in formats.values():
+        if several.claims is None or not several.sniff(folder, b"") or root.is_file():
+            continue
+        own = several.claims(folder)
+        if own and not own & claimed:
+            claimed |= own
+            found = _found(folder, root, several.name, sorted(own))
+            if found:
+                yield found
+    # Indexes first: they claim their shards.
+    for path in sorted(files, key=lambda one: not one.name.endswith(".index.json")):
+        if path in claimed or _TRAINER_FILES.fullmatch(path.name):
+            continue
+        found = _sharded(path, root) if path.name.endswith(".index.json") else _found(path, root, None, [path])
+        if found:
+            claimed.update(found.files)
+            yield found
+
+
+def _sharded(index: Path, root: Path) -> Found | None:
+    """The checkpoint that a shard index names, with the shards that it claims."""
+    fit = sniff(index)
+    if fit is None or fit.claims is None:
+        return None
+    return _found(index, root, fit.name, sorted(fit.claims(index) | {index}))
+
+
+def _found(path: Path, root: Path, format: str | None, files: Sequence[Path]) -> Found | None:
+    size, modified, hasher = 0, 0, blake3()
+    for one in files:
+        try:
+            status = one.stat()
+        except OSError:
+            # A missing shard is the reader's to report; here it only changes the stamp.
+            hasher.update(f"{one.name}\0missing\n".encode("utf-8", "surrogateescape"))
+            continue
+        size += status.st_size
+        modified = max(modified, status.st_mtime_ns)
+        hasher.update(f"{one.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return Found(path, root, format, tuple(files), size, modified, int.from_bytes(hasher.digest(8), "little"))
+
+
+def is_named_like_weights(path: Path) -> bool:
+    """Whether a file's name promises weights, so that content of no known format is worth a complaint."""
+    return path.suffix.lower() in _WEIGHT_SUFFIXES or _WEIGHT_NAMES.match(path.name) is not None
+
+
+def _hub_name(path: Path) -> str | None:
+    """Read `org/name` out of a path in the Hugging Face cache, `models--org--name/snapshots/<revision>/...`."""
+    for parent in path.parents:
+        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
+            name = parent.parent.parent.name.removeprefix("models--").replace("--", "/")
+            below = path.relative_to(parent).with_suffix("")
+            return name if below.name in _GENERIC_STEMS or _SHARDED_STEM.search(below.name) else f"{name}/{below}"
+    return None

@@ -1,0 +1,329 @@
+"""Ingest: find checkpoints, read each tensor once on several processes, write them to the catalog in batches."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from weightspace import parallel
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import FormatError
+from weightspace.zoo import describe, reading, store
+from weightspace.zoo.catalog import Catalog
+from weightspace.zoo.discover import Found, discover
+from weightspace.zoo.records import ModelRecord, Place, Record, Redescription, Refusal
+from weightspace.zoo.write import write_records, write_tags
+
+TASK_BYTES = 32 << 20
+TASK_FILES = 64
+FLUSH_SECONDS = 2.0
+FLUSH_TENSORS = 40_000
+_FEW = 16 << 20  # less work than this is done in this process: starting workers would take longer
+
+_Planned = tuple[reading.Task, tuple[Found, ...]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an ingest has come: checkpoints and bytes done, and found so far."""
+
+    done: int
+    found: int
+    bytes_done: int
+    bytes_found: int
+
+
+@dataclass
+class Report:
+    """What an ingest did.
+
+    Attributes:
+        catalogued: checkpoint files that were read and written, new or changed.
+        new_models: contents that the catalog did not have.
+        redescribed: files whose weights were known but whose metadata had changed.
+        unchanged: files that were known, and not read again.
+        passed_over: files that are no checkpoints.
+        quarantined: files refused in this run.
+        non_finite: names of models with NaN or infinities.
+        bytes_read: bytes of checkpoints read.
+        seconds: wall time.
+        interrupted: whether Ctrl-C ended it; what was done is in the catalog.
+    """
+
+    catalogued: int = 0
+    new_models: int = 0
+    redescribed: int = 0
+    unchanged: int = 0
+    passed_over: int = 0
+    quarantined: list[Refusal] = field(default_factory=list)
+    non_finite: list[str] = field(default_factory=list)
+    bytes_read: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+
+@dataclass
+class _Partial:
+    """A large checkpoint of which some tensors are still being measured."""
+
+    checkpoint: Checkpoint
+    missing: int
+    rows: dict[str, reading.TensorRow] = field(default_factory=dict)
+    refused: reading.Refused | None = None
+
+
+def ingest(
+    catalog: Catalog,
+    roots: Sequence[str | Path],
+    *,
+    jobs: int | None = None,
+    tags: Mapping[str, str] | None = None,
+    copy: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Catalogue every checkpoint under the roots; running it again reads only what is new or changed.
+
+    Args:
+        catalog: created if it does not exist.
+        roots: files and folders.
+        jobs: processes; by default as many as there are cores, and this one alone when there is little to do.
+        tags: labels for every model found, also for those that are known already.
+        copy: also keep the weights in the zoo's store.
+        progress: called after each checkpoint.
+
+    Raises:
+        FormatError: a root does not exist. What is wrong with a single file is in the report instead.
+    """
+    started = time.monotonic()
+    catalog.create()
+    run = _Ingest(catalog, dict(tags or {}), copy, progress)
+    try:
+        run.take(discover(roots), jobs or parallel.available_cores())
+    except KeyboardInterrupt:
+        run.report.interrupted = True
+    finally:
+        run.flush()
+    run.report.seconds = time.monotonic() - started
+    return run.report
+
+
+class _Ingest:
+    """One run: collects outcomes, and writes them in batches."""
+
+    def __init__(self, catalog: Catalog, tags: dict[str, str], copy: bool, progress: Callable[[Progress], None] | None) -> None:
+        self.catalog, self.tags, self.copy, self.progress = catalog, tags, copy, progress
+        self.report = Report()
+        self.known = known_stamps(catalog)
+        self.describer = describe.Describer(catalog.home.parent)
+        self.pending: list[Record] = []
+        self.pending_tensors = 0
+        self.tagged: list[str] = []
+        self.flushed = time.monotonic()
+        self.partials: dict[Path, _Partial] = {}
+        self.done = self.found = self.bytes_done = self.bytes_found = 0
+
+    def take(self, founds: Iterable[Found], jobs: int) -> None:
+        """Read what was found on `jobs` processes; a worker that dies costs only the file it was reading."""
+        planned = list(self._tasks(founds))
+        few = sum(found.size for _, group in planned for found in group) < _FEW and len(planned) <= 2
+        done = 0
+        try:
+            for outcomes in parallel.run(reading.work, (task for task, _ in planned), jobs=1 if few else jobs):
+                self._settle(planned[done], outcomes)
+                done += 1
+        except parallel.WorkersDied:
+            self._one_by_one(planned[done:])
+
+    def _one_by_one(self, lost: Sequence[_Planned]) -> None:
+        """After a worker died: give each remaining file a worker of its own, and quarantine the one that kills it again."""
+        for task, founds in lost:
+            for path, format, found in zip(task.paths, task.formats, founds, strict=True):
+                single = reading.Task((path,), (format,), task.names)
+                try:
+                    outcomes = next(iter(parallel.run(reading.work, [single], jobs=2)))
+                except parallel.WorkersDied:
+                    advice = "there may not be enough memory for it, or a library cannot stand it; look at it with other tools"
+                    outcomes = [reading.Refused("crashed", f"{path}: the process that read it died", advice)]
+                self._settle((single, (found,)), outcomes)
+
+    def _tasks(self, founds: Iterable[Found]) -> Iterator[_Planned]:
+        """Settle what is known, and plan the rest: small files in groups, large ones in parts."""
+        group: list[Found] = []
+        for found in founds:
+            self.found += 1
+            self.bytes_found += found.size
+            if self._is_known(found):
+                continue
+            if found.size > reading.PART_BYTES:
+                yield from self._parts(found)
+                continue
+            group.append(found)
+            if len(group) >= TASK_FILES or sum(one.size for one in group) >= TASK_BYTES:
+                yield _task(group)
+                group = []
+        if group:
+            yield _task(group)
+
+    def _is_known(self, found: Found) -> bool:
+        known = self.known.get(str(found.path))
+        if known is None or known[0] != found.stamp:
+            return False
+        place = self._place(found)
+        if known[1] is None or known[1] == place.sidecar_stamp:
+            self.report.unchanged += 1
+            self._tag(place.path)
+        else:
+            self.report.redescribed += 1
+            self._add(Redescription(place, self.describer.describe(found, {})))
+        self._advance(found)
+        return True
+
+    def _parts(self, found: Found) -> Iterator[_Planned]:
+        try:
+            checkpoint = reading.open_as(found.path, found.format)
+        except FormatError as error:
+            self._refuse(found, reading.Refused(error.reason, error.detail, error.advice))
+            return
+        if checkpoint is None:
+            self._pass_over(found)
+            return
+        groups: list[list[str]] = [[]]
+        size = 0
+        for name, info in checkpoint.info.items():
+            if size >= reading.PART_BYTES:
+                groups.append([])
+                size = 0
+            groups[-1].append(name)
+            size += info.nbytes
+        self.partials[found.path] = _Partial(checkpoint, len(groups))
+        for names in groups:
+            yield reading.Task((found.path,), (checkpoint.format,), tuple(names)), (found,)
+
+    def _settle(self, item: _Planned, outcomes: Sequence[reading.Outcome]) -> None:
+        task, founds = item
+        for found, outcome in zip(founds, outcomes, strict=True):
+            if task.names is not None:
+                joined = self._join(found, outcome)
+                if joined is None:
+                    continue
+                outcome = joined
+            if isinstance(outcome, reading.Refused):
+                self._refuse(found, outcome)
+            elif isinstance(outcome, reading.Passed):
+                self._pass_over(found)
+            elif isinstance(outcome, reading.Read):
+                self._accept(found, outcome)
+        if self.pending_tensors > FLUSH_TENSORS or time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def _join(self, found: Found, outcome: reading.Outcome) -> reading.Outcome | None:
+        partial = self.partials[found.path]
+        partial.missing -= 1
+        if isinstance(outcome, reading.Part):
+            partial.rows |= outcome.rows
+        elif isinstance(outcome, reading.Refused):
+            partial.refused = partial.refused or outcome
+        if partial.missing:
+            return None
+        del self.partials[found.path]
+        if partial.refused:
+            return partial.refused
+        return reading.finished(partial.checkpoint, [partial.rows[name] for name in partial.checkpoint.info])
+
+    def _accept(self, found: Found, read: reading.Read) -> None:
+        place = replace(self._place(found), format=read.format)
+        record = ModelRecord(
+            place=place,
+            name=found.name,
+            id=read.id,
+            weights_id=read.weights_id,
+            fingerprint=read.fingerprint,
+            kind=read.kind,
+            num_params=read.num_params,
+            num_bytes=read.num_bytes,
+            tensors=read.rows,
+            description=self.describer.describe(found, read.metadata),
+        )
+        if not record.is_finite:
+            self.report.non_finite.append(record.name)
+        self.report.catalogued += 1
+        self.report.bytes_read += found.size
+        self._add(record)
+        if self.copy:
+            checkpoint = reading.open_as(found.path, read.format)
+            assert checkpoint is not None
+            self._add(store.copied(self.catalog.home, checkpoint, record))
+        self._advance(found)
+
+    def _pass_over(self, found: Found) -> None:
+        self.report.passed_over += 1
+        self._advance(found)
+
+    def _refuse(self, found: Found, refused: reading.Refused) -> None:
+        refusal = Refusal(self._place(found), refused.reason, refused.detail, refused.advice)
+        self.report.quarantined.append(refusal)
+        self._add(refusal)
+        self._advance(found)
+
+    def _place(self, found: Found) -> Place:
+        return Place(
+            path=stored_path(found.path, self.catalog.home.parent),
+            format=found.format,
+            num_files=len(found.files),
+            size=found.size,
+            modified=datetime.fromtimestamp(found.modified / 1e9, UTC).replace(tzinfo=None),
+            stamp=found.stamp,
+            sidecar_stamp=self.describer.stamp(found),
+        )
+
+    def _add(self, record: Record) -> None:
+        self.pending.append(record)
+        if isinstance(record, ModelRecord):
+            self.pending_tensors += len(record.tensors)
+        if not isinstance(record, Refusal):
+            self._tag(record.place.path)
+
+    def _tag(self, path: str) -> None:
+        if self.tags:
+            self.tagged.append(path)
+
+    def _advance(self, found: Found) -> None:
+        self.done += 1
+        self.bytes_done += found.size
+        if self.progress:
+            self.progress(Progress(self.done, self.found, self.bytes_done, self.bytes_found))
+
+    def flush(self) -> None:
+        """Write what has gathered, in one transaction."""
+        if self.pending or self.tagged:
+            with self.catalog.writing() as connection:
+                count = "select count(*) from models"
+                [(before,)] = connection.execute(count).fetchall()
+                write_records(connection, self.pending)
+                [(after,)] = connection.execute(count).fetchall()
+                self.report.new_models += after - before
+                if self.tagged:
+                    ids = dict(connection.execute("select path, model_id from files").fetchall())
+                    write_tags(connection, [(ids[path], key, value) for path in self.tagged if path in ids for key, value in self.tags.items()])
+        self.pending, self.pending_tensors, self.tagged = [], 0, []
+        self.flushed = time.monotonic()
+
+
+def _task(group: Sequence[Found]) -> _Planned:
+    return reading.Task(tuple(f.path for f in group), tuple(f.format for f in group)), tuple(group)
+
+
+def known_stamps(catalog: Catalog) -> dict[str, tuple[int, int | None]]:
+    """Stamps of weights and of what lies beside them for every path that the catalog has seen; None beside a refused one."""
+    with catalog.reading() as connection:
+        files = connection.execute("select path, stamp, sidecar_stamp from files").fetchall()
+        refused = connection.execute("select path, stamp, null from quarantine").fetchall()
+    root = catalog.home.parent
+    return {str(root / path): (stamp, sidecar) for path, stamp, sidecar in [*refused, *files]}
+
+
+def stored_path(path: Path, root: Path) -> str:
+    """The path as the catalog keeps it: relative inside the zoo's own folder, so that the folder can be moved; else absolute."""
+    text = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,73 @@
+"""The view `model_table`: one row a model, with its metrics as columns."""
+
+import duckdb
+
+from weightspace.zoo.literals import identifier, quoted
+
+MAX_METRIC_COLUMNS = 200  # further metric names stay rows of `metrics`; a table wider than this helps nobody
+
+_COLUMNS = {
+    "model_id": "models.model_id",
+    "id": "lower(hex(models.id))",
+    "name": "models.name",
+    "kind": "models.kind",
+    "architecture_id": "models.architecture_id",
+    "family": "architectures.family",
+    "num_params": "models.num_params",
+    "num_bytes": "models.num_bytes",
+    "num_tensors": "models.num_tensors",
+    "is_finite": "models.is_finite",
+    "licence": "models.licence",
+    "base_model": "models.base_model",
+    "datasets": "models.datasets",
+    "languages": "models.languages",
+    "library": "models.library",
+    "task": "models.task",
+    "path": "first_files.path",
+    "format": "first_files.format",
+    "run": "runs.name",
+    "seed": "runs.seed",
+    "step": "first_files.step",
+    "catalogued": "models.catalogued",
+}
+
+_SOURCES = """
+from models left join architectures using (architecture_id)
+left join (
+    select model_id, arg_min(path, file_id) as path, arg_min(format, file_id) as format, arg_min(run_id, file_id) as run_id, arg_min(step, file_id) as step
+    from files group by model_id
+) as first_files using (model_id)
+left join runs on runs.run_id = first_files.run_id
+"""
+
+
+def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the view anew from the metric names there are: `accuracy`, `test_accuracy`, ...
+
+    A metric's column holds its value at the latest step; one without a step counts as latest. DuckDB views have fixed
+    columns, so this is called whenever metrics were written; it costs a scan of the metric names.
+    """
+    names = connection.execute(
+        "select split, name from metrics where model_id is not null group by all order by count(*) desc, split, name limit ?",
+        [MAX_METRIC_COLUMNS],
+    ).fetchall()
+    taken = {column.lower() for column in _COLUMNS}
+    pivot = []
+    for split, name in sorted(names, key=lambda row: (row[0] or "", row[1])):
+        column = f"{split}_{name}" if split else name
+        while column.lower() in taken:
+            column += "_"
+        taken.add(column.lower())
+        same = f"name = {quoted(name)} and split is not distinct from {quoted(split) if split else 'null'}"
+        pivot.append(f"arg_max(value, coalesce(step, 9223372036854775807)) filter (where {same}) as {identifier(column)}")
+    fixed = ", ".join(f"{expression} as {column}" for column, expression in _COLUMNS.items())
+    sql = f"create or replace view model_table as select {fixed}"
+    if pivot:
+        wide = f"select model_id, {', '.join(pivot)} from metrics where model_id is not null group by model_id"
+        sql += f", measured.* exclude (model_id) {_SOURCES} left join ({wide}) as measured using (model_id)"
+    else:
+        sql += _SOURCES
+    connection.execute(sql)
+    connection.execute(
+        "comment on view model_table is 'one row a model: identity, size, card, first file, run, and its metrics as columns'"
+    )

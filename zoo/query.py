@@ -1,0 +1,171 @@
+"""Questions to a catalog: models, one model's page, duplicates, quarantine; all of them plain SQL over documented tables."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from weightspace.errors import CatalogError, UnknownNameError, close_names, one_line
+from weightspace.zoo.literals import quoted
+
+Connection = duckdb.DuckDBPyConnection
+_HEX = re.compile(r"[0-9a-f]{4,64}")
+
+
+def arrow(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+    """Run one read-only statement and return its rows as an Arrow table.
+
+    Raises:
+        CatalogError: the statement is wrong, or would write or leave the catalog; DuckDB's own first line says why.
+    """
+    try:
+        relation = connection.sql(sql, params=list(parameters))
+        return pa.table({}) if relation is None else relation.to_arrow_table()
+    except duckdb.Error as error:
+        raise CatalogError(_explained(error)) from None
+
+
+def _explained(error: duckdb.Error) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"^(Binder|Catalog|Parser|Permission|Invalid Input|Conversion|Not implemented) (?:Input )?Error: ", "", lines[0])
+    hint = next((line for line in lines[1:] if line.startswith(("Did you mean", "Candidate"))), "")
+    if isinstance(error, duckdb.PermissionException) or "read-only" in text:
+        return "sql reads the catalog and nothing else: no writes, other files or extensions; use 'record', 'tag' or 'ingest' to change it"
+    return f"sql: {text}{' ' + hint if hint else ''}; 'weightspace sql --tables' lists tables and columns"
+
+
+def models(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
+    """One row a model with its metrics as columns: the view `model_table`, filtered."""
+    sql = "select * from model_table" + (f" where {where}" if where else "")
+    sql += f" order by {order_by}" if order_by else " order by name"
+    return arrow(connection, sql + (f" limit {int(limit)}" if limit is not None else ""))
+
+
+def resolve(connection: Connection, model: str, root: Path) -> int:
+    """Find the surrogate id of a model by name, by the first digits of its id (four at least), or by the path of a file.
+
+    Raises:
+        UnknownNameError: nothing fits; close names are suggested.
+        CatalogError: several models fit.
+    """
+    by_name = connection.execute("select model_id from models where name = ?", [model]).fetchall()
+    if by_name:
+        return int(by_name[0][0])
+    if _HEX.fullmatch(model.lower()):
+        digits = model.lower()
+        low, high = digits.ljust(64, "0"), digits.ljust(64, "f")
+        found = connection.execute(
+            "select model_id, name from models where id between unhex(?) and unhex(?) order by model_id limit 5", [low, high]
+        ).fetchall()
+        if len(found) == 1:
+            return int(found[0][0])
+        if found:
+            raise CatalogError(f"id '{model}' fits several models: {', '.join(one_line(name, 60) for _, name in found)}; give more digits")
+    path = Path(model).absolute()
+    stored = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    by_path = connection.execute("select model_id from files where path = ?", [stored]).fetchall()
+    if by_path:
+        return int(by_path[0][0])
+    names = connection.execute(
+        "select name from models order by jaro_winkler_similarity(lower(name), lower(?)) desc, name limit 8", [model]
+    ).fetchall()
+    raise UnknownNameError(f"no model '{one_line(model, 120)}' in this zoo{close_names(model, [name for (name,) in names])}; 'weightspace ls' lists all")
+
+
+@dataclass(frozen=True)
+class ModelPage:
+    """Everything the catalog knows of one model.
+
+    Attributes:
+        model: its row of `model_table`.
+        tensors: its tensors in order, with statistics.
+        files: where it lies.
+        metrics: recorded numbers.
+        tags: labels.
+        parents: names of the models it was made from, with the kind of descent.
+    """
+
+    model: dict[str, Any]
+    tensors: pa.Table
+    files: pa.Table
+    metrics: pa.Table
+    tags: dict[str, str]
+    parents: tuple[tuple[str, str], ...]
+
+
+def page(connection: Connection, model_id: int) -> ModelPage:
+    """Gather a model's page."""
+    one = arrow(connection, "select * from model_table where model_id = ?", [model_id]).to_pylist()[0]
+    occurrences = arrow(connection, "select position, name, tensor_id, alias_of from model_tensors where model_id = ? order by position", [model_id])
+    return ModelPage(
+        model=one,
+        tensors=tensors_of(connection, occurrences),
+        files=arrow(connection, "select path, format, num_files, size, modified, step, metadata from files where model_id = ? order by file_id", [model_id]),
+        metrics=arrow(connection, "select name, split, step, value, source from metrics where model_id = ? order by name, split, step", [model_id]),
+        tags=dict(connection.execute("select key, value from tags where model_id = ? order by key", [model_id]).fetchall()),
+        parents=tuple(connection.execute("select name, edges.kind from edges join models on parent_id = model_id where child_id = ?", [model_id]).fetchall()),
+    )
+
+
+def tensors_of(connection: Connection, occurrences: pa.Table) -> pa.Table:
+    """Join occurrences with their tensors; the ids go in as a list, for which DuckDB skips row groups, as it does not for a join."""
+    ids = sorted(set(occurrences["tensor_id"].to_pylist()))
+    connection.register("occurrences", occurrences)
+    listed = ", ".join(map(str, ids)) or "null"
+    joined = arrow(
+        connection,
+        "select position, name, alias_of, t.* exclude (hash), lower(hex(hash)) as hash"
+        f" from occurrences join (select * from tensors where tensor_id in ({listed})) as t using (tensor_id) order by position",
+    )
+    connection.unregister("occurrences")
+    return joined
+
+
+def duplicates(connection: Connection, *, tensors: bool = False) -> pa.Table:
+    """Exact duplicates with the bytes that they cost: models that lie in several places, or tensors that stand in several models."""
+    view = "shared_tensors" if tensors else "duplicate_models"
+    return arrow(connection, f"select * from {view} order by wasted_bytes desc, 1")
+
+
+def quarantined(connection: Connection) -> pa.Table:
+    """What was refused, and what was catalogued although it is not finite: path, reason, detail, advice."""
+    return arrow(
+        connection,
+        """
+        select path, reason, detail, advice from quarantine
+        union all
+        select any_value(first.path), 'non-finite',
+               any_value(models.name) || ': ' || sum(num_nan) || ' NaN and ' || sum(num_inf) || ' infinite elements in ' || count(*)
+               || ' tensors, first in ' || arg_min(model_tensors.name, position),
+               'it is catalogued and flagged (is_finite is false); look at the training, or take an earlier step'
+        from models join model_tensors using (model_id) join tensors using (tensor_id)
+             join (select model_id, arg_min(path, file_id) as path from files group by model_id) as first using (model_id)
+        where not is_finite and (num_nan > 0 or num_inf > 0) group by models.model_id
+        order by path
+        """,
+    )
+
+
+def tables(connection: Connection) -> pa.Table:
+    """The documentation of the catalog: every table and view, every column with its type and what it means."""
+    return arrow(
+        connection,
+        """
+        select c.table_name as "table", c.column_name as "column", c.data_type as type, coalesce(c.comment, '') as meaning,
+               coalesce(t.comment, v.comment, '') as table_meaning
+        from duckdb_columns() c left join duckdb_tables() t using (table_name) left join duckdb_views() v on v.view_name = c.table_name
+        where not c.internal order by v.view_name is not null, c.table_name, c.column_index
+        """,
+    )
+
+
+def where_tags(tags: dict[str, str | None]) -> str:
+    """An SQL condition on `model_table`: models that carry all these tags, with these values where one is given."""
+    return " and ".join(
+        f"model_id in (select model_id from tags where key = {quoted(key)}{'' if value is None else f' and value = {quoted(value)}'})"
+        for key, value in tags.items()
+    )

@@ -1,0 +1,88 @@
+"""What ingest hands to the catalog: one record a checkpoint, or a refusal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from weightspace.zoo.metrics import Metric
+from weightspace.zoo.runs import Run
+
+TensorRow = tuple[str, str, list[int], str | None, bytes, int, int, int, int, int, *tuple[float | None, ...]]
+"""name, dtype, shape, alias_of, hash, numel, nbytes, num_zero, num_nan, num_inf, then the moments of `Statistics` in order."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a checkpoint file or folder lies, and how it looked when it was read."""
+
+    path: str
+    format: str | None
+    num_files: int
+    size: int
+    modified: datetime
+    stamp: int
+    sidecar_stamp: int = 0
+    sha256: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What lies beside a checkpoint: everything the catalog keeps that does not come from its weights; metrics with their source."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    licence: str | None = None
+    base_model: str | None = None
+    datasets: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    library: str | None = None
+    task: str | None = None
+    family: str | None = None
+    run: Run | None = None
+    step: int | None = None
+    metrics: tuple[tuple[Metric, str], ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A checkpoint that was read and measured."""
+
+    place: Place
+    name: str
+    id: bytes
+    weights_id: bytes
+    fingerprint: bytes
+    kind: str
+    num_params: int
+    num_bytes: int
+    tensors: tuple[TensorRow, ...]
+    description: Description
+    recipe: Mapping[str, Any] | None = None
+    parents: tuple[str, ...] = ()
+
+    @property
+    def is_finite(self) -> bool:
+        """No NaN and no infinity in any tensor."""
+        return not any(row[8] or row[9] for row in self.tensors)
+
+
+@dataclass(frozen=True)
+class Redescription:
+    """A checkpoint whose weights are known, but what lies beside it has changed."""
+
+    place: Place
+    description: Description
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that was not catalogued, and why."""
+
+    place: Place
+    reason: str
+    detail: str
+    advice: str
+
+
+Record = ModelRecord | Redescription | Refusal

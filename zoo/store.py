@@ -1,0 +1,40 @@
+"""The zoo's own store of weights: one deterministic safetensors file a content, `store/ab/<id>.safetensors`."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from weightspace.checkpoint import Checkpoint
+from weightspace.formats.safetensors import save
+from weightspace.zoo.records import Description, ModelRecord, Place
+
+
+def store_path(home: Path, model_id: str) -> Path:
+    """Where the weights with this id (hex) lie in the store of a zoo."""
+    return home / "store" / model_id[:2] / f"{model_id}.safetensors"
+
+
+def put(home: Path, checkpoint: Checkpoint, model_id: str) -> Path:
+    """Write the weights into the store, unless they are there already.
+
+    Raises:
+        FormatError: a dtype that safetensors cannot hold, or a folder that cannot be written.
+    """
+    path = store_path(home, model_id)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(checkpoint, path)
+    return path
+
+
+def copied(home: Path, checkpoint: Checkpoint, record: ModelRecord) -> ModelRecord:
+    """Copy a checkpoint into the store and describe the copy as a further file of the same model."""
+    path = put(home, checkpoint, record.id.hex())
+    return replace(record, place=place_of(home, path), description=Description(tags=record.description.tags))
+
+
+def place_of(home: Path, path: Path) -> Place:
+    """Describe a file of the store."""
+    status = path.stat()
+    modified = datetime.fromtimestamp(status.st_mtime_ns / 1e9, UTC).replace(tzinfo=None)
+    return Place(str(path.relative_to(home.parent)), "safetensors", 1, status.st_size, modified, stamp=0)

@@ -1,0 +1,399 @@
+"""Writing records into the catalog: whole batches through Arrow, inside the caller's transaction."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from blake3 import blake3
+
+from weightspace.zoo.metrics import Metric
+from weightspace.zoo.model_table import refresh_model_table
+from weightspace.zoo.records import Description, ModelRecord, Place, Record, Redescription, Refusal
+from weightspace.zoo.runs import Run
+
+Connection = duckdb.DuckDBPyConnection
+
+_TENSOR_COLUMNS = (
+    ("dtype", pa.string()),
+    ("shape", pa.list_(pa.int64())),
+    ("numel", pa.int64()),
+    ("nbytes", pa.int64()),
+    ("num_zero", pa.int64()),
+    ("num_nan", pa.int64()),
+    ("num_inf", pa.int64()),
+    ("minimum", pa.float64()),
+    ("maximum", pa.float64()),
+    ("mean", pa.float64()),
+    ("std", pa.float64()),
+    ("l1", pa.float64()),
+    ("l2", pa.float64()),
+    ("skewness", pa.float32()),
+    ("kurtosis", pa.float32()),
+)
+
+
+def now() -> datetime:
+    """The time in UTC without a zone, as the catalog stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def write_records(connection: Connection, records: Sequence[Record]) -> dict[str, int]:
+    """Write a batch: new contents, tensors and occurrences once each; files, runs, metrics, tags and refusals replaced by path.
+
+    Args:
+        connection: an open write transaction.
+        records: in the order in which surrogate keys are given out.
+
+    Returns:
+        Model ids (surrogate) by path of the file.
+    """
+    models = [record for record in records if isinstance(record, ModelRecord)]
+    refusals = [record for record in records if isinstance(record, Refusal)]
+    stamp = now()
+    _forget_paths(connection, [record.place.path for record in records if not isinstance(record, Redescription)])
+    by_id = _write_models(connection, models, stamp)
+    described: list[tuple[int, Place, Description]] = [(by_id[m.id], m.place, m.description) for m in models]
+    redescribed = [record for record in records if isinstance(record, Redescription)]
+    if redescribed:
+        known = _model_ids_by_path(connection, [r.place.path for r in redescribed])
+        again = [(known[r.place.path], r.place, r.description) for r in redescribed if r.place.path in known]
+        _forget_paths(connection, [place.path for _, place, _ in again])
+        described += again
+    _write_files(connection, described, stamp)
+    _write_refusals(connection, refusals, stamp)
+    return {place.path: model_id for model_id, place, _ in described}
+
+
+def _insert(connection: Connection, table: str, columns: Mapping[str, pa.Array | Sequence[Any]]) -> None:
+    """Insert columns by name; columns left out become NULL."""
+    batch = pa.table(dict(columns))
+    if batch.num_rows:
+        connection.register("batch", batch)
+        connection.execute(f"insert into {table} by name select * from batch")
+        connection.unregister("batch")
+
+
+def _next(connection: Connection, table: str, key: str) -> int:
+    return int(connection.execute(f"select coalesce(max({key}), 0) + 1 from {table}").fetchall()[0][0])
+
+
+def _lookup(connection: Connection, table: str, key: str, column: str, wanted: Sequence[bytes]) -> dict[bytes, int]:
+    """Surrogate keys of the hashes that the catalog has already."""
+    connection.register("wanted", pa.table({"wanted": pa.array(wanted, pa.binary())}))
+    rows = connection.execute(f"select {column}, {key} from {table} semi join wanted on {column} = wanted").fetchall()
+    connection.unregister("wanted")
+    return {bytes(digest): number for digest, number in rows}
+
+
+def _model_ids_by_path(connection: Connection, paths: Sequence[str]) -> dict[str, int]:
+    connection.register("wanted", pa.table({"path": pa.array(paths, pa.string())}))
+    rows = connection.execute("select path, model_id from files semi join wanted using (path)").fetchall()
+    connection.unregister("wanted")
+    return dict(rows)
+
+
+def _forget_paths(connection: Connection, paths: Sequence[str]) -> None:
+    if paths:
+        connection.register("gone", pa.table({"path": pa.array(paths, pa.string())}))
+        connection.execute("delete from files using gone where files.path = gone.path")
+        connection.execute("delete from quarantine using gone where quarantine.path = gone.path")
+        connection.unregister("gone")
+
+
+def _write_models(connection: Connection, models: Sequence[ModelRecord], stamp: datetime) -> dict[bytes, int]:
+    by_id = _lookup(connection, "models", "model_id", "id", [m.id for m in models])
+    new: dict[bytes, ModelRecord] = {}
+    for model in models:
+        if model.id not in by_id:
+            new.setdefault(model.id, model)
+    if not new:
+        return by_id
+    fresh = list(new.values())
+    architectures = _write_architectures(connection, fresh)
+    tensors = _write_tensors(connection, fresh)
+    names = _unique_names(connection, fresh)
+    first = _next(connection, "models", "model_id")
+    numbers = {model.id: first + at for at, model in enumerate(fresh)}
+    recipes = [_write_recipe(connection, model.recipe) if model.recipe else None for model in fresh]
+    cards = [model.description for model in fresh]
+    _insert(
+        connection,
+        "models",
+        {
+            "model_id": pa.array(numbers.values(), pa.int32()),
+            "id": pa.array([m.id for m in fresh], pa.binary()),
+            "weights_id": pa.array([m.weights_id for m in fresh], pa.binary()),
+            "name": pa.array(names, pa.string()),
+            "architecture_id": pa.array([architectures[m.fingerprint] for m in fresh], pa.int32()),
+            "kind": pa.array([m.kind for m in fresh], pa.string()),
+            "num_params": pa.array([m.num_params for m in fresh], pa.int64()),
+            "num_bytes": pa.array([m.num_bytes for m in fresh], pa.int64()),
+            "num_tensors": pa.array([len(m.tensors) for m in fresh], pa.int32()),
+            "is_finite": pa.array([m.is_finite for m in fresh], pa.bool_()),
+            "licence": pa.array([c.licence for c in cards], pa.string()),
+            "base_model": pa.array([c.base_model for c in cards], pa.string()),
+            "datasets": pa.array([list(c.datasets) or None for c in cards], pa.list_(pa.string())),
+            "languages": pa.array([list(c.languages) or None for c in cards], pa.list_(pa.string())),
+            "library": pa.array([c.library for c in cards], pa.string()),
+            "task": pa.array([c.task for c in cards], pa.string()),
+            "recipe_id": pa.array(recipes, pa.int32()),
+            "catalogued": pa.array([stamp] * len(fresh), pa.timestamp("us")),
+        },
+    )
+    lengths = [len(m.tensors) for m in fresh]
+    rows = [row for m in fresh for row in m.tensors]
+    _insert(
+        connection,
+        "model_tensors",
+        {
+            "model_id": pa.array([n for n, k in zip(numbers.values(), lengths, strict=True) for _ in range(k)], pa.int32()),
+            "position": pa.array([at for k in lengths for at in range(k)], pa.int32()),
+            "name": pa.array([_text(row[0]) for row in rows], pa.string()),
+            "tensor_id": pa.array([tensors[row[4]] for row in rows], pa.int64()),
+            "alias_of": pa.array([row[3] and _text(row[3]) for row in rows], pa.string()),
+        },
+    )
+    _write_parents(connection, [(numbers[m.id], parent) for m in fresh for parent in m.parents])
+    return by_id | numbers
+
+
+def _write_architectures(connection: Connection, models: Sequence[ModelRecord]) -> dict[bytes, int]:
+    known = _lookup(connection, "architectures", "architecture_id", "fingerprint", [m.fingerprint for m in models])
+    new: dict[bytes, ModelRecord] = {}
+    for model in models:
+        if model.fingerprint not in known:
+            new.setdefault(model.fingerprint, model)
+    first = _next(connection, "architectures", "architecture_id")
+    numbers = {fingerprint: first + at for at, fingerprint in enumerate(new)}
+    _insert(
+        connection,
+        "architectures",
+        {
+            "architecture_id": pa.array(numbers.values(), pa.int32()),
+            "fingerprint": pa.array(new, pa.binary()),
+            "num_tensors": pa.array([len(m.tensors) for m in new.values()], pa.int32()),
+            "family": pa.array([m.description.family for m in new.values()], pa.string()),
+        },
+    )
+    return known | numbers
+
+
+def _write_tensors(connection: Connection, models: Sequence[ModelRecord]) -> dict[bytes, int]:
+    rows = {row[4]: row for model in models for row in model.tensors}
+    known = _lookup(connection, "tensors", "tensor_id", "hash", list(rows))
+    new = [row for digest, row in rows.items() if digest not in known]
+    first = _next(connection, "tensors", "tensor_id")
+    values = [(row[1], row[2], *row[5:]) for row in new]
+    columns = list(zip(*values, strict=True)) or [()] * len(_TENSOR_COLUMNS)
+    _insert(
+        connection,
+        "tensors",
+        {
+            "tensor_id": pa.array(range(first, first + len(new)), pa.int64()),
+            "hash": pa.array([row[4] for row in new], pa.binary()),
+            **{name: pa.array(column, kind) for (name, kind), column in zip(_TENSOR_COLUMNS, columns, strict=True)},
+        },
+    )
+    return known | {row[4]: first + at for at, row in enumerate(new)}
+
+
+def _unique_names(connection: Connection, models: Sequence[ModelRecord]) -> list[str]:
+    """Give each new content a name of its own: the wanted one, or that with the first digits of its id."""
+    wanted = [_text(model.name) for model in models]
+    connection.register("wanted", pa.table({"name": pa.array(wanted, pa.string())}))
+    taken = {name for (name,) in connection.execute("select name from models semi join wanted using (name)").fetchall()}
+    connection.unregister("wanted")
+    names = []
+    for model, name in zip(models, wanted, strict=True):
+        if name in taken:
+            name = f"{name}@{model.id.hex()[:8]}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _write_recipe(connection: Connection, recipe: Mapping[str, Any]) -> int:
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    digest = bytes(blake3(text.encode()).digest())
+    known = _lookup(connection, "recipes", "recipe_id", "hash", [digest])
+    if digest in known:
+        return known[digest]
+    number = _next(connection, "recipes", "recipe_id")
+    connection.execute("insert into recipes values (?, ?, ?, ?)", [number, digest, str(recipe.get("kind", "recipe")), text])
+    return number
+
+
+def _write_parents(connection: Connection, pairs: Sequence[tuple[int, str]]) -> None:
+    for child, parent in pairs:
+        connection.execute(
+            "insert into edges select model_id, ?, 'made', 'recipe', 1 from models where id = unhex(?)",
+            [child, parent],
+        )
+
+
+def _write_files(connection: Connection, described: Sequence[tuple[int, Place, Description]], stamp: datetime) -> None:
+    if not described:
+        return
+    runs = write_runs(connection, [d.run for _, _, d in described if d.run])
+    first = _next(connection, "files", "file_id")
+    places = [place for _, place, _ in described]
+    _insert(
+        connection,
+        "files",
+        {
+            "file_id": pa.array(range(first, first + len(places)), pa.int32()),
+            "model_id": pa.array([number for number, _, _ in described], pa.int32()),
+            "path": pa.array([p.path for p in places], pa.string()),
+            "format": pa.array([p.format for p in places], pa.string()),
+            "num_files": pa.array([p.num_files for p in places], pa.int32()),
+            "size": pa.array([p.size for p in places], pa.int64()),
+            "modified": pa.array([p.modified for p in places], pa.timestamp("us")),
+            "stamp": pa.array([p.stamp for p in places], pa.uint64()),
+            "sidecar_stamp": pa.array([p.sidecar_stamp for p in places], pa.uint64()),
+            "sha256": pa.array([p.sha256 for p in places], pa.binary()),
+            "run_id": pa.array([runs[d.run.key] if d.run else None for _, _, d in described], pa.int32()),
+            "step": pa.array([d.step for _, _, d in described], pa.int64()),
+            "metadata": pa.array([_json(d.metadata) for _, _, d in described], pa.string()),
+            "ingested": pa.array([stamp] * len(places), pa.timestamp("us")),
+        },
+    )
+    _fill_descriptions(connection, described)
+    write_metrics(connection, [(number, runs[d.run.key] if d.run else None, metric, source) for number, _, d in described for metric, source in d.metrics])
+    write_tags(connection, [(number, key, value) for number, _, d in described for key, value in d.tags.items()])
+
+
+def _fill_descriptions(connection: Connection, described: Sequence[tuple[int, Place, Description]]) -> None:
+    """Give known models what a later file says of them; what is already there stays."""
+    told = {number: d for number, _, d in described if d.licence or d.base_model or d.datasets or d.languages or d.library or d.task}
+    if not told:
+        return
+    connection.register(
+        "told",
+        pa.table(
+            {
+                "model_id": pa.array(told, pa.int32()),
+                "licence": pa.array([d.licence for d in told.values()], pa.string()),
+                "base_model": pa.array([d.base_model for d in told.values()], pa.string()),
+                "datasets": pa.array([list(d.datasets) or None for d in told.values()], pa.list_(pa.string())),
+                "languages": pa.array([list(d.languages) or None for d in told.values()], pa.list_(pa.string())),
+                "library": pa.array([d.library for d in told.values()], pa.string()),
+                "task": pa.array([d.task for d in told.values()], pa.string()),
+            }
+        ),
+    )
+    columns = ("licence", "base_model", "datasets", "languages", "library", "task")
+    changes = ", ".join(f"{c} = coalesce(models.{c}, told.{c})" for c in columns)
+    missing = " or ".join(f"(models.{c} is null and told.{c} is not null)" for c in columns)
+    connection.execute(f"update models set {changes} from told where models.model_id = told.model_id and ({missing})")
+    connection.unregister("told")
+
+
+def _write_refusals(connection: Connection, refusals: Sequence[Refusal], stamp: datetime) -> None:
+    _insert(
+        connection,
+        "quarantine",
+        {
+            "path": pa.array([r.place.path for r in refusals], pa.string()),
+            "reason": pa.array([r.reason for r in refusals], pa.string()),
+            "detail": pa.array([r.detail for r in refusals], pa.string()),
+            "advice": pa.array([r.advice for r in refusals], pa.string()),
+            "size": pa.array([r.place.size for r in refusals], pa.int64()),
+            "stamp": pa.array([r.place.stamp for r in refusals], pa.uint64()),
+            "seen": pa.array([stamp] * len(refusals), pa.timestamp("us")),
+        },
+    )
+
+
+def write_runs(connection: Connection, runs: Iterable[Run]) -> dict[str, int]:
+    """Write runs that are new and refresh known ones; a value that is known is not replaced by nothing.
+
+    Returns:
+        Surrogate run ids by key.
+    """
+    latest = {run.key: run for run in runs}
+    if not latest:
+        return {}
+    connection.register("wanted", pa.table({"key": pa.array(latest, pa.string())}))
+    known: dict[str, int] = dict(connection.execute("select key, run_id from runs semi join wanted using (key)").fetchall())
+    connection.unregister("wanted")
+    first = _next(connection, "runs", "run_id")
+    numbers = {key: first + at for at, key in enumerate(key for key in latest if key not in known)}
+    ordered = [latest[key] for key in latest]
+    columns: dict[str, pa.Array] = {
+        "run_id": pa.array([(numbers | known)[run.key] for run in ordered], pa.int32()),
+        "key": pa.array([run.key for run in ordered], pa.string()),
+        "name": pa.array([_text(run.name) for run in ordered], pa.string()),
+        "source": pa.array([run.source for run in ordered], pa.string()),
+        "seed": pa.array([run.seed for run in ordered], pa.int64()),
+        "hyperparameters": pa.array([_json(run.hyperparameters) for run in ordered], pa.string()),
+        "source_item": pa.array([run.source_item for run in ordered], pa.string()),
+        "split": pa.array([run.split for run in ordered], pa.string()),
+        "status": pa.array([run.status for run in ordered], pa.string()),
+        "started": pa.array([run.started for run in ordered], pa.timestamp("us")),
+        "ended": pa.array([run.ended for run in ordered], pa.timestamp("us")),
+        "tags": pa.array([_json(run.tags) for run in ordered], pa.string()),
+    }
+    if known:
+        connection.register("told", pa.table(columns))
+        changes = ", ".join(f"{c} = coalesce(told.{c}, runs.{c})" for c in columns if c not in ("run_id", "key"))
+        connection.execute(f"update runs set {changes} from told where runs.run_id = told.run_id")
+        connection.unregister("told")
+    is_new = pa.array([run.key not in known for run in ordered])
+    _insert(connection, "runs", {name: column.filter(is_new) for name, column in columns.items()})
+    return known | numbers
+
+
+def write_metrics(connection: Connection, rows: Sequence[tuple[int | None, int | None, Metric, str]]) -> None:
+    """Record metrics of models and runs; a value for the same model, run, name, split and step takes the place of the old one."""
+    if not rows:
+        return
+    latest = {(model, run, m.name, m.split, m.step): (m, source) for model, run, m, source in rows}
+    batch = pa.table(
+        {
+            "model_id": pa.array([key[0] for key in latest], pa.int32()),
+            "run_id": pa.array([key[1] for key in latest], pa.int32()),
+            "name": pa.array([_text(key[2]) for key in latest], pa.string()),
+            "split": pa.array([key[3] and _text(key[3]) for key in latest], pa.string()),
+            "step": pa.array([key[4] for key in latest], pa.int64()),
+            "value": pa.array([m.value for m, _ in latest.values()], pa.float64()),
+            "source": pa.array([source for _, source in latest.values()], pa.string()),
+            "time": pa.array([m.time for m, _ in latest.values()], pa.timestamp("us")),
+            "recorded": pa.array([now()] * len(latest), pa.timestamp("us")),
+        }
+    )
+    connection.register("fresh", batch)
+    same = " and ".join(f"metrics.{c} is not distinct from fresh.{c}" for c in ("model_id", "run_id", "name", "split", "step"))
+    connection.execute(f"delete from metrics using fresh where {same}")
+    connection.execute("insert into metrics by name select * from fresh")
+    connection.unregister("fresh")
+    refresh_model_table(connection)
+
+
+def write_tags(connection: Connection, rows: Sequence[tuple[int, str, str]]) -> None:
+    """Label models; a model has one value a key."""
+    if not rows:
+        return
+    latest = {(model, key): value for model, key, value in rows}
+    batch = pa.table(
+        {
+            "model_id": pa.array([model for model, _ in latest], pa.int32()),
+            "key": pa.array([_text(key) for _, key in latest], pa.string()),
+            "value": pa.array([_text(value) for value in latest.values()], pa.string()),
+        }
+    )
+    connection.register("fresh", batch)
+    connection.execute("delete from tags using fresh where tags.model_id = fresh.model_id and tags.key = fresh.key")
+    connection.execute("insert into tags by name select * from fresh")
+    connection.unregister("fresh")
+
+
+def _text(text: str) -> str:
+    """Text as UTF-8 can store it: lone surrogates of undecodable names are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, default=str, ensure_ascii=True, separators=(",", ":"))

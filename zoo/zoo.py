@@ -1,0 +1,275 @@
+"""A zoo: a folder of checkpoints with its catalog, as one object."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import CatalogError, FormatError, RecordError
+from weightspace.formats import open_checkpoint
+from weightspace.formats.safetensors import save
+from weightspace.zoo import query, reading, store
+from weightspace.zoo.catalog import Catalog
+from weightspace.zoo.diff import TensorDiff, diff
+from weightspace.zoo.ingest import Progress, Report, ingest
+from weightspace.zoo.metrics import Metric, metrics_of, number
+from weightspace.zoo.records import Description, ModelRecord
+from weightspace.zoo.runs import Run
+from weightspace.zoo.write import now, write_metrics, write_records, write_runs, write_tags
+
+if TYPE_CHECKING:
+    import torch
+
+HOUSE = ".weightspace"
+
+
+@dataclass(frozen=True)
+class Added:
+    """A checkpoint made here, to be added to a zoo with what is known of it.
+
+    Attributes:
+        tensors: a state dict or a Checkpoint.
+        name: its name in the catalog.
+        recipe: how it was made, everything needed to make it again.
+        parents: models it was made from, as `Zoo.open` takes them.
+        run: the training it is a checkpoint of.
+        step: step within the run.
+        metrics: numbers by name; nested mappings give splits (`{"test": {"accuracy": .9}}`).
+        tags: labels.
+    """
+
+    tensors: "Checkpoint | Mapping[str, torch.Tensor]"
+    name: str
+    recipe: Mapping[str, Any] | None = None
+    parents: Sequence[str] = ()
+    run: Run | None = None
+    step: int | None = None
+    metrics: Mapping[str, Any] | None = None
+    tags: Mapping[str, str] | None = None
+
+
+class Zoo:
+    """A folder of checkpoints and the catalog in its `.weightspace` subfolder; created at the first write.
+
+    Every method opens the catalog for as short as it can, so that other processes may read and write in between.
+
+    Example:
+        >>> import tempfile, torch
+        >>> zoo = Zoo(tempfile.mkdtemp())
+        >>> model = zoo.add({"w": torch.ones(2, 2)}, name="ones", metrics={"test": {"accuracy": 0.5}})
+        >>> zoo.sql("select name, num_params, test_accuracy from model_table").to_pylist()
+        [{'name': 'ones', 'num_params': 4, 'test_accuracy': 0.5}]
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        """Name a zoo.
+
+        Args:
+            folder: the folder that holds `.weightspace`. None means $WEIGHTSPACE_ZOO, else the working folder or its
+                nearest parent that has one, as git does, else the working folder.
+        """
+        self.folder = _find(folder)
+        self.catalog = Catalog(self.folder / HOUSE)
+
+    def __repr__(self) -> str:
+        if not self.catalog.exists():
+            return f"<Zoo {self.folder} (does not exist yet)>"
+        with self.catalog.reading() as connection:
+            [(models, params)] = connection.execute("select count(*), coalesce(sum(num_params), 0)::bigint from models").fetchall()
+        return f"<Zoo {self.folder}: {models:,} models, {params:,} parameters>"
+
+    def create(self) -> None:
+        """Make the catalog now, if there is none."""
+        self.catalog.create()
+
+    def ingest(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        jobs: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        copy: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Report:
+        """Catalogue every checkpoint under the paths; see `weightspace.zoo.ingest.ingest`."""
+        roots = [paths] if isinstance(paths, str | Path) else list(paths)
+        return ingest(self.catalog, roots, jobs=jobs, tags=tags, copy=copy, progress=progress)
+
+    @contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Hold the catalog open for many questions in a row; writers wait meanwhile."""
+        with self.catalog.reading() as connection:
+            yield connection
+
+    def sql(self, statement: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """Run one read-only SQL statement over the catalog.
+
+        Args:
+            statement: DuckDB SQL over the tables and views of `Zoo.tables`.
+            parameters: values for its `?`.
+
+        Returns:
+            An Arrow table; `.to_pandas()`, `polars.from_arrow(...)` and `.to_pylist()` are one call away.
+        """
+        with self.catalog.reading() as connection:
+            return query.arrow(connection, statement, parameters)
+
+    def tables(self) -> pa.Table:
+        """The catalog's own documentation: tables, views, columns, types and meanings."""
+        with self.catalog.reading() as connection:
+            return query.tables(connection)
+
+    def models(self, where: str | None = None, *, order_by: str | None = None, limit: int | None = None) -> pa.Table:
+        """One row a model, its metrics as columns.
+
+        Args:
+            where: SQL condition over the columns, such as `num_params < 1e6 and test_accuracy > .9`.
+            order_by: SQL, such as `test_accuracy desc`; by name if left out.
+            limit: rows at most.
+        """
+        with self.catalog.reading() as connection:
+            return query.models(connection, where, order_by, limit)
+
+    def page(self, model: str) -> query.ModelPage:
+        """Everything the catalog knows of one model, named by catalog name, id prefix or path."""
+        with self.catalog.reading() as connection:
+            return query.page(connection, query.resolve(connection, model, self.folder))
+
+    def duplicates(self, *, tensors: bool = False) -> pa.Table:
+        """Models that lie in several places, or tensors that stand in several models, with the bytes they cost."""
+        with self.catalog.reading() as connection:
+            return query.duplicates(connection, tensors=tensors)
+
+    def quarantined(self) -> pa.Table:
+        """What was refused and why, with advice; models with NaN or infinities too."""
+        with self.catalog.reading() as connection:
+            return query.quarantined(connection)
+
+    def open(self, model: str) -> Checkpoint:
+        """Open a catalogued model, by name, id prefix or path.
+
+        Raises:
+            UnknownNameError: no such model.
+            FormatError: none of its files is there any more, or it is damaged.
+        """
+        with self.catalog.reading() as connection:
+            model_id = query.resolve(connection, model, self.folder)
+            places = [self.folder / path for (path,) in connection.execute("select path from files where model_id = ? order by file_id", [model_id]).fetchall()]
+        for place in places:
+            if place.exists():
+                return open_checkpoint(place)
+        gone = ", ".join(str(place) for place in places[:3])
+        raise FormatError(f"model '{model}' is catalogued, but its file is gone ({gone})", reason="missing", advice="bring it back, or ingest its new place")
+
+    def diff(self, a: str, b: str) -> Iterator[TensorDiff]:
+        """Compare two models tensor by tensor; each is a path, a catalog name or an id prefix."""
+        return diff(self.checkpoint(a), self.checkpoint(b))
+
+    def checkpoint(self, model: str | Path) -> Checkpoint:
+        """Open a model wherever it is: a path, or a name or id of this zoo."""
+        if isinstance(model, Path) or Path(model).exists() or not self.catalog.exists():
+            return open_checkpoint(model)
+        return self.open(model)
+
+    def export(self, model: str, path: str | Path) -> Path:
+        """Write a model as safetensors with its name and id in the metadata; the same model gives the same bytes."""
+        return save(self.checkpoint(model), path, {"format": "pt"})
+
+    def record(self, model: str, *, metrics: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, step: int | None = None) -> None:
+        """Record metrics and tags of a model; a metric of the same name, split and step is replaced.
+
+        Args:
+            model: catalog name, id prefix or path.
+            metrics: numbers by name; a prefix (`test_accuracy`) or a nested mapping (`{"test": {"accuracy": .9}}`) gives the split.
+            tags: labels with their values.
+            step: the step that the metrics belong to.
+
+        Raises:
+            RecordError: a value is not a finite number.
+        """
+        read = _metrics(metrics, step)
+        with self.catalog.writing() as connection:
+            model_id = query.resolve(connection, model, self.folder)
+            write_metrics(connection, [(model_id, None, metric, "user") for metric in read])
+            write_tags(connection, [(model_id, str(key), str(value)) for key, value in (tags or {}).items()])
+
+    def untag(self, model: str, keys: Sequence[str]) -> int:
+        """Remove labels from a model; returns how many it had."""
+        with self.catalog.writing() as connection:
+            model_id = query.resolve(connection, model, self.folder)
+            gone = [connection.execute("delete from tags where model_id = ? and key = ? returning key", [model_id, key]).fetchall() for key in keys]
+        return sum(map(len, gone))
+
+    def add(self, tensors: "Checkpoint | Mapping[str, torch.Tensor]", name: str, **known: Any) -> str:
+        """Put a model that was made here into the store and the catalog; keywords as in `Added`.
+
+        Returns:
+            The model's id.
+        """
+        return self.add_many([Added(tensors, name, **known)])[0]
+
+    def add_many(self, models: Sequence[Added]) -> list[str]:
+        """Put models into the store, then catalogue all of them in one transaction.
+
+        Returns:
+            Their ids, in order.
+        """
+        self.create()
+        made = [(model, *self._stored(model)) for model in models]
+        with self.catalog.writing() as connection:
+            numbers = write_records(connection, [record for _, _, record in made])
+            runs = write_runs(connection, [model.run for model in models if model.run])
+            for model, model_id, record in made:
+                number_of_model = numbers[record.place.path]
+                run_id = runs[model.run.key] if model.run else None
+                write_metrics(connection, [(number_of_model, run_id, metric, "user") for metric in _metrics(model.metrics, None)])
+                for parent in model.parents:
+                    parent_id = query.resolve(connection, parent, self.folder)
+                    connection.execute("insert into edges values (?, ?, ?, 'recipe', 1)", [parent_id, number_of_model, str((model.recipe or {}).get("kind", "made"))])
+        return [model_id for _, model_id, _ in made]
+
+    def _stored(self, model: Added) -> tuple[str, ModelRecord]:
+        checkpoint = model.tensors if isinstance(model.tensors, Checkpoint) else Checkpoint.of(model.tensors)
+        if not checkpoint.info:
+            raise RecordError(f"model '{model.name}' holds no tensors; nothing to add")
+        [rows] = reading.measured([(checkpoint, tuple(checkpoint.info))])
+        read = reading.finished(checkpoint, rows)
+        path = store.put(self.catalog.home, checkpoint, read.id.hex())
+        recipe = model.recipe if model.recipe is not None else checkpoint.recipe
+        description = Description(run=model.run, step=model.step, tags=dict(model.tags or {}))
+        record = ModelRecord(
+            place=store.place_of(self.catalog.home, path), name=model.name, id=read.id, weights_id=read.weights_id, fingerprint=read.fingerprint,
+            kind=read.kind, num_params=read.num_params, num_bytes=read.num_bytes, tensors=read.rows, description=description, recipe=recipe,
+        )  # fmt: skip
+        return read.id.hex(), record
+
+
+def _metrics(metrics: Mapping[str, Any] | None, step: int | None) -> tuple[Metric, ...]:
+    """Read a user's metrics strictly: what is not a finite number is an error, not a gap."""
+    pending: list[tuple[str, Any]] = list((metrics or {}).items())
+    for name, value in pending:
+        if isinstance(value, Mapping):
+            pending.extend((f"{name}.{key}", one) for key, one in value.items())
+        elif number(value) is None:
+            raise RecordError(f"metric '{name}' is {value!r}, expected a finite number; record text as a tag")
+    return metrics_of(dict(metrics or {}), step)
+
+
+def _find(folder: str | Path | None) -> Path:
+    named = folder if folder is not None else os.environ.get("WEIGHTSPACE_ZOO")
+    if named:
+        place = Path(os.path.abspath(named))
+        if place.exists() and not place.is_dir():
+            raise CatalogError(f"{place}: is a file, expected the folder of a zoo")
+        return place.parent if place.name == HOUSE else place
+    here = Path.cwd()
+    return next((parent for parent in (here, *here.parents) if (parent / HOUSE).is_dir()), here)
+
+
+__all__ = ["Added", "Zoo", "now"]
