@@ -27,7 +27,7 @@ class Member:
 
     Attributes:
         name: its path inside the archive.
-        offset: where its bytes begin in the file, behind the local header.
+        offset: where its bytes begin in the archive, behind the local header.
         size: bytes when unpacked.
         packed: bytes in the file.
         method: 0 stored, 8 deflated.
@@ -43,15 +43,16 @@ class Member:
 class Archive(Mapping[str, Member]):
     """The members of a zip file by name, in the order of its directory."""
 
-    def __init__(self, file: SourceFile) -> None:
-        """Read and check the directory.
+    def __init__(self, file: SourceFile, start: int = 0, length: int | None = None) -> None:
+        """Read and check the directory of an archive that is a file, or lies inside one from `start` on.
 
         Raises:
             FormatError: no zip file, truncated, or members that stand twice, overlap, are encrypted, or grow absurdly.
         """
-        self.file = file
-        start = max(0, file.size - TAIL)
-        self._tail_at, self._tail = start, file.read(start, file.size - start)
+        self.file, self._start = file, start
+        self._length = file.size - start if length is None else length
+        self._tail_at = max(0, self._length - TAIL)
+        self._tail = file.read(start + self._tail_at, self._length - self._tail_at)
         self._members: dict[str, Member] = {}
         self._read_directory()
 
@@ -75,7 +76,11 @@ class Archive(Mapping[str, Member]):
         """
         member = self._found(name)
         if member.method == STORED:
-            return FileSpan(self.file, member.offset, member.size)
+            return FileSpan(self.file, self._start + member.offset, member.size)
+        if self._length != self.file.size:
+            raise FormatError(
+                f"member '{one_line(name, 80)}' is compressed inside another file", reason="unsupported", advice="save it stored"
+            )
         return Deflated(self.file.path, name, 0, member.size)
 
     def read(self, name: str, limit: int) -> bytes:
@@ -112,7 +117,11 @@ class Archive(Mapping[str, Member]):
         at = offset - self._tail_at
         if 0 <= at and at + count <= len(self._tail):
             return self._tail[at : at + count]
-        return self.file.read(offset, count)
+        if offset + count > self._length:
+            raise FormatError(
+                f"expected {count} bytes at offset {offset}, the archive has {self._length}", reason="truncated", advice=_COPY
+            )
+        return self.file.read(self._start + offset, count)
 
     def _read_directory(self) -> None:
         count, size, start = self._end_record()
@@ -182,7 +191,9 @@ class Archive(Mapping[str, Member]):
             agrees = agrees and (streamed or here in (there, 0xFFFFFFFF))
         if not agrees:
             raise FormatError(
-                f"member '{one_line(name, 80)}': its own header and the directory disagree", reason="hostile", advice="do not load this file"
+                f"member '{one_line(name, 80)}': its own header and the directory disagree",
+                reason="hostile",
+                advice="do not load this file",
             )
         return header, Member(name, header + _LOCAL.size + local_name + local_extra, size, packed, method), end
 

@@ -14,6 +14,11 @@ from weightspace.storage import Memory, SourceFile, Storage, read
 if TYPE_CHECKING:
     import torch
 
+    _Tensors = Mapping[str, "torch.Tensor"]
+else:
+    # Run-time type checkers look into a parametrised mapping, which would read a tensor at every call they check.
+    _Tensors = Mapping
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -36,7 +41,7 @@ class TensorInfo:
         """Number of elements."""
         return dtypes.numel(self.shape)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Number of bytes."""
         return dtypes.num_bytes(dtypes.dtype(self.dtype), self.shape)
@@ -48,7 +53,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Checkpoint(Mapping[str, "torch.Tensor"]):
+class Checkpoint(_Tensors):
     """One saved state dict with its metadata; tensors are read when asked for.
 
     Attributes:
@@ -115,7 +120,8 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
             from weightspace.formats.gguf import dequantize
 
             return torch.from_numpy(dequantize(read(self.storages[name]), element, info.shape))
-        if element.torch is None or not hasattr(torch, element.torch):
+        halves = element.name == "F4" and (not info.shape or info.shape[-1] % 2 == 1)  # torch packs pairs along the last axis
+        if element.torch is None or not hasattr(torch, element.torch) or halves:
             raise FormatError(
                 f"tensor '{name}' has dtype {element.name}, which torch {torch.__version__} cannot hold",
                 reason="unsupported",
@@ -227,7 +233,7 @@ def _tensor_bytes(tensor: "torch.Tensor") -> memoryview:
     plain = tensor.detach().cpu().contiguous().reshape(-1)
     if plain.is_conj() or plain.is_neg():
         plain = plain.resolve_conj().resolve_neg()
-    return memoryview(plain.view(torch.uint8).numpy()) if plain.numel() else memoryview(b"")
+    return plain.view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
 
 
 __all__ = ["Checkpoint", "SourceFile", "TensorInfo", "tied"]

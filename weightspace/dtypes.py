@@ -186,7 +186,8 @@ def decode(raw: Bytes, kind: DType) -> npt.NDArray[Any]:
     if kind.numpy is not None:
         return raw.view(kind.numpy)
     if kind.name == "BF16":
-        return np.left_shift(raw.view("<u2"), 16, dtype=np.uint32).view(np.float32)
+        shifted: npt.NDArray[np.float32] = np.left_shift(raw.view("<u2"), 16, dtype=np.uint32).view(np.float32)
+        return shifted
     table = value_table(kind.name)
     if table is None:
         raise FormatError(f"dtype '{kind.name}' holds quantised blocks", reason="unsupported", advice="open it with the gguf package")

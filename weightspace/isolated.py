@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,14 +15,16 @@ from typing import Any, BinaryIO
 from weightspace.errors import FormatError, MissingDependencyError, one_line
 
 SECONDS = 60
+PATIENCE = 4.0  # seconds on the clock for each second of CPU time
 MEMORY = 2 << 30  # bytes of address space: libraries map far more than they use
 _REFUSED = 3  # the child's exit status when it says itself what is wrong
 _MAX_COMPLAINT = 1 << 16
+_CPU_SPENT = -getattr(signal, "SIGXCPU", 0) or None
 
 Work = Callable[[Mapping[str, Any], BinaryIO], None]
 
 
-def run(target: str, argument: Mapping[str, Any], *, limit: int, seconds: int = SECONDS, memory: int = MEMORY) -> bytearray:
+def run(target: str, argument: Mapping[str, Any], *, subject: str, limit: int, seconds: int = SECONDS, memory: int = MEMORY) -> bytearray:
     """Run `module:function` in a child and return what it writes.
 
     The function gets the argument, which must be JSON, and a binary stream. It may raise FormatError and
@@ -30,15 +33,21 @@ def run(target: str, argument: Mapping[str, Any], *, limit: int, seconds: int = 
     Args:
         target: where the function is, as `package.module:function`.
         argument: what it is called with.
+        subject: what it reads, for messages.
         limit: bytes that it may write at most.
-        seconds: CPU time; four times as much may pass on the clock.
+        seconds: CPU time; `PATIENCE` times as much may pass on the clock.
         memory: bytes of address space.
 
     Raises:
         FormatError: the child refused the file, crashed, ran too long, or wrote more than `limit` bytes.
     """
     # The child must find the same package, installed or not; everything else of its surroundings is left out.
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     order = json.dumps({"target": target, "argument": argument, "seconds": seconds, "memory": memory})
     with tempfile.TemporaryFile() as complaints:
         child = subprocess.Popen(
@@ -48,10 +57,10 @@ def run(target: str, argument: Mapping[str, Any], *, limit: int, seconds: int = 
             stderr=complaints,
             env=environment,
         )
-        timer = threading.Timer(4 * seconds, child.kill)
+        timer = threading.Timer(PATIENCE * seconds, child.kill)
         timer.start()
         try:
-            written = _exchange(child, order.encode(), limit)
+            written = _exchange(child, order.encode(), subject, limit)
             status = child.wait()
         finally:
             overtime = not timer.is_alive()
@@ -60,11 +69,11 @@ def run(target: str, argument: Mapping[str, Any], *, limit: int, seconds: int = 
                 child.kill()
                 child.wait()
         complaints.seek(0)
-        _judge(status, complaints.read(_MAX_COMPLAINT), overtime or status == -24, seconds)
+        _judge(status, complaints.read(_MAX_COMPLAINT), subject, f"{seconds} s" if overtime or status == _CPU_SPENT else None)
     return written
 
 
-def _exchange(child: "subprocess.Popen[bytes]", order: bytes, limit: int) -> bytearray:
+def _exchange(child: "subprocess.Popen[bytes]", order: bytes, subject: str, limit: int) -> bytearray:
     """Hand the child its order and collect its output."""
     written = bytearray()
     assert child.stdin is not None and child.stdout is not None
@@ -77,26 +86,31 @@ def _exchange(child: "subprocess.Popen[bytes]", order: bytes, limit: int) -> byt
         while block := child.stdout.read(1 << 18):
             written += block
             if len(written) > limit:
-                raise FormatError(f"its reader wrote more than the {limit} bytes expected", reason="crashed", advice="do not load this file")
+                raise FormatError(
+                    f"{subject}: its reader wrote more than the {limit} bytes expected", reason="crashed", advice="do not load this file"
+                )
     return written
 
 
-def _judge(status: int, complaint: bytes, overtime: bool, seconds: int) -> None:
+def _judge(status: int, complaint: bytes, subject: str, overtime: str | None) -> None:
+    """Raise what a child's end means, if it is not success."""
     if status == 0:
         return
     if overtime:
         raise FormatError(
-            f"its reader was stopped after {seconds} s of work", reason="crashed", advice="the file is damaged or made to hang readers"
+            f"{subject}: its reader was stopped after {overtime} of work",
+            reason="crashed",
+            advice="the file is damaged or made to hang readers",
         )
     text = complaint.decode("utf-8", "replace").strip()
     if status == _REFUSED and text:
         said = json.loads(text.splitlines()[-1])
         if said["kind"] == "missing":
             raise MissingDependencyError(said["detail"])
-        raise FormatError(said["detail"], reason=said["reason"], advice=said["advice"])
+        raise FormatError(f"{subject}: {said['detail']}", reason=said["reason"], advice=said["advice"])
     last = one_line(text.splitlines()[-1], 200) if text else "no message"
     how = f"signal {-status}" if status < 0 else f"status {status}"
-    raise FormatError(f"its reader crashed with {how} ({last})", reason="crashed", advice="copy or download the file again")
+    raise FormatError(f"{subject}: its reader crashed with {how} ({last})", reason="crashed", advice="copy or download the file again")
 
 
 def _limit(seconds: int, memory: int) -> None:
@@ -108,7 +122,8 @@ def _limit(seconds: int, memory: int) -> None:
     bounds = {"RLIMIT_CPU": seconds, "RLIMIT_AS": memory, "RLIMIT_CORE": 0, "RLIMIT_FSIZE": _MAX_COMPLAINT}
     for name, bound in bounds.items():
         try:
-            resource.setrlimit(getattr(resource, name), (bound, bound))
+            # A soft limit sends a signal that tells what happened, a hard one kills without a word.
+            resource.setrlimit(getattr(resource, name), (bound, bound + 5 if name == "RLIMIT_CPU" else bound))
         except (AttributeError, OSError, ValueError):
             continue
 

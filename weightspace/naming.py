@@ -17,7 +17,7 @@ _PAIRS = (
     (re.compile(r"^(.*?)\.hada_w1_a$"), re.compile(r"^(.*?)\.hada_w1_b$")),
     (re.compile(r"^(.*?)\.lokr_w1(?:_a)?$"), re.compile(r"^(.*?)\.lokr_w2(?:_a)?$")),
 )  # fmt: skip
-_HINTS = ("lora", ":down", "hada_", "lokr_")
+_HINTS = ("lora", ":down", ":up", "hada_", "lokr_")
 
 
 def wrapper_prefix(names: Iterable[str]) -> str:

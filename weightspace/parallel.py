@@ -22,7 +22,7 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int)
         jobs: processes; 1 means this one, without any start-up.
 
     Raises:
-        WorkersDied: a worker process ended from outside; results already yielded stay good.
+        WorkerDiedError: a worker process ended from outside; results already yielded stay good.
     """
     if jobs <= 1:
         yield from map(function, items)
@@ -31,14 +31,16 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int)
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1, idle_worker_timeout=10):
-        results: Any = joblib.Parallel(return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)(joblib.delayed(function)(item) for item in items)
+        results: Any = joblib.Parallel(return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)(
+            joblib.delayed(function)(item) for item in items
+        )
         try:
             yield from results
         except TerminatedWorkerError as error:
-            raise WorkersDied(str(error).splitlines()[0]) from None
+            raise WorkerDiedError(str(error).splitlines()[0]) from None
         finally:
             results.close()
 
 
-class WorkersDied(RuntimeError):
+class WorkerDiedError(RuntimeError):
     """A worker process was ended from outside (out of memory, a crash in a C library, a signal)."""

@@ -1,5 +1,6 @@
 """What the functions and classes that a pickle names would do: plain data, code, or something unknown here."""
 
+import re
 from collections.abc import Iterable
 
 from weightspace.errors import FormatError
@@ -7,80 +8,113 @@ from weightspace.pickles import Global, Pickle
 
 ADVICE = "do not load it; ask its author for safetensors or a plain state dict"
 
-_BUILTINS = ("set", "frozenset", "list", "dict", "tuple", "int", "float", "complex", "bool", "str", "bytes", "bytearray", "slice", "range")
-_BUILTINS += ("object", "long", "unicode", "NoneType", "type", "Ellipsis", "NotImplemented")
-_REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter", "_rebuild_parameter_with_state")
-_REBUILD += ("_rebuild_qtensor", "_rebuild_sparse_tensor", "_rebuild_meta_tensor_no_storage", "_rebuild_wrapper_subclass")
-_REBUILD += ("_rebuild_device_tensor_from_numpy", "_rebuild_device_tensor_from_cpu_tensor", "_rebuild_xla_tensor", "_rebuild_nested_tensor")
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool", "ComplexFloat", "ComplexDouble")
-_STORAGES += ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4", "Untyped", "Typed", "_Untyped", "_Typed")
-_DATES = ("datetime", "date", "time", "timedelta", "timezone")
-_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath")
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_BUILTINS = _words(
+    """
+    set frozenset list dict tuple int float complex bool str bytes bytearray slice range object long unicode type NoneType Ellipsis
+    NotImplemented
+    """
+)
+_REBUILD = _words(
+    """
+    _rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter _rebuild_parameter_with_state _rebuild_qtensor
+    _rebuild_sparse_tensor _rebuild_meta_tensor_no_storage _rebuild_wrapper_subclass _rebuild_device_tensor_from_numpy
+    _rebuild_device_tensor_from_cpu_tensor _rebuild_xla_tensor _rebuild_nested_tensor
+    """
+)
+_STORAGES = _words(
+    """
+    FloatStorage DoubleStorage HalfStorage BFloat16Storage LongStorage IntStorage ShortStorage CharStorage ByteStorage BoolStorage
+    ComplexFloatStorage ComplexDoubleStorage QInt8Storage QUInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage UntypedStorage
+    TypedStorage _UntypedStorage _TypedStorage
+    """
+)
+_DATES = _words("datetime date time timedelta timezone")
+_PATHS = _words("PosixPath WindowsPath PurePosixPath PureWindowsPath Path PurePath")
 
 # Names that describe data. What is listed here is understood (or at least harmless), whatever module it comes from.
 _INERT: dict[str, frozenset[str]] = {
-    "builtins": frozenset(_BUILTINS),
-    "__builtin__": frozenset(_BUILTINS),
-    "collections": frozenset(("OrderedDict", "defaultdict", "deque", "Counter")),
-    "torch._utils": frozenset(_REBUILD),
-    "torch._tensor": frozenset(("_rebuild_from_type_v2", "_rebuild_from_type", "Tensor")),
-    "torch.nn.parameter": frozenset(("Parameter", "Buffer", "UninitializedParameter", "UninitializedBuffer")),
-    "torch.nn": frozenset(("Parameter", "Buffer")),
-    "torch.storage": frozenset(f"{name}Storage" for name in _STORAGES),
-    "torch.cuda": frozenset(f"{name}Storage" for name in _STORAGES),
-    "torch.serialization": frozenset(("_get_layout", "_maybe_decode_ascii")),
-    "torch.jit._pickle": frozenset(("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")),
-    "numpy": frozenset(("dtype", "ndarray", "bool_", "bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64"))
-    | frozenset(("uint8", "uint16", "uint32", "uint64", "complex64", "complex128", "str_", "bytes_")),
-    "numpy.core.multiarray": frozenset(("_reconstruct", "scalar")),
-    "numpy._core.multiarray": frozenset(("_reconstruct", "scalar")),
-    "numpy.core.numeric": frozenset(("_frombuffer",)),
-    "numpy._core.numeric": frozenset(("_frombuffer",)),
-    "argparse": frozenset(("Namespace",)),
-    "types": frozenset(("SimpleNamespace",)),
-    "pathlib": frozenset(_PATHS),
-    "pathlib._local": frozenset(_PATHS),
-    "_codecs": frozenset(("encode",)),
-    "copyreg": frozenset(("_reconstructor",)),
-    "copy_reg": frozenset(("_reconstructor",)),
-    "datetime": frozenset(_DATES),
-    "decimal": frozenset(("Decimal",)),
-    "fractions": frozenset(("Fraction",)),
-    "uuid": frozenset(("UUID",)),
-    "io": frozenset(("BytesIO", "StringIO")),
-    "_io": frozenset(("BytesIO", "StringIO")),
+    "builtins": _BUILTINS,
+    "__builtin__": _BUILTINS,
+    "collections": _words("OrderedDict defaultdict deque Counter"),
+    "torch._utils": _REBUILD,
+    "torch._tensor": _words("_rebuild_from_type_v2 _rebuild_from_type Tensor"),
+    "torch.nn.parameter": _words("Parameter Buffer UninitializedParameter UninitializedBuffer"),
+    "torch.nn": _words("Parameter Buffer"),
+    "torch.storage": _STORAGES,
+    "torch.cuda": _STORAGES,
+    "torch.serialization": _words("_get_layout"),
+    "torch.jit._pickle": _words("build_intlist build_doublelist build_boollist build_tensorlist restore_type_tag"),
+    "numpy": _words(
+        "dtype ndarray bool_ bool float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 complex64 complex128 str_ bytes_"
+    ),
+    "numpy.core.multiarray": _words("_reconstruct scalar"),
+    "numpy._core.multiarray": _words("_reconstruct scalar"),
+    "numpy.core.numeric": _words("_frombuffer"),
+    "numpy._core.numeric": _words("_frombuffer"),
+    "torch.distributed.checkpoint.metadata": _words(
+        "Metadata TensorStorageMetadata TensorProperties ChunkStorageMetadata BytesStorageMetadata MetadataIndex StorageMeta "
+        "_MEM_FORMAT_ENCODING"
+    ),
+    "torch.distributed.checkpoint.filesystem": _words("_StorageInfo _StoragePrefix"),
+    "argparse": _words("Namespace"),
+    "types": _words("SimpleNamespace"),
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+    "_codecs": _words("encode"),
+    "copyreg": _words("_reconstructor"),
+    "copy_reg": _words("_reconstructor"),
+    "datetime": _DATES,
+    "decimal": _words("Decimal"),
+    "fractions": _words("Fraction"),
+    "uuid": _words("UUID"),
+    "io": _words("BytesIO StringIO"),
+    "_io": _words("BytesIO StringIO"),
 }
+# What torch itself names besides functions: types, constants and dtypes. Its functions are unknown, and so refused.
+_TORCH = _STORAGES | _words(
+    """
+    Size device Tensor Generator dtype layout memory_format strided sparse_coo sparse_csr contiguous_format channels_last preserve_format
+    per_tensor_affine per_channel_affine per_channel_affine_float_qparams per_tensor_symmetric per_channel_symmetric
+    """
+)
+_TORCH_DTYPE = re.compile(
+    r"(?:float|bfloat|int|uint|complex|qint|quint|bits)\d\w*|bool|double|half|long|short|float|int|cfloat|cdouble|chalf"
+)
 
-# Lower-case functions of torch are unknown, and so refused, by the general rule; its types and constants are these.
-_TORCH_DATA = frozenset(("Size", "device", "Tensor", "per_tensor_affine", "per_channel_affine", "per_channel_affine_float_qparams"))
-_TORCH_DATA |= {"per_tensor_symmetric", "per_channel_symmetric", "strided", "sparse_coo", "sparse_csr", "contiguous_format"}
-_TORCH_DATA |= {"channels_last", "preserve_format", "dtype", "layout", "memory_format", "Generator"} | {f"{name}Storage" for name in _STORAGES}
-_TORCH_TYPES = ("float", "bfloat", "int", "uint", "complex", "bool", "double", "half", "long", "short", "qint", "quint", "bits", "cfloat", "cdouble")
+# DTensors are described by classes that move between modules from one torch to the next.
+_SHARDING = ("torch.distributed.tensor", "torch.distributed._tensor", "torch.distributed.device_mesh", "torch.distributed._mesh_layout")
 
 # Modules whose functions reach out of the process or make code; first part of a dotted path, or any part of a name.
-_DANGEROUS = frozenset(
+_DANGEROUS = _words(
     """
     os posix nt ntpath posixpath subprocess sys importlib runpy socket socketserver shutil ctypes _ctypes cffi pickle _pickle cPickle dill
     cloudpickle marshal shelve copyreg code codeop commands pty pdb bdb cProfile profile timeit trace webbrowser http urllib urllib2 requests
     httpx aiohttp ftplib smtplib telnetlib asyncio multiprocessing concurrent threading _thread signal platform tempfile inspect types
     functools operator _operator pip ensurepip venv setuptools distutils pkg_resources site zipimport imp pkgutil gc atexit linecache
-    pydoc doctest unittest resource fcntl mmap io _io tokenize ast dis sqlite3 xmlrpc glob fileinput builtins __builtin__ joblib antigravity
-    """.split()
+    pydoc doctest unittest resource fcntl mmap io _io tokenize ast dis sqlite3 xmlrpc glob fileinput builtins __builtin__ antigravity
+    """
 )
-_DANGEROUS_NAMES = frozenset(
+_DANGEROUS_NAMES = _words(
     """
     eval exec compile execfile open input getattr setattr delattr globals locals vars __import__ import_module breakpoint system popen spawn
     fork load loads load_module run call check_output Popen apply runstring runctx rmtree unlink remove __globals__ __builtins__
     __subclasses__ __class__ __getattribute__ __init__ __reduce__ __reduce_ex__ __code__ __dict__ __call__ read_pickle loadtxt
     load_url load_state_dict_from_url _load_from_bytes CDLL
-    """.split()
+    """
 )
 
 
 def is_inert(found: Global) -> bool:
     """Whether a global is plain data here: tensors, containers, numbers, dtypes, paths, namespaces."""
     if found.module == "torch":
-        return found.name in _TORCH_DATA or (found.name.startswith(_TORCH_TYPES) and "." not in found.name)
+        return found.name in _TORCH or _TORCH_DTYPE.fullmatch(found.name) is not None
+    if found.module.startswith(_SHARDING) and _names_class(found):
+        return True
     return found.name in _INERT.get(found.module, ())
 
 

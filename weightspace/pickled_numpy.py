@@ -68,16 +68,16 @@ def scalar(value: Call) -> int | float | complex | bool:
 
 def dtype_of(value: Value) -> np.dtype[Any]:
     """Understand `numpy.dtype('f4', False, True)` with its state, or a class of `numpy.dtypes`; numbers and booleans only."""
-    code, order = "", "<"
+    code, big = "", False
     if isinstance(value, Call) and isinstance(value.function, Global):
         if value.function.name == "dtype" and value.args and isinstance(value.args[0], str):
             code = value.args[0]
-        if isinstance(value.state, tuple) and len(value.state) > 1 and value.state[1] in ("<", ">", "|"):
-            order = value.state[1]
+        if isinstance(value.state, tuple) and len(value.state) > 1 and isinstance(value.state[1], str):
+            big = value.state[1] == ">"
     if code[:1] not in "biufc" or not code[1:].isdigit():
         raise FormatError(
             f"a numpy array has the dtype '{code or 'object'}', expected numbers",
             reason="unsupported",
             advice="save it in a plain numeric dtype",
         )
-    return np.dtype(code).newbyteorder("<" if order == "|" else order)
+    return np.dtype(code).newbyteorder(">" if big else "<")

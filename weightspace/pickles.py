@@ -1,6 +1,7 @@
 """Pickles read statically: opcodes become plain values and symbolic nodes, and nothing is imported or called."""
 
 import codecs
+import contextlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def read(data: bytes, start: int = 0, *, max_steps: int = MAX_STEPS) -> Pickle:
 
     Raises:
         FormatError: truncated or damaged, or built to exhaust memory.
+
     Example:
         >>> import pickle, os
         >>> class Bad:
@@ -97,20 +99,32 @@ def read(data: bytes, start: int = 0, *, max_steps: int = MAX_STEPS) -> Pickle:
         ([1, 2.5], (), ['getcwd'])
     """
     machine = _Machine(data, start)
-    handlers, size = _HANDLERS, len(data)
+    value = _run(machine, max_steps)
+    return Pickle(value, tuple(machine.globals.values()), frozenset(machine.called), tuple(machine.persistent), machine.at)
+
+
+def named(data: bytes) -> tuple[Global, ...]:
+    """List what a pickle names, as far as it can be read; joblib puts raw bytes between opcodes, where reading ends."""
+    machine = _Machine(data, 0)
+    with contextlib.suppress(FormatError):
+        _run(machine, MAX_STEPS)
+    return tuple(machine.globals.values())
+
+
+def _run(machine: "_Machine", max_steps: int) -> Value:
+    data, handlers, size = machine.data, _HANDLERS, len(machine.data)
     try:
         for _ in range(max_steps):
             opcode = data[machine.at]
             machine.at += 1
             if opcode == _STOP:
-                named, called = tuple(machine.globals.values()), frozenset(machine.called)
-                return Pickle(machine.stack.pop(), named, called, tuple(machine.persistent), machine.at)
+                if not machine.stack:
+                    raise ValueError("nothing was made")
+                return machine.stack.pop()
             handlers[opcode](machine)
     except _EndOfData:
         pass
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
-        if isinstance(error, FormatError):
-            raise
         if not (isinstance(error, IndexError) and machine.at >= size):
             raise FormatError(
                 f"its pickle is damaged at byte {machine.at} ({type(error).__name__}: {error})", advice="copy or download it again"
@@ -372,7 +386,7 @@ def _proto(machine: _Machine) -> None:
 
 @_opcode(0x95)
 def _frame(machine: _Machine) -> None:
-    machine.take(8)
+    machine.take(8)  # the frame's length only helps readers of streams
 
 
 @_opcode(0x98)

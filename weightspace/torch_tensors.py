@@ -93,6 +93,16 @@ class Tensors:
             value = found
         raise FormatError("a tensor is wrapped in something unknown", reason="unsupported", advice="save plain tensors")
 
+    def shard(self, value: Value) -> "tuple[tuple[int, ...], Call, Call] | None":
+        """Take a DTensor apart: global shape, its local tensor, and the spec that says which part that is; None for others."""
+        if not isinstance(value, Call) or not isinstance(value.function, Global) or value.function.name != "_rebuild_from_type_v2":
+            return None
+        _, kind, args, state = value.args
+        if not isinstance(kind, Global) or kind.name != "DTensor" or not isinstance(state, tuple):
+            return None
+        parts = state[1]
+        return args[2], parts["_local_tensor"], parts["_spec"]
+
     def storage(self, value: Value) -> StorageRef:
         """Find the storage that a tensor names."""
         found = self._storages.get(id(value))
@@ -132,7 +142,14 @@ def _rebuild_tensor(self: Tensors, storage: Value, offset: Value, shape: Value, 
 
 
 def _rebuild_tensor_v2(
-    self: Tensors, storage: Value, offset: Value, shape: Value, stride: Value, grad: Value = None, hooks: Value = None, metadata: Value = None
+    self: Tensors,
+    storage: Value,
+    offset: Value,
+    shape: Value,
+    stride: Value,
+    grad: Value = None,
+    hooks: Value = None,
+    metadata: Value = None,
 ) -> Tensor:
     if isinstance(metadata, dict) and any(metadata.get(bit) for bit in ("conj", "neg")):
         raise FormatError(
@@ -182,7 +199,9 @@ def _refuse(what: str, advice: str) -> Callable[..., Tensor]:
     return rebuild
 
 
-_SUBCLASS = _refuse("of a wrapper subclass (a DTensor shard or packed weights)", "save plain tensors, or name the folder that holds all ranks")
+_SUBCLASS = _refuse(
+    "of a wrapper subclass (a DTensor shard or packed weights)", "save plain tensors, or name the folder that holds all ranks"
+)
 _UTILS: dict[str, Callable[..., Value]] = {
     "_rebuild_tensor": _rebuild_tensor,
     "_rebuild_tensor_v2": _rebuild_tensor_v2,

@@ -1,10 +1,12 @@
 """From what torch pickled to a Checkpoint: which part is the state dict, what is training state, what is metadata."""
 
+import contextlib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from weightspace.errors import FormatError, one_line
 from weightspace.pickles import Call, Global, Persistent, Pickle, Value
 from weightspace.plain import Json, Plain, key_text
 from weightspace.storage import Storage, read
-from weightspace.torch_tensors import Tensor, Tensors
+from weightspace.torch_tensors import Tensor
 
 # Where training code puts the state dict, most wanted first: plain weights before their moving average (but BasicSR's
 # `params_ema` is what its authors publish), a generator before its discriminator.
@@ -32,8 +34,19 @@ _RANDOM_STATES = frozenset(("cpu", "cuda", "python", "numpy", "xla", "npu", "xpu
 Keys = tuple[str, ...]
 
 
+@runtime_checkable
+class TensorSource(Protocol):
+    """Knows which values of a tree describe tensors, and finds their bytes."""
+
+    def is_tensor(self, value: Value) -> bool:
+        """Whether a value describes a tensor."""
+
+    def tensor(self, value: Call) -> Tensor:
+        """Find it."""
+
+
 def checkpoint(
-    found: Pickle, tensors: Tensors, *, format: str, path: Path, files: tuple[Path, ...], metadata: Mapping[str, Any] | None = None
+    found: Pickle, tensors: TensorSource, *, format: str, path: Path, files: tuple[Path, ...], metadata: Mapping[str, Any] | None = None
 ) -> Checkpoint:
     """Make the checkpoint that a pickle describes.
 
@@ -78,18 +91,19 @@ def checkpoint(
 class _Tree:
     """Questions asked of one pickle's tree, each container looked at once."""
 
-    def __init__(self, tensors: Tensors) -> None:
-        self._tensors = tensors
+    def __init__(self, tensors: TensorSource) -> None:
+        self.tensors = tensors
         self._holds: dict[int, bool] = {}
 
     def is_tensor(self, value: Value) -> bool:
-        return type(value) is Call and self._tensors.is_tensor(value)
+        return type(value) is Call and self.tensors.is_tensor(value)
 
     def tensor(self, value: Call, name: str) -> Tensor:
         try:
-            return self._tensors.tensor(value)
+            return self.tensors.tensor(value)
         except FormatError as error:
-            raise FormatError(f"tensor '{one_line(name, 80)}': {error.detail}", reason=error.reason, advice=error.advice) from None
+            what = error.detail.removeprefix("a tensor ") if error.detail.startswith("a tensor ") else f"cannot be read: {error.detail}"
+            raise FormatError(f"tensor '{one_line(name, 80)}' {what}", reason=error.reason, advice=error.advice) from None
         except (TypeError, ValueError, AttributeError, LookupError, OverflowError, ArithmeticError) as error:
             raise FormatError(
                 f"tensor '{one_line(name, 80)}' is described wrongly ({error})", reason="corrupt", advice="copy or download it again"
@@ -127,13 +141,13 @@ class _Tree:
         if not self.is_tensor(value):
             return None
         try:
-            one = self._tensors.tensor(value)
+            one = self.tensors.tensor(value)
         except (FormatError, TypeError, ValueError, AttributeError, LookupError):
             return "<tensor>"
         kind = dtypes.dtype(one.dtype)
         if one.bytes.nbytes == int(kind.bits) // 8 > 0 and kind.kind != "complex":
-            number: Json = dtypes.decode(np.frombuffer(read(one.bytes), np.uint8), kind)[0].item()
-            return number if np.isfinite(number) else str(number)
+            number: bool | int | float = dtypes.decode(np.frombuffer(read(one.bytes), np.uint8), kind)[0].item()
+            return number if math.isfinite(number) else str(number)
         return f"<{one.dtype} {list(one.shape)}>"
 
 
@@ -169,16 +183,21 @@ class _Chosen:
     def extras(self) -> dict[str, TensorInfo]:
         """Describe the tensors outside the state dict; those that cannot be read are left out."""
         made: dict[str, TensorInfo] = {}
-        for top, value in self.rest.items():
-            for keys, leaf in self.tree.leaves(value, top):
-                if self.tree.is_tensor(leaf):
-                    name = ".".join(keys)
-                    try:
-                        one = self.tree.tensor(leaf, name)
-                    except FormatError:
-                        continue
-                    made[name] = TensorInfo(name, one.dtype, one.shape)
+        for keys, value in self.rest.items():
+            made.update(described(self.tree.tensors, value, keys))
         return made
+
+
+def described(tensors: TensorSource, value: Value, keys: Keys = ()) -> dict[str, TensorInfo]:
+    """Describe all tensors below a value by dotted names; those that cannot be read are left out."""
+    tree, made = _Tree(tensors), {}
+    for at, leaf in tree.leaves(value, keys):
+        if tree.is_tensor(leaf):
+            name = ".".join(at)
+            with contextlib.suppress(FormatError):
+                one = tree.tensor(leaf, name)
+                made[name] = TensorInfo(name, one.dtype, one.shape)
+    return made
 
 
 def _choose(tree: _Tree, top: Value) -> _Chosen:
@@ -192,7 +211,7 @@ def _choose(tree: _Tree, top: Value) -> _Chosen:
     while isinstance(value, dict | list | tuple):
         pairs = dict(_pairs(value))
         direct = [key for key, one in pairs.items() if tree.is_tensor(one) and not _RANDOM.search(key)]
-        nested = [key for key, one in pairs.items() if tree.holds(one) and not tree.is_tensor(one) and not _is_trainer(key, one)]
+        nested = [key for key, one in pairs.items() if tree.holds(one) and not tree.is_tensor(one) and not is_trainer(key, one)]
         picked = _pick(pairs, direct, nested, top=not keys)
         if picked is None:
             break
@@ -240,7 +259,8 @@ def _is_dotted(value: Value) -> bool:
     return isinstance(value, dict) and any("." in key for key in value if isinstance(key, str))
 
 
-def _is_trainer(key: str, value: Value) -> bool:
+def is_trainer(key: str, value: Value) -> bool:
+    """Whether a key, or the shape of what lies under it, says optimizer, scheduler or random state."""
     shaped = isinstance(value, dict) and "param_groups" in value and "state" in value
     return shaped or bool(_TRAINER.search(key) or _RANDOM.search(key)) or key in ("param_groups",)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from weightspace.archive import STORED, Archive
 from weightspace.errors import FormatError, one_line
-from weightspace.storage import BLOCK, FileSpan, Storage, read
+from weightspace.storage import BLOCK, FileSpan, Storage
 
 LOCAL_HEADER = b"PK\x03\x04"
 
@@ -85,11 +85,6 @@ def part_of(archive: Archive, name: str, offset: int, count: int) -> Storage:
     if member.method == STORED:
         return FileSpan(archive.file, member.offset + offset, count)
     return Inflated(FileSpan(archive.file, member.offset, member.packed), member.size, offset, count)
-
-
-def beginning(archive: Archive, name: str, count: int) -> bytes:
-    """Read the first `count` bytes of a member, or all of it where it is shorter."""
-    return bytes(read(part_of(archive, name, 0, min(count, archive[name].size))))
 
 
 class SpanFile(io.RawIOBase):

@@ -86,11 +86,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _results(index: object) -> Iterator[Metric]:
-    results = [
-        result
-        for model in _mappings(index)
-        for result in _mappings(model.get("results"))
-    ]
+    results = [result for model in _mappings(index) for result in _mappings(model.get("results"))]
     datasets = {_dataset(result) for result in results}
     for result in results:
         dataset = result.get("dataset")

@@ -94,7 +94,9 @@ class Catalog:
 
     def _expect(self) -> None:
         if not self.exists():
-            raise CatalogError(f"{self.home.parent}: has no zoo yet; run 'weightspace init' or 'weightspace ingest PATH' there, or name one with --zoo")
+            raise CatalogError(
+                f"{self.home.parent}: has no zoo yet; run 'weightspace init' or 'weightspace ingest PATH' there, or name one with --zoo"
+            )
 
     @contextlib.contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -102,7 +104,9 @@ class Catalog:
         try:
             connection = duckdb.connect(str(self.path), read_only=read_only, config=config)
         except duckdb.Error as error:
-            raise CatalogError(f"{self.path}: cannot be opened ({str(error).splitlines()[0]}); restore it from a backup, or remove it and ingest again") from None
+            raise CatalogError(
+                f"{self.path}: cannot be opened ({str(error).splitlines()[0]}); restore it from a backup, or remove it and ingest again"
+            ) from None
         with connection:
             version = connection.execute("select value from meta where key = 'schema_version'").fetchall()
             if version != [(SCHEMA_VERSION,)]:
@@ -135,7 +139,9 @@ def _take(descriptor: int, kind: int, deadline: float, home: Path) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise CatalogError(f"{home}: another process has held its lock for {_WAIT:.0f} seconds; wait for it, or end it, and try again") from None
+                raise CatalogError(
+                    f"{home}: another process has held its lock for {_WAIT:.0f} seconds; wait for it, or end it, and try again"
+                ) from None
             time.sleep(pause)
             pause = min(pause * 1.5, 0.02)
 

@@ -16,7 +16,10 @@ SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages.dist-
 _WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".th", ".onnx", ".h5", ".hdf5", ".keras", ".gguf", ".npz", ".distcp"})
 _WEIGHT_NAMES = re.compile(r"(pytorch_model|adapter_model|model)([-_.].*)?\.(bin|tar)$")
 _TRAINER_FILES = re.compile(r"(rng_state.*|scheduler|scaler|training_args|random_states.*)\.(pt|pth|bin|pkl)$")
-_GENERIC_STEMS = frozenset({"model", "pytorch_model", "adapter_model", "adapter", "weights", "checkpoint", "checkpoints", "state_dict", "consolidated", "data"})
+_GENERIC_STEMS = frozenset(
+    {"model", "pytorch_model", "adapter_model", "adapter", "weights", "checkpoint", "checkpoints", "state_dict", "consolidated", "data"}
+)
+_LEADING = re.compile(r"\.index\.json$|-0{4,}1-of-\d{5}\.\w+$")
 _SHARDED_STEM = re.compile(r"-\d{5}-of-\d{5}$|\.index$")
 
 
@@ -50,7 +53,9 @@ class Found:
             return hub
         root = self.root if self.root.is_dir() else self.root.parent
         parts = list(self.path.relative_to(root).parts) or [self.path.name]
-        stem = parts[-1] if self.path.is_dir() else _SHARDED_STEM.sub("", Path(parts[-1]).stem.removesuffix(".pth").removesuffix(".weights"))
+        stem = (
+            parts[-1] if self.path.is_dir() else _SHARDED_STEM.sub("", Path(parts[-1]).stem.removesuffix(".pth").removesuffix(".weights"))
+        )
         if stem in _GENERIC_STEMS and not self.path.is_dir():
             return "/".join(parts[:-1]) or self.path.absolute().parent.name
         return "/".join([*parts[:-1], stem])
@@ -70,7 +75,7 @@ def discover(roots: Sequence[str | Path]) -> Iterator[Found]:
     """
     seen: set[Path] = set()
     for given in roots:
-        root = Path(os.path.abspath(given))
+        root = Path(os.path.abspath(given))  # noqa: PTH100 - not resolve(): links stay as the user named them
         if not root.exists():
             raise FormatError(f"{root}: does not exist", reason="unreadable", advice="check the path")
         places = _walk(root) if root.is_dir() else iter([(root.parent, [root])])
@@ -98,7 +103,9 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
         pending += [
             one
             for one in reversed(folders)
-            if not one.name.startswith(".") and one.name not in SKIPPED_FOLDERS and not (is_hub_repository and one.name in ("blobs", "refs"))
+            if not one.name.startswith(".")
+            and one.name not in SKIPPED_FOLDERS
+            and not (is_hub_repository and one.name in ("blobs", "refs"))
         ]
 
 
@@ -125,7 +132,7 @@ def _in_folder(folder: Path, files: list[Path], root: Path) -> Iterator[Found]:
     """Yield the checkpoints of one folder: first those of several files, which claim theirs, then the single files."""
     claimed: set[Path] = set()
     for several in formats.values():
-        if several.claims is None or not several.sniff(folder, b"") or root.is_file():
+        if several.claims is None or root.is_file() or not several.sniff(folder, b""):
             continue
         own = several.claims(folder)
         if own and not own & claimed:
@@ -133,22 +140,24 @@ def _in_folder(folder: Path, files: list[Path], root: Path) -> Iterator[Found]:
             found = _found(folder, root, several.name, sorted(own))
             if found:
                 yield found
-    # Indexes first: they claim their shards.
-    for path in sorted(files, key=lambda one: not one.name.endswith(".index.json")):
+    # Those that name further files go first, and claim them.
+    for path in sorted(files, key=lambda one: _LEADING.search(one.name) is None):
         if path in claimed or _TRAINER_FILES.fullmatch(path.name):
             continue
-        found = _sharded(path, root) if path.name.endswith(".index.json") else _found(path, root, None, [path])
+        found = (_leading(path, root) if _LEADING.search(path.name) else None) or _found(path, root, None, [path])
         if found:
             claimed.update(found.files)
             yield found
 
 
-def _sharded(index: Path, root: Path) -> Found | None:
-    """The checkpoint that a shard index names, with the shards that it claims."""
-    fit = sniff(index)
-    if fit is None or fit.claims is None:
-        return None
-    return _found(index, root, fit.name, sorted(fit.claims(index) | {index}))
+def _leading(path: Path, root: Path) -> Found | None:
+    """The checkpoint that a shard index or a first shard stands for, with the files that it claims."""
+    try:
+        fit = sniff(path)
+        claimed = fit.claims(path) if fit and fit.claims else frozenset()
+    except FormatError:
+        return None  # the worker that opens it says what is wrong
+    return _found(path, root, fit.name, sorted(claimed | {path})) if fit and claimed else None
 
 
 def _found(path: Path, root: Path, format: str | None, files: Sequence[Path]) -> Found | None:
@@ -171,11 +180,20 @@ def is_named_like_weights(path: Path) -> bool:
     return path.suffix.lower() in _WEIGHT_SUFFIXES or _WEIGHT_NAMES.match(path.name) is not None
 
 
+def hub_revision(path: Path) -> str | None:
+    """Read the revision out of a path in the Hugging Face cache, `models--org--name/snapshots/<revision>/...`."""
+    snapshot = _snapshot(path)
+    return snapshot.name if snapshot else None
+
+
+def _snapshot(path: Path) -> Path | None:
+    return next((p for p in path.parents if p.parent.name == "snapshots" and p.parent.parent.name.startswith("models--")), None)
+
+
 def _hub_name(path: Path) -> str | None:
-    """Read `org/name` out of a path in the Hugging Face cache, `models--org--name/snapshots/<revision>/...`."""
-    for parent in path.parents:
-        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
-            name = parent.parent.parent.name.removeprefix("models--").replace("--", "/")
-            below = path.relative_to(parent).with_suffix("")
-            return name if below.name in _GENERIC_STEMS or _SHARDED_STEM.search(below.name) else f"{name}/{below}"
-    return None
+    snapshot = _snapshot(path)
+    if snapshot is None:
+        return None
+    name = snapshot.parent.parent.name.removeprefix("models--").replace("--", "/")
+    below = path.relative_to(snapshot).with_suffix("")
+    return name if below.name in _GENERIC_STEMS or _SHARDED_STEM.search(below.name) else f"{name}/{below}"

@@ -12,7 +12,7 @@ from weightspace.errors import FormatError
 from weightspace.zoo import describe, reading, store
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.discover import Found, discover
-from weightspace.zoo.records import ModelRecord, Place, Record, Redescription, Refusal
+from weightspace.zoo.records import ModelRecord, Place, Record, Redescription, Refusal, TensorRow
 from weightspace.zoo.write import write_records, write_tags
 
 TASK_BYTES = 32 << 20
@@ -69,7 +69,7 @@ class _Partial:
 
     checkpoint: Checkpoint
     missing: int
-    rows: dict[str, reading.TensorRow] = field(default_factory=dict)
+    rows: dict[str, TensorRow] = field(default_factory=dict)
     refused: reading.Refused | None = None
 
 
@@ -115,7 +115,7 @@ class _Ingest:
         self.catalog, self.tags, self.copy, self.progress = catalog, tags, copy, progress
         self.report = Report()
         self.known = known_stamps(catalog)
-        self.describer = describe.Describer(catalog.home.parent)
+        self.describer = describe.Describer()
         self.pending: list[Record] = []
         self.pending_tensors = 0
         self.tagged: list[str] = []
@@ -132,7 +132,7 @@ class _Ingest:
             for outcomes in parallel.run(reading.work, (task for task, _ in planned), jobs=1 if few else jobs):
                 self._settle(planned[done], outcomes)
                 done += 1
-        except parallel.WorkersDied:
+        except parallel.WorkerDiedError:
             self._one_by_one(planned[done:])
 
     def _one_by_one(self, lost: Sequence[_Planned]) -> None:
@@ -142,7 +142,7 @@ class _Ingest:
                 single = reading.Task((path,), (format,), task.names)
                 try:
                     outcomes = next(iter(parallel.run(reading.work, [single], jobs=2)))
-                except parallel.WorkersDied:
+                except parallel.WorkerDiedError:
                     advice = "there may not be enough memory for it, or a library cannot stand it; look at it with other tools"
                     outcomes = [reading.Refused("crashed", f"{path}: the process that read it died", advice)]
                 self._settle((single, (found,)), outcomes)
@@ -233,17 +233,18 @@ class _Ingest:
 
     def _accept(self, found: Found, read: reading.Read) -> None:
         place = replace(self._place(found), format=read.format)
+        description = self.describer.describe(found, read.metadata)
         record = ModelRecord(
             place=place,
             name=found.name,
             id=read.id,
             weights_id=read.weights_id,
             fingerprint=read.fingerprint,
-            kind=read.kind,
+            kind="adapter" if "adapter_config" in description.metadata else read.kind,
             num_params=read.num_params,
             num_bytes=read.num_bytes,
             tensors=read.rows,
-            description=self.describer.describe(found, read.metadata),
+            description=description,
         )
         if not record.is_finite:
             self.report.non_finite.append(record.name)
@@ -305,7 +306,9 @@ class _Ingest:
                 self.report.new_models += after - before
                 if self.tagged:
                     ids = dict(connection.execute("select path, model_id from files").fetchall())
-                    write_tags(connection, [(ids[path], key, value) for path in self.tagged if path in ids for key, value in self.tags.items()])
+                    write_tags(
+                        connection, [(ids[path], key, value) for path in self.tagged if path in ids for key, value in self.tags.items()]
+                    )
         self.pending, self.pending_tensors, self.tagged = [], 0, []
         self.flushed = time.monotonic()
 

@@ -2,7 +2,19 @@
 
 import re
 
-FILE_NAMES = ("license", "licence", "license.txt", "licence.txt", "license.md", "licence.md", "copying", "copying.txt", "license-mit", "license-apache", "unlicense")
+FILE_NAMES = (
+    "license",
+    "licence",
+    "license.txt",
+    "licence.txt",
+    "license.md",
+    "licence.md",
+    "copying",
+    "copying.txt",
+    "license-mit",
+    "license-apache",
+    "unlicense",
+)
 _VARIANT = "a variant"
 HEAD = 1 << 14  # characters looked at: every text below is told by its beginning
 
@@ -87,7 +99,7 @@ def _gnu(head: str) -> str | None:
     if not found:
         return None
     kind, version = found.group(1) or "", found.group(2)
-    return f"{ {'lesser ': 'L', 'library ': 'L', 'affero ': 'A'}.get(kind, '')}GPL-{version if '.' in version else version + '.0'}"
+    return f"{ {'lesser ': 'L', 'library ': 'L', 'affero ': 'A'}.get(kind, '') }GPL-{version if '.' in version else version + '.0'}"
 
 
 def _creative_commons(head: str) -> str | None:

@@ -100,7 +100,7 @@ class Moments:
             if values.size >= ROW:
                 made = _powers(values, low, high) if values.dtype == np.float32 else None
                 made = made or _powers(values.astype(np.float64), low, high)
-            self.merge(made or segments(values.astype(np.float64), [0])[0])
+            self.merge(made or segments(values.astype(np.float64), [values.size])[0])
 
     def merge(self, other: "Moments") -> None:
         """Take in moments of other numbers.
@@ -206,16 +206,17 @@ def _powers(values: Floats, low: float, high: float) -> Moments | None:
     )
 
 
-def segments(values: npt.NDArray[np.float64], starts: Sequence[int] | npt.NDArray[np.int64]) -> list[Moments]:
+def segments(values: npt.NDArray[np.float64], lengths: Sequence[int]) -> list[Moments]:
     """Take the moments of each of several runs of numbers that lie one after another, in float64.
 
-    A run with a number that is not finite has infinite or NaN moments; runs are never empty.
+    A run with a number that is not finite has infinite or NaN moments.
 
     Args:
         values: the numbers of all runs.
-        starts: where each run begins, the first at 0.
+        lengths: how many numbers each run has; none has zero.
     """
-    counts = np.diff(np.append(starts, values.size))
+    counts = np.array(lengths, np.intp)
+    starts = np.cumsum(counts) - counts
     with np.errstate(all="ignore"):
         low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
         mean = np.where(low == high, low, np.add.reduceat(values, starts) / counts)
@@ -232,7 +233,7 @@ def segments(values: npt.NDArray[np.float64], starts: Sequence[int] | npt.NDArra
             np.add.reduceat(np.abs(values), starts),
             np.add.reduceat(values * values, starts),
         )
-    return [Moments(*row) for row in zip(counts.tolist(), *(column.tolist() for column in columns), strict=True)]
+    return [Moments(*row) for row in zip(lengths, *(column.tolist() for column in columns), strict=True)]
 
 
 def weighted(values: npt.NDArray[np.float32], counts: npt.NDArray[np.int64]) -> Moments:

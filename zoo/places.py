@@ -5,7 +5,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from functools import lru_cache
+from pathlib import Path
 
 STEP, EPOCH = "step", "epoch"
 MAX_LEVELS = 3  # folders between a checkpoint's file and the folder that carries its step: iter_0001000/mp_rank_00/model.pt
@@ -92,12 +93,15 @@ def stem_of(name: str) -> str:
 def seed_in(path: Path, root: Path) -> int | None:
     """Read a seed such as `seed0`, `seed_03` or `s=3` from a name or the folders above it, up to the root's own name."""
     for part in (path, *path.parents):
-        found = _SEED.search(part.name.lower())
-        if found:
-            return int(found.group(1))
-        if part == root:
-            break
+        seed = _seed(part.name)
+        if seed is not None or part == root:
+            return seed
     return None
+
+
+def _seed(name: str) -> int | None:
+    found = _SEED.search(name.lower())
+    return int(found.group(1)) if found else None
 
 
 class Places:
@@ -115,11 +119,21 @@ class Places:
         self._shelves: dict[Path, _Shelf] = {}
         self._folders: dict[tuple[Path, int], Place | None] = {}
         self._finals: dict[tuple[Path, str], Place | None] = {}
+        self._bases: dict[Path, tuple[Path, Path]] = {}
+        self._seeds: dict[Path, int | None] = {}
 
     def of(self, path: Path) -> Place | None:
         """Tell the place of a checkpoint; None when neither its name nor its folders give a step."""
-        found = self._of_name(path, path.parent) or self._of_final(path) or self._of_folder(path.parent, MAX_LEVELS)
-        return replace(found, seed=seed_in(path, self._root)) if found else None
+        parent = path.parent
+        found = self._of_name(path, parent) or self._of_final(path) or self._of_folder(parent, MAX_LEVELS)
+        if found is None:
+            return None
+        seed = _seed(path.name)
+        if seed is None:
+            if parent not in self._seeds:
+                self._seeds[parent] = seed_in(parent, self._root)
+            seed = self._seeds[parent]
+        return found if seed is None else replace(found, seed=seed)
 
     def _of_folder(self, folder: Path, levels: int) -> Place | None:
         """The place that a folder gives to what lies in it."""
@@ -145,8 +159,9 @@ class Places:
         if layout:
             return self._place(parent, "", mark.step, mark.unit, layout)
         steps = self._shelf(parent).series.get(mark.prefix, frozenset())
-        if len(steps | {mark.step}) > 1:
-            beside = f"{len(steps | {mark.step})} steps beside each other" + (f" named '{mark.prefix}'" if mark.prefix else "")
+        count = len(steps) + (mark.step not in steps)
+        if count > 1:
+            beside = f"{count} steps beside each other" + (f" named '{mark.prefix}'" if mark.prefix else "")
             return self._place(parent, mark.prefix, mark.step, mark.unit, beside)
         return Place(None, parent, mark.step, mark.unit, f"the name '{node.name}'")
 
@@ -170,20 +185,23 @@ class Places:
         return replace(places[0], step=None, evidence="numbered checkpoints of one run beside it")
 
     def _place(self, parent: Path, prefix: str, step: int, unit: str, evidence: str) -> Place:
-        # The run is named alike whether the user gives the run's folder or one above; only reading stays below the root.
-        in_collection = parent.name.lower() in _COLLECTIONS
-        run = parent.parent if in_collection else parent
-        folder = run if run.is_relative_to(self._root) else parent
+        if parent not in self._bases:
+            # The run is named alike whether the user gives the run's folder or one above; only reading stays below the root.
+            run = parent.parent if parent.name.lower() in _COLLECTIONS else parent
+            self._bases[parent] = run, run if run.is_relative_to(self._root) else parent
+        run, folder = self._bases[parent]
         return Place(run / prefix if prefix else run, folder, step, unit, evidence)
 
     def _layout(self, node: Path, parent: Path) -> str | None:
         """Name the trainer whose layout a numbered file or folder has."""
         name = node.name.lower()
-        beside = self._shelf(parent).names
         if parent.name == "checkpoints" and parent != self._root:
             above = parent.parent
             if re.fullmatch(r"version_\d+", above.name) or "hparams.yaml" in self._shelf(above).names:
                 return "a Lightning log folder"
+        if not name.startswith(("iter_", "checkpoint", "global")):
+            return None
+        beside = self._shelf(parent).names
         if name.startswith("iter_") and "latest_checkpointed_iteration.txt" in beside:
             return "a Megatron folder"
         if name.startswith("checkpoint_") and not {"params.json", "result.json"}.isdisjoint(beside):
@@ -219,10 +237,11 @@ class Places:
         return self._shelves[folder]
 
 
+@lru_cache(maxsize=1 << 16)
 def _mark(name: str) -> _Mark | None:
     """Read the step or epoch in a name, and what stands before it."""
     low = name.lower()
-    if PurePath(low).suffix in _OTHER_SUFFIXES:
+    if low[low.rfind(".") :] in _OTHER_SUFFIXES:
         return None
     marks = list(_MARK.finditer(low))
     if not marks:

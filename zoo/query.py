@@ -40,8 +40,30 @@ def _explained(error: duckdb.Error) -> str:
 
 def models(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
     """One row a model with its metrics as columns: the view `model_table`, filtered."""
-    sql = "select * from model_table" + (f" where {where}" if where else "")
-    sql += f" order by {order_by}" if order_by else " order by name"
+    return _filtered(connection, "model_table", where, order_by or "name", limit)
+
+
+def runs(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
+    """One row a run, with the number of its checkpoints and their last step."""
+    source = """(
+        select runs.* exclude (recipe_id), count(file_id) as checkpoints, max(step) as last_step
+        from runs left join files using (run_id) group by all
+    )"""
+    return _filtered(connection, source, where, order_by or "name, key", limit)
+
+
+def files(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
+    """One row a checkpoint file or folder, with its model and run."""
+    source = """(
+        select path, models.name as model, lower(hex(models.id)) as id, model_id, format, num_files, size, modified, runs.name as run, step,
+               lower(hex(sha256)) as sha256, ingested
+        from files join models using (model_id) left join runs using (run_id)
+    )"""
+    return _filtered(connection, source, where, order_by or "path", limit)
+
+
+def _filtered(connection: Connection, source: str, where: str | None, order_by: str, limit: int | None) -> pa.Table:
+    sql = f"select * from {source}" + (f" where {where}" if where else "") + f" order by {order_by}"
     return arrow(connection, sql + (f" limit {int(limit)}" if limit is not None else ""))
 
 
@@ -73,7 +95,9 @@ def resolve(connection: Connection, model: str, root: Path) -> int:
     names = connection.execute(
         "select name from models order by jaro_winkler_similarity(lower(name), lower(?)) desc, name limit 8", [model]
     ).fetchall()
-    raise UnknownNameError(f"no model '{one_line(model, 120)}' in this zoo{close_names(model, [name for (name,) in names])}; 'weightspace ls' lists all")
+    raise UnknownNameError(
+        f"no model '{one_line(model, 120)}' in this zoo{close_names(model, [name for (name,) in names])}; 'weightspace ls' lists all"
+    )
 
 
 @dataclass(frozen=True)
@@ -100,14 +124,26 @@ class ModelPage:
 def page(connection: Connection, model_id: int) -> ModelPage:
     """Gather a model's page."""
     one = arrow(connection, "select * from model_table where model_id = ?", [model_id]).to_pylist()[0]
-    occurrences = arrow(connection, "select position, name, tensor_id, alias_of from model_tensors where model_id = ? order by position", [model_id])
+    occurrences = arrow(
+        connection, "select position, name, tensor_id, alias_of from model_tensors where model_id = ? order by position", [model_id]
+    )
     return ModelPage(
         model=one,
         tensors=tensors_of(connection, occurrences),
-        files=arrow(connection, "select path, format, num_files, size, modified, step, metadata from files where model_id = ? order by file_id", [model_id]),
-        metrics=arrow(connection, "select name, split, step, value, source from metrics where model_id = ? order by name, split, step", [model_id]),
+        files=arrow(
+            connection,
+            "select path, format, num_files, size, modified, step, metadata from files where model_id = ? order by file_id",
+            [model_id],
+        ),
+        metrics=arrow(
+            connection, "select name, split, step, value, source from metrics where model_id = ? order by name, split, step", [model_id]
+        ),
         tags=dict(connection.execute("select key, value from tags where model_id = ? order by key", [model_id]).fetchall()),
-        parents=tuple(connection.execute("select name, edges.kind from edges join models on parent_id = model_id where child_id = ?", [model_id]).fetchall()),
+        parents=tuple(
+            connection.execute(
+                "select name, edges.kind from edges join models on parent_id = model_id where child_id = ?", [model_id]
+            ).fetchall()
+        ),
     )
 
 
@@ -131,11 +167,9 @@ def duplicates(connection: Connection, *, tensors: bool = False) -> pa.Table:
     return arrow(connection, f"select * from {view} order by wasted_bytes desc, 1")
 
 
-def quarantined(connection: Connection) -> pa.Table:
+def quarantined(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
     """What was refused, and what was catalogued although it is not finite: path, reason, detail, advice."""
-    return arrow(
-        connection,
-        """
+    source = """(
         select path, reason, detail, advice from quarantine
         union all
         select any_value(first.path), 'non-finite',
@@ -145,9 +179,8 @@ def quarantined(connection: Connection) -> pa.Table:
         from models join model_tensors using (model_id) join tensors using (tensor_id)
              join (select model_id, arg_min(path, file_id) as path from files group by model_id) as first using (model_id)
         where not is_finite and (num_nan > 0 or num_inf > 0) group by models.model_id
-        order by path
-        """,
-    )
+    )"""
+    return _filtered(connection, source, where, order_by or "path", limit)
 
 
 def tables(connection: Connection) -> pa.Table:

@@ -87,7 +87,9 @@ def _opened(path: Path, format: str | None) -> Checkpoint | Refused | Passed:
     except FormatError as error:
         return Refused(error.reason, error.detail, error.advice)
     except Exception as error:  # a fault of a reader, ours or a plugin's, costs its file and no other
-        return Refused("crashed", f"{path}: its reader failed ({type(error).__name__}: {error})", "report this with the file, if you may share it")
+        return Refused(
+            "crashed", f"{path}: its reader failed ({type(error).__name__}: {error})", "report this with the file, if you may share it"
+        )
 
 
 def _alone(path: Path, checkpoint: Checkpoint, names: tuple[str, ...] | None) -> Outcome:

@@ -180,9 +180,9 @@ create view ancestors as                 -- every model that another descends fr
 create view descendants as               -- every model that descends from another
     select ancestor_id as model_id, model_id as descendant_id, generations from ancestors;
 
-create view duplicate_models as          -- contents that lie in more than one place, with the bytes that the further copies cost
-    select model_id, any_value(models.name) as name, count(*) as copies, sum(files.size) - max(files.size) as wasted_bytes, list(path order by file_id) as paths
-    from files join models using (model_id) group by model_id having count(*) > 1;
+create view duplicate_models as          -- contents that lie in more than one place (the zoo's own store apart), with the bytes that the further copies cost
+    select model_id, any_value(models.name) as name, count(*) as copies, (sum(files.size) - max(files.size))::bigint as wasted_bytes, list(path order by file_id) as paths
+    from files join models using (model_id) where not starts_with(path, '.weightspace/store/') group by model_id having count(*) > 1;
 
 create view shared_tensors as            -- tensors that stand in more than one model, with the bytes that storing them once would save
     select tensor_id, any_value(dtype) as dtype, any_value(shape) as shape, any_value(nbytes) as nbytes,

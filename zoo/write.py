@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,8 +59,8 @@ def write_records(connection: Connection, records: Sequence[Record]) -> dict[str
     described: list[tuple[int, Place, Description]] = [(by_id[m.id], m.place, m.description) for m in models]
     redescribed = [record for record in records if isinstance(record, Redescription)]
     if redescribed:
-        known = _model_ids_by_path(connection, [r.place.path for r in redescribed])
-        again = [(known[r.place.path], r.place, r.description) for r in redescribed if r.place.path in known]
+        known = _known_files(connection, [r.place.path for r in redescribed])
+        again = [(known[r.place.path][0], *_as_known(r, *known[r.place.path][1:])) for r in redescribed if r.place.path in known]
         _forget_paths(connection, [place.path for _, place, _ in again])
         described += again
     _write_files(connection, described, stamp)
@@ -88,11 +89,18 @@ def _lookup(connection: Connection, table: str, key: str, column: str, wanted: S
     return {bytes(digest): number for digest, number in rows}
 
 
-def _model_ids_by_path(connection: Connection, paths: Sequence[str]) -> dict[str, int]:
+def _known_files(connection: Connection, paths: Sequence[str]) -> dict[str, tuple[int, str, str | None]]:
+    """Model, format and container metadata of known files."""
     connection.register("wanted", pa.table({"path": pa.array(paths, pa.string())}))
-    rows = connection.execute("select path, model_id from files semi join wanted using (path)").fetchall()
+    rows = connection.execute("select path, model_id, format, metadata->'$.container' from files semi join wanted using (path)").fetchall()
     connection.unregister("wanted")
-    return dict(rows)
+    return {path: (model_id, format, container) for path, model_id, format, container in rows}
+
+
+def _as_known(record: Redescription, format: str, container: str | None) -> tuple[Place, Description]:
+    """A new description beside the weights that are known: what the container itself says was not read again."""
+    metadata = {"container": json.loads(container), **record.description.metadata} if container else record.description.metadata
+    return replace(record.place, format=format), replace(record.description, metadata=metadata)
 
 
 def _forget_paths(connection: Connection, paths: Sequence[str]) -> None:
@@ -261,7 +269,10 @@ def _write_files(connection: Connection, described: Sequence[tuple[int, Place, D
         },
     )
     _fill_descriptions(connection, described)
-    write_metrics(connection, [(number, runs[d.run.key] if d.run else None, metric, source) for number, _, d in described for metric, source in d.metrics])
+    along = {runs[d.run.key]: d.run for _, _, d in described if d.run}
+    points = [(None, run_id, metric, run.source) for run_id, run in along.items() for metric in run.metrics]
+    beside = [(number, runs[d.run.key] if d.run else None, metric, source) for number, _, d in described for metric, source in d.metrics]
+    write_metrics(connection, [*points, *beside])
     write_tags(connection, [(number, key, value) for number, _, d in described for key, value in d.tags.items()])
 
 

@@ -17,11 +17,13 @@ from weightspace.formats.safetensors import save
 from weightspace.zoo import query, reading, store
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.diff import TensorDiff, diff
+from weightspace.zoo.importing import ImportReport, import_runs
 from weightspace.zoo.ingest import Progress, Report, ingest
+from weightspace.zoo.look import Look, is_checkpoint_path, look
 from weightspace.zoo.metrics import Metric, metrics_of, number
 from weightspace.zoo.records import Description, ModelRecord
 from weightspace.zoo.runs import Run
-from weightspace.zoo.write import now, write_metrics, write_records, write_runs, write_tags
+from weightspace.zoo.write import write_metrics, write_records, write_runs, write_tags
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +103,10 @@ class Zoo:
         roots = [paths] if isinstance(paths, str | Path) else list(paths)
         return ingest(self.catalog, roots, jobs=jobs, tags=tags, copy=copy, progress=progress)
 
+    def import_runs(self, source: str | Path, *, reader: str | None = None) -> ImportReport:
+        """Read runs and metrics of an experiment tracker and match them to checkpoints; see `weightspace.zoo.importing.import_runs`."""
+        return import_runs(self.catalog, source, reader=reader)
+
     @contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Hold the catalog open for many questions in a row; writers wait meanwhile."""
@@ -141,15 +147,29 @@ class Zoo:
         with self.catalog.reading() as connection:
             return query.page(connection, query.resolve(connection, model, self.folder))
 
+    def look(self, model: str) -> Look:
+        """A model's page and its weights, by path, name or id prefix; a file that is not catalogued is read."""
+        return look(self, model)
+
     def duplicates(self, *, tensors: bool = False) -> pa.Table:
         """Models that lie in several places, or tensors that stand in several models, with the bytes they cost."""
         with self.catalog.reading() as connection:
             return query.duplicates(connection, tensors=tensors)
 
-    def quarantined(self) -> pa.Table:
-        """What was refused and why, with advice; models with NaN or infinities too."""
+    def runs(self, where: str | None = None, *, order_by: str | None = None, limit: int | None = None) -> pa.Table:
+        """One row a run, with the number of its checkpoints and their last step; arguments as in `models`."""
         with self.catalog.reading() as connection:
-            return query.quarantined(connection)
+            return query.runs(connection, where, order_by, limit)
+
+    def files(self, where: str | None = None, *, order_by: str | None = None, limit: int | None = None) -> pa.Table:
+        """One row a checkpoint file or folder, with its model and run; arguments as in `models`."""
+        with self.catalog.reading() as connection:
+            return query.files(connection, where, order_by, limit)
+
+    def quarantined(self, where: str | None = None, *, order_by: str | None = None, limit: int | None = None) -> pa.Table:
+        """What was refused and why, with advice; models with NaN or infinities too; arguments as in `models`."""
+        with self.catalog.reading() as connection:
+            return query.quarantined(connection, where, order_by, limit)
 
     def open(self, model: str) -> Checkpoint:
         """Open a catalogued model, by name, id prefix or path.
@@ -160,12 +180,19 @@ class Zoo:
         """
         with self.catalog.reading() as connection:
             model_id = query.resolve(connection, model, self.folder)
-            places = [self.folder / path for (path,) in connection.execute("select path from files where model_id = ? order by file_id", [model_id]).fetchall()]
+            places = [
+                self.folder / path
+                for (path,) in connection.execute("select path from files where model_id = ? order by file_id", [model_id]).fetchall()
+            ]
         for place in places:
             if place.exists():
                 return open_checkpoint(place)
         gone = ", ".join(str(place) for place in places[:3])
-        raise FormatError(f"model '{model}' is catalogued, but its file is gone ({gone})", reason="missing", advice="bring it back, or ingest its new place")
+        raise FormatError(
+            f"model '{model}' is catalogued, but its file is gone ({gone})",
+            reason="missing",
+            advice="bring it back, or ingest its new place",
+        )
 
     def diff(self, a: str, b: str) -> Iterator[TensorDiff]:
         """Compare two models tensor by tensor; each is a path, a catalog name or an id prefix."""
@@ -173,7 +200,7 @@ class Zoo:
 
     def checkpoint(self, model: str | Path) -> Checkpoint:
         """Open a model wherever it is: a path, or a name or id of this zoo."""
-        if isinstance(model, Path) or Path(model).exists() or not self.catalog.exists():
+        if isinstance(model, Path) or is_checkpoint_path(model) or not self.catalog.exists():
             return open_checkpoint(model)
         return self.open(model)
 
@@ -181,7 +208,9 @@ class Zoo:
         """Write a model as safetensors with its name and id in the metadata; the same model gives the same bytes."""
         return save(self.checkpoint(model), path, {"format": "pt"})
 
-    def record(self, model: str, *, metrics: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, step: int | None = None) -> None:
+    def record(
+        self, model: str, *, metrics: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, step: int | None = None
+    ) -> None:
         """Record metrics and tags of a model; a metric of the same name, split and step is replaced.
 
         Args:
@@ -203,7 +232,10 @@ class Zoo:
         """Remove labels from a model; returns how many it had."""
         with self.catalog.writing() as connection:
             model_id = query.resolve(connection, model, self.folder)
-            gone = [connection.execute("delete from tags where model_id = ? and key = ? returning key", [model_id, key]).fetchall() for key in keys]
+            gone = [
+                connection.execute("delete from tags where model_id = ? and key = ? returning key", [model_id, key]).fetchall()
+                for key in keys
+            ]
         return sum(map(len, gone))
 
     def add(self, tensors: "Checkpoint | Mapping[str, torch.Tensor]", name: str, **known: Any) -> str:
@@ -225,13 +257,16 @@ class Zoo:
         with self.catalog.writing() as connection:
             numbers = write_records(connection, [record for _, _, record in made])
             runs = write_runs(connection, [model.run for model in models if model.run])
-            for model, model_id, record in made:
+            for model, _, record in made:
                 number_of_model = numbers[record.place.path]
                 run_id = runs[model.run.key] if model.run else None
                 write_metrics(connection, [(number_of_model, run_id, metric, "user") for metric in _metrics(model.metrics, None)])
                 for parent in model.parents:
                     parent_id = query.resolve(connection, parent, self.folder)
-                    connection.execute("insert into edges values (?, ?, ?, 'recipe', 1)", [parent_id, number_of_model, str((model.recipe or {}).get("kind", "made"))])
+                    connection.execute(
+                        "insert into edges values (?, ?, ?, 'recipe', 1)",
+                        [parent_id, number_of_model, str((model.recipe or {}).get("kind", "made"))],
+                    )
         return [model_id for _, model_id, _ in made]
 
     def _stored(self, model: Added) -> tuple[str, ModelRecord]:
@@ -264,12 +299,9 @@ def _metrics(metrics: Mapping[str, Any] | None, step: int | None) -> tuple[Metri
 def _find(folder: str | Path | None) -> Path:
     named = folder if folder is not None else os.environ.get("WEIGHTSPACE_ZOO")
     if named:
-        place = Path(os.path.abspath(named))
+        place = Path(os.path.abspath(named))  # noqa: PTH100 - not resolve(): links stay as the user named them
         if place.exists() and not place.is_dir():
             raise CatalogError(f"{place}: is a file, expected the folder of a zoo")
         return place.parent if place.name == HOUSE else place
     here = Path.cwd()
     return next((parent for parent in (here, *here.parents) if (parent / HOUSE).is_dir()), here)
-
-
-__all__ = ["Added", "Zoo", "now"]

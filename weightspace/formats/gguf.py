@@ -153,7 +153,9 @@ class _Header:
         rank = self._number("<I")
         if rank > 8:
             raise FormatError(
-                f"{self.file.path}: tensor '{one_line(name, 80)}' claims {rank} dimensions", reason="hostile", advice="do not load this file"
+                f"{self.file.path}: tensor '{one_line(name, 80)}' claims {rank} dimensions",
+                reason="hostile",
+                advice="do not load this file",
             )
         shape = tuple(reversed([self._number("<Q") for _ in range(rank)]))
         code, offset = self._number("<I"), self._number("<Q")
@@ -184,7 +186,9 @@ class _Header:
         for info, offset in sorted(entries, key=lambda entry: (entry[1], entry[0].nbytes)):
             if info.name in self.info:
                 raise FormatError(
-                    f"{self.file.path}: the tensor '{one_line(info.name, 80)}' stands twice", reason="hostile", advice="do not load this file"
+                    f"{self.file.path}: the tensor '{one_line(info.name, 80)}' stands twice",
+                    reason="hostile",
+                    advice="do not load this file",
                 )
             if offset % alignment or start + offset < end:
                 what = "overlaps another" if start + offset < end else f"is not aligned to {alignment} bytes"
@@ -241,7 +245,11 @@ class _Header:
         length = self._length()
         self._text += length
         if length > MAX_STRING or self._text > MAX_TEXT:
-            raise FormatError(f"{self.file.path}: a string of {length} bytes among {self._text} bytes of text", reason="hostile", advice="do not load this file")
+            raise FormatError(
+                f"{self.file.path}: a string of {length} bytes among {self._text} bytes of text",
+                reason="hostile",
+                advice="do not load this file",
+            )
         return self._take(length).decode("utf-8", "replace")
 
     def _take(self, count: int) -> bytes:

@@ -15,7 +15,6 @@ MAX_FILES = 10_000
 _WEIGHTS = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
 # A training leaves these beside the model.
 _TRAINER = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state|global_step).*")
-_DESCRIBED = ("config.json", "adapter_config.json")
 
 
 def sniff(path: Path, head: bytes) -> bool:
@@ -45,14 +44,7 @@ def weights_of(folder: Path) -> list[Path]:
     return found
 
 
-def claims(path: Path) -> frozenset[Path]:
-    """The weights file of a folder with a config; nothing for other folders, whose files stand for themselves."""
-    described = any((path / name).is_file() for name in _DESCRIBED)
-    weights = weights_of(path) if described else []
-    return frozenset(weights) if len(weights) == 1 else frozenset()
-
-
-@checkpoint_format("model_folder", sniff=sniff, claims=claims)
+@checkpoint_format("model_folder", sniff=sniff)
 def open_folder(path: Path) -> Checkpoint:
     """Open the folder's one weights file, with its config and tokenizer as metadata; `format` is that of the file.
 

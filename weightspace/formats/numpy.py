@@ -79,6 +79,8 @@ class _Reader:
         label = one_line(name, 80)
         descr, fortran, shape, start = self._header(label, bytes(read(part(0, min(size, MAX_HEADER + 12)))))
         order, kind, width = self._element(label, descr)
+        # Looked up first: a type that nothing carries needs no bytes counted.
+        element = "" if kind in "US" else dtypes.from_numpy(np.dtype(f"{kind}{width}")).name
         count = dtypes.numel(shape)
         if size - start != count * width:
             raise FormatError(
@@ -87,17 +89,16 @@ class _Reader:
                 advice="copy or download it again",
             )
         storage = part(start, count * width)
-        if kind in "US":
+        if not element:
             self._text(name, storage, f"{order}{kind}{width // 4 if kind == 'U' else width}", shape)
             return
-        info = TensorInfo(name, dtypes.from_numpy(np.dtype(f"{kind}{width}")).name, shape)
         if order == ">" and width > 1:
             # A complex number is two numbers: numpy swaps each half by itself.
             storage = _swapped(storage, np.dtype(f">{kind}{width}"))
         if fortran and len(shape) > 1:
             strides = tuple(dtypes.numel(shape[:axis]) for axis in range(len(shape)))
             storage = Strided(storage, width, 0, shape, strides)
-        self.info[name], self.storages[name] = info, storage
+        self.info[name], self.storages[name] = TensorInfo(name, element, shape), storage
 
     def _header(self, label: str, head: bytes) -> tuple[Any, bool, tuple[int, ...], int]:
         version = head[6:7]
@@ -123,7 +124,9 @@ class _Reader:
         except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError, AttributeError):
             sound = False
         if not sound:
-            raise FormatError(f"{self.path}: array '{label}' has a damaged npy header", reason="corrupt", advice="copy or download it again")
+            raise FormatError(
+                f"{self.path}: array '{label}' has a damaged npy header", reason="corrupt", advice="copy or download it again"
+            )
         return descr, fortran, shape, start
 
     def _element(self, label: str, descr: Any) -> tuple[str, str, int]:
@@ -159,6 +162,4 @@ class _Reader:
 
 def _swapped(storage: Storage, big: "np.dtype[Any]") -> Storage:
     """Turn big-endian numbers into little-endian ones."""
-    return Produced(
-        storage.nbytes, lambda: memoryview(np.frombuffer(read(storage), big).astype(big.newbyteorder("<")).view(np.uint8).data)
-    )
+    return Produced(storage.nbytes, lambda: memoryview(np.frombuffer(read(storage), big).astype(big.newbyteorder("<")).view(np.uint8).data))

@@ -36,7 +36,20 @@ _FLOAT_DATA, _INT32_DATA, _INT64_DATA, _RAW, _DOUBLE_DATA, _UINT64_DATA = 4, 5, 
 _TYPED = {"F32": _FLOAT_DATA, "C64": _FLOAT_DATA, "F64": _DOUBLE_DATA, "C128": _DOUBLE_DATA, "I64": _INT64_DATA, "U32": _UINT64_DATA, "U64": _UINT64_DATA}  # fmt: skip
 
 _MODEL_TEXTS = {2: "producer_name", 3: "producer_version", 4: "domain", 6: "doc_string"}
-_MODEL_KINDS = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES, 26: BYTES}
+_MODEL_KINDS = {
+    1: VARINT,
+    2: BYTES,
+    3: BYTES,
+    4: BYTES,
+    5: VARINT,
+    6: BYTES,
+    7: BYTES,
+    8: BYTES,
+    14: BYTES,
+    20: BYTES,
+    25: BYTES,
+    26: BYTES,
+}
 _GRAPH_FIELDS = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 
 

@@ -79,7 +79,7 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[str, int, int, TensorInfo
             reason="unsupported",
             advice="update weightspace",
         )
-    if not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers) or len(shape) > 64 or begin > end:
+    if set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) >= 1 << 63 or len(shape) > 64 or begin > end:
         raise FormatError(
             f"{path}: tensor '{one_line(name, 80)}' has shape {one_line(str(shape), 80)} at bytes {one_line(str((begin, end)), 80)}",
             reason="hostile",

@@ -28,7 +28,9 @@ def open_torch_legacy(path: Path) -> Checkpoint:
     magic, version, system, found, keys = _pickles(file)
     if magic.value != MAGIC or version.value != 1001:
         raise FormatError(
-            f"expected torch's protocol 1001, found {str(version.value)[:20]}", reason="unsupported", advice="save it again with a newer torch"
+            f"expected torch's protocol 1001, found {str(version.value)[:20]}",
+            reason="unsupported",
+            advice="save it again with a newer torch",
         )
     if isinstance(system.value, dict) and system.value.get("little_endian") is False:
         raise FormatError(

@@ -2,75 +2,47 @@
 
 from pathlib import Path
 
-from weightspace import pickles, torch_tree
+from weightspace import pickle_safety, pickles, torch_tree
 from weightspace.archive import Archive
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
-from weightspace.formats import checkpoint_format
-from weightspace.pickles import Value
+from weightspace.formats import checkpoint_format, torchscript
+from weightspace.pickles import Pickle
 from weightspace.storage import SourceFile
-from weightspace.torch_tensors import ITEMSIZE, StorageRef, Tensors, storage_dtype
+from weightspace.torch_archive import ArchiveStorages, root_of
+from weightspace.torch_tensors import Tensors
+from weightspace.zipped import first_name
 
 
 def sniff(path: Path, head: bytes) -> bool:
-    """A zip file whose first member is `<name>/data.pkl`, as torch.save writes it."""
-    return head[:4] == b"PK\x03\x04" and head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b"/data.pkl")
+    """A zip file with `<name>/data.pkl` in it: the first member where torch.save wrote it."""
+    name = first_name(head)
+    if name is None or "/" not in name:
+        return False
+    pickled = f"{name.split('/')[0]}/data.pkl"
+    try:
+        return name == pickled or pickled in Archive(SourceFile.at(path))
+    except FormatError:
+        return False
 
 
 @checkpoint_format("torch", sniff=sniff)
 def open_torch_zip(path: Path) -> Checkpoint:
     """Read the pickle of a torch zip file statically; storages stay where they lie in the archive."""
     archive = Archive(SourceFile.at(path))
-    root = root_of(archive)
-    found = pickles.read(archive.read(f"{root}data.pkl", pickles.MAX_BYTES))
-    return torch_tree.checkpoint(found, Tensors(storages(archive, root)), format="torch", path=path, files=(path,))
+    if torchscript.is_script(archive):
+        return torchscript.read(archive)
+    found, tensors = read(archive)
+    return torch_tree.checkpoint(found, tensors, format="torch", path=path, files=(path,))
 
 
-def root_of(archive: Archive) -> str:
-    """Find the folder inside the archive that holds everything, with its slash.
+def read(archive: Archive) -> tuple[Pickle, Tensors]:
+    """Read the pickle of an archive, and know where its tensors lie.
 
     Raises:
-        FormatError: no data.pkl, or bytes in an order that this machine's files do not have.
+        FormatError: damaged, or a pickle that would run code.
     """
-    root = next((name.removesuffix("data.pkl") for name in archive if name.endswith("/data.pkl") and name.count("/") == 1), None)
-    if root is None:
-        raise FormatError("its archive has no data.pkl", reason="corrupt", advice="copy or download it again")
-    order = archive.read(f"{root}byteorder", 16) if f"{root}byteorder" in archive else b"little"
-    if order != b"little":
-        raise FormatError(
-            f"its tensors are in {order.decode('ascii', 'replace')}-endian order, expected little",
-            reason="unsupported",
-            advice="save it again on a little-endian machine",
-        )
-    return root
-
-
-def storages(archive: Archive, root: str) -> "_Storages":
-    """Find storages by persistent ids of the form ('storage', type, key, location, size)."""
-    return _Storages(archive, root)
-
-
-class _Storages:
-    """Storages of one archive, each checked against its member."""
-
-    def __init__(self, archive: Archive, root: str) -> None:
-        self._archive, self._root = archive, root
-        self._known: dict[str, StorageRef] = {}
-
-    def __call__(self, pid: Value) -> StorageRef:
-        if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[2], str) or type(pid[4]) is not int:
-            raise FormatError("a storage is not named as torch names it", advice="copy or download it again")
-        _, kind, key, location, size = pid
-        dtype = storage_dtype(kind)
-        if location == "meta":
-            raise FormatError("it is on the meta device and has no values", reason="unsupported", advice="save the model with its weights")
-        known = self._known.get(key)
-        if known is None or known.dtype != dtype:
-            known = self._known[key] = StorageRef(key, dtype, self._archive.storage(f"{self._root}data/{key}"))
-        if known.bytes.nbytes != size * ITEMSIZE[dtype]:
-            raise FormatError(
-                f"storage '{key[:40]}' claims {size} elements of {dtype}, its member has {known.bytes.nbytes} bytes",
-                reason="corrupt" if 0 <= size * ITEMSIZE[dtype] < known.bytes.nbytes else "truncated",
-                advice="copy or download it again",
-            )
-        return known
+    root = root_of(archive)
+    found = pickles.read(archive.read(f"{root}data.pkl", pickles.MAX_BYTES))
+    pickle_safety.refuse_code(found)
+    return found, Tensors(ArchiveStorages(archive, root))

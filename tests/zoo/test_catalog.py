@@ -1,0 +1,179 @@
+"""The catalog file: creation, locking between processes and threads, versions, damage, and what SQL may do."""
+
+import multiprocessing
+import os
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from weightspace.errors import CatalogError
+from weightspace.zoo import Zoo
+from weightspace.zoo.catalog import Catalog
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    made = Catalog(tmp_path / ".weightspace")
+    made.create()
+    return made
+
+
+def test_reading_without_a_zoo_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"has no zoo yet; run 'weightspace init'"):
+        Zoo(tmp_path).sql("select 1")
+
+
+def test_a_damaged_catalog_is_one_clear_line(catalog: Catalog) -> None:
+    catalog.path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(CatalogError, match="cannot be opened .* restore it from a backup") as caught, catalog.reading():
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_another_schema_version_is_refused(catalog: Catalog) -> None:
+    with duckdb.connect(str(catalog.path)) as connection:
+        connection.execute("update meta set value = '999'")
+    with pytest.raises(CatalogError, match="has schema version 999, expected 1"), catalog.reading():
+        pass
+
+
+def test_every_table_and_column_is_documented(catalog: Catalog) -> None:
+    with catalog.reading() as connection:
+        bare = connection.execute(
+            "select table_name, column_name from duckdb_columns() where not internal and comment is null and table_name in (select table_name from duckdb_tables())"
+        ).fetchall()
+        views = connection.execute("select view_name from duckdb_views() where not internal and comment is null").fetchall()
+    assert bare == [] and views == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create table t (a int)",
+        "insert into meta values ('a', 'b')",
+        "drop table models",
+        "copy (select 1) to 'stolen.csv'",
+        "select * from read_csv('/etc/passwd')",
+        "select * from read_text('/etc/passwd')",
+        "attach 'other.duckdb'",
+        "install httpfs",
+        "export database 'stolen'",
+        "from glob('/*')",
+    ],
+)
+def test_sql_reads_the_catalog_and_nothing_else(tmp_path: Path, statement: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    zoo = Zoo(tmp_path)
+    zoo.create()
+    with pytest.raises(CatalogError, match="sql reads the catalog and nothing else"):
+        zoo.sql(statement)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".weightspace"]
+
+
+@pytest.mark.parametrize("statement", ["set enable_external_access = true", "set lock_configuration = false", "pragma enable_profiling"])
+def test_sql_cannot_loosen_its_own_bounds(tmp_path: Path, statement: str) -> None:
+    zoo = Zoo(tmp_path)
+    zoo.create()
+    with pytest.raises(CatalogError):
+        zoo.sql(statement)
+
+
+def test_a_wrong_column_gets_the_close_ones_and_where_to_look(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    zoo.create()
+    with pytest.raises(CatalogError, match=r"'weightspace sql --tables' lists tables and columns") as caught:
+        zoo.sql("select nam from models")
+    assert "name" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_block_that_raises_leaves_nothing_behind(catalog: Catalog) -> None:
+    with pytest.raises(KeyError), catalog.writing() as connection:
+        connection.execute("insert into tags values (1, 'a', 'b')")
+        raise KeyError
+    with catalog.reading() as connection:
+        assert connection.execute("select count(*) from tags").fetchall() == [(0,)]
+
+
+def _hold(home: Path, seconds: float, ready: "multiprocessing.synchronize.Event") -> None:
+    with Catalog(home).writing() as connection:
+        connection.execute("insert into tags values (1, 'held', 'yes')")
+        ready.set()
+        time.sleep(seconds)
+
+
+def test_a_reader_waits_for_a_writer_in_another_process(catalog: Catalog) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(catalog.home, 1.0, ready))
+    holder.start()
+    assert ready.wait(30)
+    started = time.monotonic()
+    with catalog.reading() as connection:
+        assert connection.execute("select value from tags").fetchall() == [("yes",)]
+    holder.join()
+    assert time.monotonic() - started > 0.3 and holder.exitcode == 0
+
+
+def test_a_writer_is_not_starved_by_readers(catalog: Catalog) -> None:
+    """Four threads read without a pause; the writer still gets its turn."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                with catalog.reading() as connection:
+                    connection.execute("select count(*) from tags").fetchall()
+        except BaseException as error:
+            failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    try:
+        for number in range(3):
+            with catalog.writing() as connection:
+                connection.execute("insert into tags values (?, 'a', 'b')", [number])
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+    assert not failures
+    with catalog.reading() as connection:
+        assert connection.execute("select count(*) from tags").fetchall() == [(3,)]
+
+
+def test_a_lock_that_is_never_freed_ends_in_a_message(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weightspace.zoo.catalog._WAIT", 0.2)
+    with catalog.writing(), pytest.raises(CatalogError, match="another process has held its lock"), catalog.reading():
+        pass
+
+
+def test_creating_twice_and_at_once_makes_one_catalog(tmp_path: Path) -> None:
+    catalogs = [Catalog(tmp_path / ".weightspace") for _ in range(6)]
+    threads = [threading.Thread(target=one.create) for one in catalogs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(p.name for p in (tmp_path / ".weightspace").iterdir()) == ["catalog.duckdb", "gate", "lock"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CatalogError, match="cannot be created"):
+        Catalog(tmp_path / "file" / ".weightspace").create()
+
+
+def test_a_read_only_zoo_can_still_be_read(catalog: Catalog) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    catalog.home.chmod(0o500)
+    try:
+        with catalog.reading() as connection:
+            connection.execute("select 1").fetchall()
+    finally:
+        catalog.home.chmod(0o700)

@@ -1,0 +1,1 @@
+"""The command line: it composes every wing, and nothing imports it."""

@@ -1,0 +1,63 @@
+"""`weightspace import`: runs and metrics of an experiment tracker."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weightspace.cli import cells
+from weightspace.cli.options import CATALOG, Format, OutputFormat, ZooFolder, zoo_at
+from weightspace.cli.output import print_data, write
+from weightspace.cli.progress import progress
+
+if TYPE_CHECKING:
+    from weightspace.zoo.importing import ImportReport
+
+PLACE = 12
+FIRST_FEW = 3
+
+
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", show_default=False, help="A tracker's folder or file, or the address of its server.")
+    ],
+    reader: Annotated[
+        str | None, typer.Option("--reader", metavar="NAME", show_default=False, help="The kind of tracker, when its content does not tell.")
+    ] = None,
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Bring runs and metrics from an experiment tracker.
+
+    Reads MLflow (folder, SQLite file or server), Weights & Biases offline folders, trackio, CSV and JSON lines. Runs are matched to catalogued checkpoints by path, time and step, and each checkpoint gets the metrics of its step. Importing again refreshes.
+
+    Examples:
+
+      weightspace import log.csv
+      weightspace import history.jsonl --reader jsonl
+    """
+    with progress("importing"):
+        report = zoo_at(zoo).import_runs(source, reader=reader)
+    if format is Format.table:
+        write(f"{line}\n" for line in summary(report))
+    else:
+        matches = [{"run": one.run, "file": str(one.file.path), "step": one.step, "evidence": one.evidence} for one in report.matches]
+        print_data([{"runs": report.runs, "points": report.points, "matches": matches, "notes": report.notes}], format)
+
+
+def summary(report: "ImportReport") -> Iterator[str]:
+    """Say what an import did, in a few lines."""
+    values, matched = cells.counted(report.points, "metric value"), cells.counted(len(report.matches), "checkpoint")
+    yield f"{cells.counted(report.runs, 'run')} with {values} imported, {matched} matched"
+    evidence = list(dict.fromkeys(one.evidence for one in report.matches))
+    if evidence:
+        yield f"  matched by {cells.safe('; '.join(evidence[:FIRST_FEW]))}"
+    for note in report.notes[:FIRST_FEW]:
+        yield f"  {cells.safe(note)}"
+    if len(report.notes) > FIRST_FEW:
+        yield f"  and {cells.counted(len(report.notes) - FIRST_FEW, 'more note')}; --format json has all"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("import", rich_help_panel=CATALOG)(import_)

@@ -1,0 +1,72 @@
+"""Arguments and options that commands share, and how `key=value` is read."""
+
+import enum
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weightspace.errors import FormatError, one_line
+
+if TYPE_CHECKING:
+    from weightspace.zoo.zoo import Zoo
+
+CATALOG = "The catalog"
+"""The help panel of the commands that keep and ask the catalog."""
+
+
+class Format(enum.StrEnum):
+    """How a command prints its data."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def _not_on_the_hub(model: str) -> str:
+    if model.startswith("hf:"):
+        raise FormatError(
+            f"'{one_line(model, 120)}' is on the Hub, which is not read from here yet",
+            reason="unsupported",
+            advice="download it and give its path",
+        )
+    return model
+
+
+ZooFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--zoo",
+        metavar="DIR",
+        show_default=False,
+        help="The zoo's folder; else $WEIGHTSPACE_ZOO, else the nearest parent that has one.",
+    ),
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="How to print: for eyes, or for programs.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", callback=_not_on_the_hub, show_default=False, help="A path, a name in the catalog, or the first digits of an id.")
+]
+All = Annotated[bool, typer.Option("--all", help="Leave nothing out.")]
+
+
+def zoo_at(folder: Path | None) -> "Zoo":
+    """Open the zoo that `--zoo`, the environment or the working folder name; imported now, since it brings the database."""
+    from weightspace.zoo.zoo import Zoo
+
+    return Zoo(folder)
+
+
+def pairs(texts: Iterable[str], what: str) -> dict[str, str]:
+    """Read `key=value` arguments; a bare key has an empty value where `what` is a label.
+
+    Raises:
+        typer.BadParameter: one has no key.
+    """
+    read: dict[str, str] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not key.strip():
+            raise typer.BadParameter(f"'{one_line(text, 80)}' is no {what}; write key=value")
+        read[key.strip()] = value.strip()
+    return read

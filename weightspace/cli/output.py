@@ -1,0 +1,213 @@
+"""Printing: data on stdout as a table, JSON or CSV, talk on stderr."""
+
+import csv
+import io
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from weightspace.cli import cells
+from weightspace.cli.options import Format
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import RenderableType
+
+MOST_ROWS = 1000  # a terminal shows no more of one table; pipes, JSON and CSV get every row
+_GAP = "  "
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        header: what stands above it.
+        show: how a value is written.
+        right: whether it is set to the right, as numbers are.
+        style: rich style on a terminal.
+        whole: never wrapped: it keeps its width, or goes.
+        rank: on a terminal too narrow for all, columns of the highest rank go first; 0 always stays.
+    """
+
+    header: str
+    show: Callable[[Any], str] = cells.short
+    right: bool = False
+    style: str = ""
+    whole: bool = True
+    rank: int = 0
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Write one line of talk to stderr."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text(text, style=style))
+
+
+def print_data(data: "pa.Table | Sequence[Row]", format: Format, columns: Mapping[str, Column] | None = None) -> None:
+    """Print rows in the format asked for.
+
+    Args:
+        data: an Arrow table, or rows of equal keys.
+        format: a table shows `columns`; JSON and CSV hold every column of the data, unrounded.
+        columns: columns of the table by key; by default all, plainly.
+    """
+    if format is Format.json:
+        write(_json(rows_of(data)))
+    elif format is Format.csv:
+        write(_csv(names_of(data), rows_of(data)))
+    else:
+        print_table(rows_of(data), columns or plain_columns(data))
+
+
+def write(chunks: Iterable[str]) -> None:
+    """Write text to stdout."""
+    for chunk in chunks:
+        sys.stdout.write(chunk)
+
+
+def names_of(data: "pa.Table | Sequence[Row]") -> list[str]:
+    """Names of the columns; repeated ones get a number, so that none is lost."""
+    if isinstance(data, Sequence):
+        return list(data[0]) if data else []
+    made: dict[str, None] = {}
+    for name in data.column_names:
+        fresh = name
+        for number in itertools.count(1):
+            if fresh not in made:
+                break
+            fresh = f"{name}_{number}"
+        made[fresh] = None
+    return list(made)
+
+
+def rows_of(data: "pa.Table | Sequence[Row]") -> Iterator[Row]:
+    """Rows one by one; an Arrow table is taken apart in slices, so that a large one is never a list as well."""
+    if isinstance(data, Sequence):
+        yield from data
+        return
+    import pyarrow as pa
+
+    table = data.rename_columns(names_of(data))
+    for at, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":  # Python's own times end at microseconds
+            table = table.set_column(at, field.name, table.column(at).cast(pa.timestamp("us", field.type.tz), safe=False))
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from batch.to_pylist()
+
+
+def plain_columns(data: "pa.Table | Sequence[Row]") -> dict[str, Column]:
+    """Columns for data of which nothing else is known: numbers to the right, text may wrap."""
+    if isinstance(data, Sequence):
+        first = data[0] if data else {}
+        return {name: Column(cells.safe(name), right=isinstance(value, int | float), whole=isinstance(value, int | float)) for name, value in first.items()}
+    import pyarrow.types as kinds
+
+    numeric = [kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind) for kind in data.schema.types]
+    return {name: Column(cells.safe(name), right=is_number, whole=is_number) for name, is_number in zip(names_of(data), numeric, strict=True)}
+
+
+def _json(rows: Iterable[Row]) -> Iterator[str]:
+    before = "["
+    for row in rows:
+        yield f"{before}\n  {cells.json_text(dict(row))}"
+        before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
+
+
+def _csv(names: Sequence[str], rows: Iterable[Row]) -> Iterator[str]:
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    for values in itertools.chain([names], ([row[name] for name in names] for row in rows)):
+        writer.writerow([cells.plain(value) for value in values])
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
+
+
+def print_table(rows: Iterable[Row], columns: Mapping[str, Column]) -> None:
+    """Print a table: coloured and fitted to the width on a terminal; plain, whole and aligned elsewhere."""
+    shown = iter([column.show(row.get(key)) for key, column in columns.items()] for row in rows)
+    if sys.stdout.isatty():
+        lines = list(itertools.islice(shown, MOST_ROWS))
+        _print_rich(lines, list(columns.values()))
+        rest = sum(1 for _ in shown)
+        if rest:
+            say(f"{rest:,} more rows; narrow the question, or take all with --format csv or through a pipe", style="dim")
+    else:
+        write(_aligned([[column.header for column in columns.values()], *shown], [column.right for column in columns.values()]))
+
+
+def _aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterator[str]:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        spaces = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
+        filled = (space + cell if to_right else cell + space for cell, space, to_right in zip(line, spaces, right, strict=True))
+        yield _GAP.join(filled).rstrip() + "\n"
+
+
+def _print_rich(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    widths = [max(cell_len(text) for text in (column.header, *(line[at] for line in lines))) for at, column in enumerate(columns)]
+    kept = fitting(columns, widths, terminal_width())
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for at in kept:
+        column = columns[at]
+        # A column that may wrap still keeps enough to be read.
+        table.add_column(
+            Text(column.header),
+            justify="right" if column.right else "left",
+            style=column.style,
+            no_wrap=column.whole,
+            overflow="ellipsis" if column.whole else "fold",
+            min_width=widths[at] if column.whole else min(widths[at], 12),
+        )
+    for line in lines:
+        table.add_row(*(Text(line[at]) for at in kept))
+    print_rich(table)
+    left_out = [cells.safe(column.header) for at, column in enumerate(columns) if at not in kept]
+    if left_out:
+        say(f"too narrow for: {', '.join(left_out)}", style="dim")
+
+
+def fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
+    """Which columns fit a width, those of the highest rank being given up first, from the right."""
+    kept = list(range(len(columns)))
+
+    def needed() -> int:
+        return sum((widths[at] if columns[at].whole else min(widths[at], 24)) + len(_GAP) for at in kept) - len(_GAP)
+
+    while needed() > width and any(columns[at].rank for at in kept):
+        kept.remove(max(kept, key=lambda at: (columns[at].rank, at)))
+    return kept
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; without one, as many as anything needs."""
+    from rich.console import Console
+
+    return Console().width if sys.stdout.isatty() else 10_000
+
+
+def print_rich(what: "RenderableType") -> None:
+    """Print something made of rich parts: coloured on a terminal, plain text of its natural width elsewhere."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console(highlight=False, markup=False, emoji=False).print(what)
+        return
+    # Through a buffer, because rich ends the process when a pipe closes.
+    buffer = io.StringIO()
+    Console(file=buffer, width=terminal_width(), color_system=None, highlight=False, markup=False, emoji=False).print(what)
+    write(line.rstrip() + "\n" for line in buffer.getvalue().splitlines())

@@ -1,0 +1,115 @@
+"""A look at one model: its page in the catalog, or the same read from a file that is not in it."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import FormatError
+from weightspace.formats import guarded, open_checkpoint, sniff
+from weightspace.zoo import query, reading
+from weightspace.zoo.discover import discover
+from weightspace.zoo.ingest import stored_path
+
+if TYPE_CHECKING:
+    from weightspace.zoo.zoo import Zoo
+
+_COLUMNS = (
+    "name", "dtype", "shape", "alias_of", "hash", "numel", "nbytes", "num_zero", "num_nan", "num_inf",
+    "minimum", "maximum", "mean", "std", "l1", "l2", "skewness", "kurtosis",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """One model, catalogued or not.
+
+    Attributes:
+        page: what the catalog knows of it, or what reading it told.
+        checkpoint: its weights, where a file of it is still there.
+        is_catalogued: whether the page comes from the catalog.
+    """
+
+    page: query.ModelPage
+    checkpoint: Checkpoint | None
+    is_catalogued: bool
+
+
+def look(zoo: "Zoo", model: str) -> Look:
+    """Find a model by path, name or id prefix; a file that is not in the catalog, or has changed since, is read whole.
+
+    Raises:
+        UnknownNameError: no such model and no such file.
+        FormatError: the file is no checkpoint, or a damaged one.
+    """
+    if is_checkpoint_path(model) or not zoo.catalog.exists():
+        page = _page_at(zoo, Path(os.path.abspath(model)))
+        checkpoint = open_checkpoint(model)
+        return Look(page or page_of(checkpoint), checkpoint, page is not None)
+    page = zoo.page(model)
+    try:
+        return Look(page, zoo.open(model), True)
+    except FormatError:
+        return Look(page, None, True)
+
+
+def is_checkpoint_path(model: str | Path) -> bool:
+    """Whether this is the path of something to open; a folder without a checkpoint of its own may be the name of a model."""
+    path = Path(model)
+    return path.is_file() or (path.is_dir() and sniff(path) is not None)
+
+
+def _page_at(zoo: "Zoo", path: Path) -> query.ModelPage | None:
+    """The catalog's page of the file at a path, if it is there and the file is still the one that was read."""
+    if not zoo.catalog.exists():
+        return None
+    with zoo.reading() as connection:
+        known = connection.execute("select model_id, stamp from files where path = ?", [stored_path(path, zoo.folder)]).fetchall()
+        if not known or known[0][1] != next((found.stamp for found in discover([path]) if found.path == path), None):
+            return None
+        return query.page(connection, known[0][0])
+
+
+def page_of(checkpoint: Checkpoint) -> query.ModelPage:
+    """Read a checkpoint whole and make the page that the catalog would have of it; memory follows the largest tensor.
+
+    Raises:
+        FormatError: its bytes are gone or damaged.
+    """
+    path = checkpoint.path or Path("memory")
+    [rows] = guarded(lambda _: reading.measured([(checkpoint, tuple(checkpoint.info))]), path)
+    read = reading.finished(checkpoint, rows)
+    files = checkpoint.files or ((checkpoint.path,) if checkpoint.path else ())
+    facts = [file.stat() for file in files]
+    place = {
+        "path": str(path),
+        "format": checkpoint.format,
+        "num_files": len(files),
+        "size": sum(fact.st_size for fact in facts),
+        "modified": datetime.fromtimestamp(max((fact.st_mtime for fact in facts), default=0.0), UTC).replace(tzinfo=None),
+        "step": None,
+        "metadata": json.dumps({"container": checkpoint.metadata}, default=str) if checkpoint.metadata else None,
+    }
+    model = {
+        "id": read.id.hex(),
+        "name": path.name,
+        "kind": read.kind,
+        "num_params": read.num_params,
+        "num_bytes": read.num_bytes,
+        "num_tensors": len(rows),
+        "is_finite": not any(row[8] or row[9] for row in rows),
+        "path": str(path),
+        "format": checkpoint.format,
+    }
+    tensors = [{"position": at, **dict(zip(_COLUMNS, row, strict=True))} for at, row in enumerate(rows)]
+    for tensor in tensors:
+        tensor["hash"] = bytes(tensor["hash"]).hex()  # type: ignore[call-overload]
+    none: list[dict[str, object]] = []
+    return query.ModelPage(
+        model=model, tensors=pa.Table.from_pylist(tensors), files=pa.Table.from_pylist([place]), metrics=pa.Table.from_pylist(none), tags={}, parents=()
+    )
