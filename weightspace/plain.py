@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from weightspace import pickled_numpy
 from weightspace.errors import FormatError
@@ -12,7 +13,7 @@ MAX_ITEMS = 100
 MAX_DEPTH = 8
 MAX_VALUES = 5000
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json = bool | int | float | str | list[Any] | dict[str, Any] | None
 
 
 class Plain:

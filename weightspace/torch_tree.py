@@ -212,6 +212,8 @@ def _choose(tree: _Tree, top: Value) -> _Chosen:
         pairs = dict(_pairs(value))
         direct = [key for key, one in pairs.items() if tree.is_tensor(one) and not _RANDOM.search(key)]
         nested = [key for key, one in pairs.items() if tree.holds(one) and not tree.is_tensor(one) and not is_trainer(key, one)]
+        if is_trainer("", value):
+            nested = []
         picked = _pick(pairs, direct, nested, top=not keys)
         if picked is None:
             break

@@ -9,7 +9,7 @@ from weightspace.storage import SourceFile
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 WINDOW = 1 << 16
-MAX_FIELDS = 20_000_000
+MAX_FIELDS = 5_000_000  # some seconds of walking; a graph of ten thousand nodes has a few hundred thousand
 
 
 class Field(NamedTuple):

@@ -71,5 +71,3 @@ def histogram(samples: Sequence[npt.NDArray[np.float64]], bins: int = 12) -> His
         return Histogram(low, high, (0,) * (bins // 2) + (values.size,) + (0,) * (bins - bins // 2 - 1))
     counts, _ = np.histogram(np.clip(values, low, high), bins, (low, high))
     return Histogram(low, high, tuple(int(one) for one in counts))
-
-

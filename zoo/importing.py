@@ -122,3 +122,26 @@ def _settle(connection: duckdb.DuckDBPyConnection, matches: list[Match], files: 
     )
     connection.execute("drop table found")
     refresh_model_table(connection)
+
+
+def _absorb_folder_runs(connection: duckdb.DuckDBPyConnection) -> None:
+    """Where a tracker's run turns out to be a folder's run: keep one, with the settings that the folder alone knew."""
+    connection.execute(
+        """
+        create or replace temp table absorbed as
+        select files.run_id as folder_id, min(found.run_id) as run_id
+        from files join runs on runs.run_id = files.run_id and runs.source = 'folder' left join found using (file_id)
+        group by files.run_id having count(found.file_id) = count(*) and count(distinct found.run_id) = 1 and min(found.run_id) != files.run_id
+        """
+    )
+    connection.execute(
+        """
+        update runs set seed = coalesce(runs.seed, folder.seed),
+            hyperparameters = json_merge_patch(coalesce(folder.hyperparameters, '{}'), coalesce(runs.hyperparameters, '{}'))
+        from absorbed join runs as folder on folder.run_id = folder_id where runs.run_id = absorbed.run_id
+        """
+    )
+    connection.execute("delete from metrics using absorbed where metrics.run_id = folder_id and metrics.model_id is null")
+    connection.execute("update metrics set run_id = absorbed.run_id from absorbed where metrics.run_id = folder_id")
+    connection.execute("delete from runs using absorbed where runs.run_id = folder_id")
+    connection.execute("drop table absorbed")

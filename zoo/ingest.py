@@ -80,6 +80,7 @@ def ingest(
     jobs: int | None = None,
     tags: Mapping[str, str] | None = None,
     copy: bool = False,
+    prefix: str = "",
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Catalogue every checkpoint under the roots; running it again reads only what is new or changed.
@@ -90,6 +91,7 @@ def ingest(
         jobs: processes; by default as many as there are cores, and this one alone when there is little to do.
         tags: labels for every model found, also for those that are known already.
         copy: also keep the weights in the zoo's store.
+        prefix: put before the names of new models, such as `lpips/`.
         progress: called after each checkpoint.
 
     Raises:
@@ -97,7 +99,7 @@ def ingest(
     """
     started = time.monotonic()
     catalog.create()
-    run = _Ingest(catalog, dict(tags or {}), copy, progress)
+    run = _Ingest(catalog, dict(tags or {}), copy, prefix, progress)
     try:
         run.take(discover(roots), jobs or parallel.available_cores())
     except KeyboardInterrupt:
@@ -111,8 +113,10 @@ def ingest(
 class _Ingest:
     """One run: collects outcomes, and writes them in batches."""
 
-    def __init__(self, catalog: Catalog, tags: dict[str, str], copy: bool, progress: Callable[[Progress], None] | None) -> None:
-        self.catalog, self.tags, self.copy, self.progress = catalog, tags, copy, progress
+    def __init__(
+        self, catalog: Catalog, tags: dict[str, str], copy: bool, prefix: str, progress: Callable[[Progress], None] | None
+    ) -> None:
+        self.catalog, self.tags, self.copy, self.prefix, self.progress = catalog, tags, copy, prefix, progress
         self.report = Report()
         self.known = known_stamps(catalog)
         self.describer = describe.Describer()
@@ -236,7 +240,7 @@ class _Ingest:
         description = self.describer.describe(found, read.metadata)
         record = ModelRecord(
             place=place,
-            name=found.name,
+            name=self.prefix + found.name,
             id=read.id,
             weights_id=read.weights_id,
             fingerprint=read.fingerprint,

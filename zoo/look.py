@@ -48,7 +48,7 @@ def look(zoo: "Zoo", model: str) -> Look:
         FormatError: the file is no checkpoint, or a damaged one.
     """
     if is_checkpoint_path(model) or not zoo.catalog.exists():
-        page = _page_at(zoo, Path(os.path.abspath(model)))
+        page = _page_at(zoo, Path(os.path.abspath(model)))  # noqa: PTH100 - as discovery writes paths
         checkpoint = open_checkpoint(model)
         return Look(page or page_of(checkpoint), checkpoint, page is not None)
     page = zoo.page(model)
@@ -106,10 +106,13 @@ def page_of(checkpoint: Checkpoint) -> query.ModelPage:
         "path": str(path),
         "format": checkpoint.format,
     }
-    tensors = [{"position": at, **dict(zip(_COLUMNS, row, strict=True))} for at, row in enumerate(rows)]
-    for tensor in tensors:
-        tensor["hash"] = bytes(tensor["hash"]).hex()  # type: ignore[call-overload]
+    tensors = [{"position": at, **dict(zip(_COLUMNS, row, strict=True)), "hash": row[4].hex()} for at, row in enumerate(rows)]
     none: list[dict[str, object]] = []
     return query.ModelPage(
-        model=model, tensors=pa.Table.from_pylist(tensors), files=pa.Table.from_pylist([place]), metrics=pa.Table.from_pylist(none), tags={}, parents=()
+        model=model,
+        tensors=pa.Table.from_pylist(tensors),
+        files=pa.Table.from_pylist([place]),
+        metrics=pa.Table.from_pylist(none),
+        tags={},
+        parents=(),
     )

@@ -125,7 +125,7 @@ def _metrics(leaves: Iterable[tuple[str, Any]], step: int | None) -> Iterator[Me
     for key, value in leaves:
         read = number(value)
         if read is not None and key not in COUNTERS:
-            name, split = split_name(key)
+            name, split = split_name(one_line(key, MAX_NAME))
             yield Metric(name, read, split, step)
 
 

@@ -1,5 +1,6 @@
 """Questions to a catalog: models, one model's page, duplicates, quarantine; all of them plain SQL over documented tables."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def resolve(connection: Connection, model: str, root: Path) -> int:
             return int(found[0][0])
         if found:
             raise CatalogError(f"id '{model}' fits several models: {', '.join(one_line(name, 60) for _, name in found)}; give more digits")
-    path = Path(model).absolute()
+    path = Path(os.path.abspath(model))  # noqa: PTH100 - as discovery writes paths
     stored = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
     by_path = connection.execute("select model_id from files where path = ?", [stored]).fetchall()
     if by_path:

@@ -10,7 +10,7 @@ from weightspace.errors import RecordError, one_line
 from weightspace.zoo import licences
 from weightspace.zoo.cards import ModelCard, read_card
 from weightspace.zoo.documents import MAX_ROWS, Row, csv_rows, load_json, read_text
-from weightspace.zoo.metrics import COUNTERS, Metric, flat, metrics_of, number_in_text, split_name, step_of, whole
+from weightspace.zoo.metrics import COUNTERS, MAX_NAME, Metric, flat, metrics_of, number_in_text, split_name, step_of, whole
 from weightspace.zoo.places import EPOCH, MAIN_STEMS, STEP, WEIGHT_SUFFIXES, Place, stem_of
 
 T = TypeVar("T")
@@ -302,7 +302,7 @@ class _Tables:
 
 
 def _metric(key: str, value: float, step: int | None) -> Metric:
-    name, split = split_name(key)
+    name, split = split_name(one_line(key, MAX_NAME))
     return Metric(name, value, split, step)
 
 

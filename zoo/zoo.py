@@ -97,11 +97,12 @@ class Zoo:
         jobs: int | None = None,
         tags: Mapping[str, str] | None = None,
         copy: bool = False,
+        prefix: str = "",
         progress: Callable[[Progress], None] | None = None,
     ) -> Report:
         """Catalogue every checkpoint under the paths; see `weightspace.zoo.ingest.ingest`."""
         roots = [paths] if isinstance(paths, str | Path) else list(paths)
-        return ingest(self.catalog, roots, jobs=jobs, tags=tags, copy=copy, progress=progress)
+        return ingest(self.catalog, roots, jobs=jobs, tags=tags, copy=copy, prefix=prefix, progress=progress)
 
     def import_runs(self, source: str | Path, *, reader: str | None = None) -> ImportReport:
         """Read runs and metrics of an experiment tracker and match them to checkpoints; see `weightspace.zoo.importing.import_runs`."""
@@ -257,16 +258,18 @@ class Zoo:
         with self.catalog.writing() as connection:
             numbers = write_records(connection, [record for _, _, record in made])
             runs = write_runs(connection, [model.run for model in models if model.run])
+            told: list[tuple[int | None, int | None, Metric, str]] = []
             for model, _, record in made:
                 number_of_model = numbers[record.place.path]
                 run_id = runs[model.run.key] if model.run else None
-                write_metrics(connection, [(number_of_model, run_id, metric, "user") for metric in _metrics(model.metrics, None)])
+                told += [(number_of_model, run_id, metric, "user") for metric in _metrics(model.metrics, None)]
                 for parent in model.parents:
                     parent_id = query.resolve(connection, parent, self.folder)
                     connection.execute(
                         "insert into edges values (?, ?, ?, 'recipe', 1)",
                         [parent_id, number_of_model, str((model.recipe or {}).get("kind", "made"))],
                     )
+            write_metrics(connection, told)
         return [model_id for _, model_id, _ in made]
 
     def _stored(self, model: Added) -> tuple[str, ModelRecord]:

@@ -237,6 +237,13 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, made: Any, r
     assert caught.value.reason == reason and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_absurdly_many_fields_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weightspace.wire.MAX_FIELDS", 20)
+    path = saved(model(tensor("a"), tensor("b"), tensor("c"), tensor("d")), tmp_path / "m.onnx")
+    with pytest.raises(FormatError, match="more than 20 protobuf fields"):
+        ws.open(path)
+
+
 def test_every_truncation_is_an_error(tmp_path: Path) -> None:
     whole = model(tensor("a"), tensor("b"), nodes=[helper.make_node("Relu", ["x"], ["y"], name="n")]).SerializeToString()
     path = tmp_path / "m.onnx"

@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from weightspace import torch_tree
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
 from weightspace.formats import open_checkpoint, safetensors
@@ -62,16 +64,14 @@ def example() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_dtypes(save: Save, name: str) -> None:
-    tensor = torch.arange(48, dtype=torch.uint8).remainder(2).view(getattr(torch, name)).reshape(-1, 2 if name.endswith("128") is False else 1)
+    tensor = torch.arange(48, dtype=torch.uint8).remainder(2).view(getattr(torch, name)).reshape(3, -1)
     checkpoint = open_checkpoint(save({"w": tensor}))
     agrees(checkpoint, {"w": tensor})
     assert checkpoint.id == Checkpoint.of({"w": tensor}).id
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickle_protocols(save: Any, protocol: int) -> None:
-    if protocol < 2:
-        pytest.skip("torch writes protocol 2 at least")
     agrees(open_checkpoint(save(example(), protocol)), example())
 
 
@@ -222,7 +222,7 @@ def test_files_without_tensors_are_refused(save: Save) -> None:
 
 
 def test_quantized_tensors_give_their_codes(save: Save) -> None:
-    with pytest.warns(UserWarning) if False else _quiet():
+    with warnings.catch_warnings(action="ignore"):  # torch calls quantized dtypes deprecated
         one = torch.quantize_per_tensor(torch.tensor([0.0, 0.5, 1.0]), 0.5, 3, torch.quint8)
         many = torch.quantize_per_channel(torch.ones(2, 2), torch.tensor([0.5, 0.25]), torch.tensor([0, 1]), 0, torch.qint8)
     checkpoint = open_checkpoint(save({"one": one, "many": many}))
@@ -232,17 +232,8 @@ def test_quantized_tensors_give_their_codes(save: Save) -> None:
     assert said["many"]["scheme"] == "per_channel_affine" and said["many"]["axis"] == 0
 
 
-def _quiet() -> Any:
-    import warnings
-
-    caught = warnings.catch_warnings()
-    caught.__enter__()
-    warnings.simplefilter("ignore")
-    return caught
-
-
 def test_tensors_without_dense_bytes_are_refused(save: Save) -> None:
-    sparse = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (3,))
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (3,), check_invariants=True)
     refused(save({"w": sparse}), r"tensor 'w' is sparse, expected a dense one; save tensor.to_dense\(\)", "unsupported")
     refused(save({"w": torch.ones(2, device="meta")}), "tensor 'w' is on the meta device and has no values", "unsupported")
     refused(save({"w": torch.ones(2, dtype=torch.complex64).conj()}), "tensor 'w' is saved as the lazy conjugate", "unsupported")
@@ -266,7 +257,7 @@ class Runs:
 def test_hostile_pickles_run_nothing(save: Any, protocol: int, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     for value in ({"state_dict": example(), "x": Runs(canary)}, {"w": Runs(canary), **example()}, Runs(canary)):
-        refused(save(value, protocol), "its pickle would run code: subprocess.call; do not load it", "needs-code")
+        refused(save(value, protocol), "its pickle would run code: (subprocess|commands).call; do not load it", "needs-code")
     assert not canary.exists()
 
 
@@ -309,7 +300,8 @@ def test_truncated_files(save: Save) -> None:
         assert caught.value.reason == "truncated", (size, caught.value)
 
 
-def test_endless_repetition_is_stopped(tmp_path: Path) -> None:
+def test_endless_repetition_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_tree, "MAX_NODES", 10_000)
     torch.save({"t": torch.ones(1)}, tmp_path / "a.pt")
     with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
         for name in old.namelist():

@@ -158,7 +158,8 @@ def run(name: str, hours: tuple[float, float] | None = None, steps: tuple[int, .
     hyperparameters = more.pop("hyperparameters", {})
     artifacts = more.pop("artifacts", ())
     assert isinstance(hyperparameters, dict) and isinstance(artifacts, tuple) and not more
-    return Run(f"mlflow:{name}-id", name, "mlflow", None, hyperparameters, {}, None, *times, metrics, artifacts)
+    key, (started, ended) = f"mlflow:{name}-id", times
+    return Run(key, name, "mlflow", hyperparameters=hyperparameters, started=started, ended=ended, metrics=metrics, artifacts=artifacts)
 
 
 def file(path: str, hour: float = 0.0, step: int | None = None, run: str | None = None) -> File:

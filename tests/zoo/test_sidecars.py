@@ -1,4 +1,6 @@
+import itertools
 import json
+import os
 import time
 from pathlib import Path
 
@@ -6,8 +8,8 @@ import pytest
 
 from weightspace.zoo.licences import guess_licence
 from weightspace.zoo.metrics import MAX_POINTS, History, Metric, metrics_of, split_name
-from weightspace.zoo.places import Place
-from weightspace.zoo.sidecars import Sidecars, folder_sidecars, for_checkpoint, read_sidecars, stem_of
+from weightspace.zoo.places import Place, stem_of
+from weightspace.zoo.sidecars import Sidecars, folder_sidecars, for_checkpoint, read_sidecars
 
 CARD = """---
 license: apache-2.0
@@ -145,8 +147,6 @@ def test_a_damaged_sidecar_becomes_one_note(tmp_path: Path, name: str, content: 
 
 
 def test_a_huge_sidecar_and_a_pipe_are_not_read(tmp_path: Path) -> None:
-    import os
-
     (model,) = weights(tmp_path, "model.pt")
     with (tmp_path / "metrics.json").open("wb") as stream:
         stream.truncate(1 << 30)
@@ -194,7 +194,7 @@ def test_a_long_history_is_thinned_evenly_and_keeps_its_ends() -> None:
     points = history.metrics()
     steps = [point.step for point in points]
     assert len(points) <= MAX_POINTS + 1 and steps[0] == 0 and steps[-1] == 25_000
-    assert {b - a for a, b in zip(steps, steps[1:], strict=False) if a is not None and b is not None} == {4}
+    assert {b - a for a, b in itertools.pairwise(steps) if a is not None and b is not None} == {4}
     assert len(history.notes()) == 2
 
 

@@ -44,14 +44,14 @@ class Layer:
     @property
     def zero_share(self) -> float:
         """Share of elements that are zero."""
-        return sum(one["num_zero"] for one in self.tensors) / max(1, sum(one["numel"] for one in self.tensors))
+        return float(sum(one["num_zero"] for one in self.tensors)) / max(1, sum(one["numel"] for one in self.tensors))
 
     @property
     def mean(self) -> float | None:
         """Mean over all elements."""
         if not self.finite or any(one["mean"] is None for one in self.tensors if _finite(one)):
             return None
-        return sum(one["mean"] * _finite(one) for one in self.tensors if _finite(one)) / self.finite
+        return float(sum(one["mean"] * _finite(one) for one in self.tensors if _finite(one))) / self.finite
 
     @property
     def std(self) -> float | None:
@@ -59,7 +59,9 @@ class Layer:
         mean = self.mean
         if mean is None:
             return None
-        return math.sqrt(sum((one["std"] ** 2 + (one["mean"] - mean) ** 2) * _finite(one) for one in self.tensors if _finite(one)) / self.finite)
+        return math.sqrt(
+            sum((one["std"] ** 2 + (one["mean"] - mean) ** 2) * _finite(one) for one in self.tensors if _finite(one)) / self.finite
+        )
 
     @property
     def l2(self) -> float | None:

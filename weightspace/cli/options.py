@@ -45,7 +45,10 @@ ZooFolder = Annotated[
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print: for eyes, or for programs.")]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", callback=_not_on_the_hub, show_default=False, help="A path, a name in the catalog, or the first digits of an id.")
+    str,
+    typer.Argument(
+        metavar="MODEL", callback=_not_on_the_hub, show_default=False, help="A path, a name in the catalog, or the first digits of an id."
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Leave nothing out.")]
 

@@ -31,6 +31,7 @@ class Column:
         right: whether it is set to the right, as numbers are.
         style: rich style on a terminal.
         whole: never wrapped: it keeps its width, or goes.
+        least: where it may wrap, the width below which it is no longer good to read.
         rank: on a terminal too narrow for all, columns of the highest rank go first; 0 always stays.
     """
 
@@ -39,6 +40,7 @@ class Column:
     right: bool = False
     style: str = ""
     whole: bool = True
+    least: int = 24
     rank: int = 0
 
 
@@ -106,11 +108,16 @@ def plain_columns(data: "pa.Table | Sequence[Row]") -> dict[str, Column]:
     """Columns for data of which nothing else is known: numbers to the right, text may wrap."""
     if isinstance(data, Sequence):
         first = data[0] if data else {}
-        return {name: Column(cells.safe(name), right=isinstance(value, int | float), whole=isinstance(value, int | float)) for name, value in first.items()}
+        return {
+            name: Column(cells.safe(name), right=isinstance(value, int | float), whole=isinstance(value, int | float))
+            for name, value in first.items()
+        }
     import pyarrow.types as kinds
 
     numeric = [kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind) for kind in data.schema.types]
-    return {name: Column(cells.safe(name), right=is_number, whole=is_number) for name, is_number in zip(names_of(data), numeric, strict=True)}
+    return {
+        name: Column(cells.safe(name), right=is_number, whole=is_number) for name, is_number in zip(names_of(data), numeric, strict=True)
+    }
 
 
 def _json(rows: Iterable[Row]) -> Iterator[str]:
@@ -141,16 +148,18 @@ def print_table(rows: Iterable[Row], columns: Mapping[str, Column]) -> None:
         if rest:
             say(f"{rest:,} more rows; narrow the question, or take all with --format csv or through a pipe", style="dim")
     else:
-        write(_aligned([[column.header for column in columns.values()], *shown], [column.right for column in columns.values()]))
+        write(_aligned(list(shown), list(columns.values())))
 
 
-def _aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> Iterator[str]:
+def _aligned(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> Iterator[str]:
     from rich.cells import cell_len
 
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
+    headers = [[column.header for column in columns]] if lines and any(column.header for column in columns) else []
+    everything = [*headers, *lines]
+    widths = [max(map(cell_len, column)) for column in zip(*everything, strict=True)]
+    for line in everything:
         spaces = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
-        filled = (space + cell if to_right else cell + space for cell, space, to_right in zip(line, spaces, right, strict=True))
+        filled = (space + cell if column.right else cell + space for cell, space, column in zip(line, spaces, columns, strict=True))
         yield _GAP.join(filled).rstrip() + "\n"
 
 
@@ -159,37 +168,62 @@ def _print_rich(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> No
     from rich.table import Table
     from rich.text import Text
 
+    if not lines:
+        return
     widths = [max(cell_len(text) for text in (column.header, *(line[at] for line in lines))) for at, column in enumerate(columns)]
-    kept = fitting(columns, widths, terminal_width())
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    needs = [width if column.whole else min(width, column.least) for width, column in zip(widths, columns, strict=True)]
+    kept = fitting(needs, [column.rank for column in columns], terminal_width())
+    if sum(needs[at] + len(_GAP) for at in kept) - len(_GAP) > terminal_width():
+        _print_records(lines, columns)
+        return
+    table = Table(
+        box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold", show_header=any(column.header for column in columns)
+    )
     for at in kept:
         column = columns[at]
-        # A column that may wrap still keeps enough to be read.
         table.add_column(
             Text(column.header),
             justify="right" if column.right else "left",
             style=column.style,
             no_wrap=column.whole,
-            overflow="ellipsis" if column.whole else "fold",
-            min_width=widths[at] if column.whole else min(widths[at], 12),
+            overflow="fold",
+            min_width=needs[at],
         )
     for line in lines:
         table.add_row(*(Text(line[at]) for at in kept))
     print_rich(table)
-    left_out = [cells.safe(column.header) for at, column in enumerate(columns) if at not in kept]
+    left_out = [column.header for at, column in enumerate(columns) if at not in kept]
     if left_out:
         say(f"too narrow for: {', '.join(left_out)}", style="dim")
 
 
-def fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
-    """Which columns fit a width, those of the highest rank being given up first, from the right."""
-    kept = list(range(len(columns)))
+def _print_records(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> None:
+    """Print rows too wide for the terminal one under the other, a line a value; empty values are left out."""
+    from rich.table import Table
+    from rich.text import Text
 
-    def needed() -> int:
-        return sum((widths[at] if columns[at].whole else min(widths[at], 24)) + len(_GAP) for at in kept) - len(_GAP)
+    for number, line in enumerate(lines):
+        grid = Table.grid(padding=(0, len(_GAP), 0, 0))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for column, cell in zip(columns, line, strict=True):
+            if cell:
+                grid.add_row(Text(column.header), Text(cell, style=column.style))
+        if number:
+            print_rich("")
+        print_rich(grid)
 
-    while needed() > width and any(columns[at].rank for at in kept):
-        kept.remove(max(kept, key=lambda at: (columns[at].rank, at)))
+
+def fitting(needs: Sequence[int], ranks: Sequence[int], width: int) -> list[int]:
+    """Which columns fit a width, those of the highest rank being given up first, from the right.
+
+    Example:
+        >>> fitting([10, 10, 10], [0, 1, 2], 25)
+        [0, 1]
+    """
+    kept = list(range(len(needs)))
+    while sum(needs[at] + len(_GAP) for at in kept) - len(_GAP) > width and any(ranks[at] for at in kept):
+        kept.remove(max(kept, key=lambda at: (ranks[at], at)))
     return kept
 
 

@@ -130,17 +130,17 @@ class _Decoder:
     tensors: tuple[TensorInfo, ...]
 
     def __post_init__(self) -> None:
-        self._ahead: dict[str, bytearray] = {}
+        self._ahead: dict[str, memoryview] = {}
         self._lock = threading.Lock()
 
-    def take(self, tensor: TensorInfo) -> bytearray:
+    def take(self, tensor: TensorInfo) -> memoryview:
         """Decode one dataset, or hand out what an earlier child decoded ahead."""
         with self._lock:
             if tensor.name not in self._ahead:
                 self._ahead = self._decode(tensor)
             return self._ahead.pop(tensor.name)
 
-    def _decode(self, wanted: TensorInfo) -> dict[str, bytearray]:
+    def _decode(self, wanted: TensorInfo) -> dict[str, memoryview]:
         batch, total = [wanted], wanted.nbytes
         for following in self.tensors[self.tensors.index(wanted) + 1 :]:
             total += following.nbytes
@@ -161,8 +161,8 @@ class _Decoder:
                 reason="truncated",
                 advice="copy or download it again",
             )
-        made, at = {}, 0
+        made, view, at = {}, memoryview(raw), 0
         for name, size in sizes.items():
-            made[name] = raw[at : at + size]
+            made[name] = view[at : at + size]
             at += size
         return made

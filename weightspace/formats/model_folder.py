@@ -19,7 +19,7 @@ _TRAINER = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|rand
 
 def sniff(path: Path, head: bytes) -> bool:
     """A folder with weights files in it that is of no other format."""
-    if not path.is_dir():
+    if head or not path.is_dir():
         return False
     # This format knows a folder by what lies in it, so every more special folder format goes first.
     if any(other.sniff(path, b"") for name, other in formats.items() if name != "model_folder"):

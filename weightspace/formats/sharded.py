@@ -19,7 +19,7 @@ _PREFERRED = ("model.safetensors.index.json", "adapter_model.safetensors.index.j
 
 def sniff(path: Path, head: bytes) -> bool:
     """An index file (a JSON object with a weight_map), or a folder that holds one."""
-    if path.is_dir():
+    if not head and path.is_dir():
         return index_of(path) is not None
     return head.lstrip()[:1] == b"{" and (b'"weight_map"' in head or path.name.endswith(SUFFIX))
 

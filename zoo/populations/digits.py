@@ -30,6 +30,7 @@ TEST_IMAGES = 450
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 STEPS = (0, 50, 150, 400)
 _SIDE, _CLASSES = 8, 10
+_MOST_NETWORKS = 10_000  # of one population, so that their seeds are short and all different
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,27 @@ def digits_mlp(
     widths: Sequence[int] = (8, 16, 32, 64),
     depths: Sequence[int] = (1, 2),
     learning_rates: Sequence[float] = LEARNING_RATES,
-    repeats: int = 2,
+    repeats: int = 1,
     steps: Sequence[int] = STEPS,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[Added]:
     """Train ReLU perceptrons on digits.
 
     Args:
-        seed: of the first repeat; the others count up from it.
+        seed: of the generator that draws a seed for each network.
         widths: hidden units of each hidden layer.
         depths: hidden layers.
         learning_rates: tried for each shape.
-        repeats: seeds for each shape and learning rate.
+        repeats: networks of each shape and learning rate.
         steps: at which a checkpoint is taken; 0 is the initialisation, and training ends at the largest.
+        seeds: of the networks in order, instead of drawn ones; the one in a recipe trains that network again.
     """
+    networks = _networks(learning_rates, repeats, seeds if seeds is not None else _drawn(seed))
     for width, depth in itertools.product(widths, depths):
         sizes = [_SIDE * _SIDE, *[width] * depth, _CLASSES]
         shapes = {f"fc{at}": (rows, columns) for at, (columns, rows) in enumerate(itertools.pairwise(sizes), 1)}
         group = _Group("digits-mlp", {"width": width, "depth": depth}, shapes, _perceptron)
-        yield from _trained(group, learning_rates, range(seed, seed + repeats), steps)
+        yield from _trained(group, next(networks), steps)
 
 
 @population("digits-cnn")
@@ -75,22 +79,25 @@ def digits_cnn(
     seed: int = 0,
     widths: Sequence[int] = (4, 8),
     learning_rates: Sequence[float] = LEARNING_RATES,
-    repeats: int = 2,
+    repeats: int = 1,
     steps: Sequence[int] = STEPS,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[Added]:
     """Train networks of two 3x3 convolutions of stride 2 and a linear layer on digits.
 
     Args:
-        seed: of the first repeat; the others count up from it.
+        seed: of the generator that draws a seed for each network.
         widths: channels of the first convolution; the second has twice as many.
         learning_rates: tried for each shape.
-        repeats: seeds for each shape and learning rate.
+        repeats: networks of each shape and learning rate.
         steps: at which a checkpoint is taken; 0 is the initialisation, and training ends at the largest.
+        seeds: of the networks in order, instead of drawn ones; the one in a recipe trains that network again.
     """
+    networks = _networks(learning_rates, repeats, seeds if seeds is not None else _drawn(seed))
     for width in widths:
         shapes = {"conv1": (width, 1, 3, 3), "conv2": (2 * width, width, 3, 3), "fc": (_CLASSES, 2 * width * 4)}
         group = _Group("digits-cnn", {"width": width, "depth": 3}, shapes, _convolutional)
-        yield from _trained(group, learning_rates, range(seed, seed + repeats), steps)
+        yield from _trained(group, next(networks), steps)
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,21 @@ class _Group:
     settings: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]]
     forward: "Forward"
+
+
+def _drawn(seed: int) -> Sequence[int]:
+    """Seeds for the networks of a population, all different."""
+    import torch
+
+    drawn: list[int] = torch.randperm(_MOST_NETWORKS, generator=torch.Generator().manual_seed(seed)).tolist()
+    return drawn
+
+
+def _networks(learning_rates: Sequence[float], repeats: int, seeds: Sequence[int]) -> Iterator[list[tuple[float, int]]]:
+    """For one shape after the other, the (learning rate, seed) of its networks, until there are no seeds left."""
+    rates = [rate for rate in learning_rates for _ in range(repeats)]
+    for at in range(0, len(seeds) - len(rates) + 1, len(rates)):
+        yield list(zip(rates, seeds[at : at + len(rates)], strict=True))
 
 
 def load_digits() -> Digits:
@@ -143,37 +165,27 @@ def _convolutional(weights: "Mapping[str, torch.Tensor]", images: "torch.Tensor"
     return torch.baddbmm(weights["fc.bias"][:, None], features, weights["fc.weight"].mT)
 
 
-def _trained(group: _Group, learning_rates: Sequence[float], seeds: Sequence[int], steps: Sequence[int]) -> Iterator[Added]:
-    """Train every learning rate with every seed, and yield the checkpoints run by run."""
-    networks = list(itertools.product(learning_rates, seeds))
+def _trained(group: _Group, networks: Sequence[tuple[float, int]], steps: Sequence[int]) -> Iterator[Added]:
+    """Train networks of one shape, given as (learning rate, seed), and yield their checkpoints run by run."""
     with _one_thread():
         taken = list(_train(group, networks, sorted(set(steps))))
     for at, (learning_rate, seed) in enumerate(networks):
-        hyperparameters = {"architecture": group.name.removeprefix("digits-"), **group.settings, "learning_rate": learning_rate}
-        fixed = {"momentum": MOMENTUM, "batch_size": BATCH, "optimizer": "sgd", "steps": max(steps)}
+        architecture = {"architecture": group.name.removeprefix("digits-"), **group.settings}
+        training = {"learning_rate": learning_rate, "momentum": MOMENTUM, "batch_size": BATCH, "optimizer": "sgd", "steps": max(steps)}
         name = f"{group.name}-w{group.settings['width']}-d{group.settings['depth']}-lr{learning_rate:g}-s{seed}"
-        run = Run(f"population:{name}", name, "population", seed, hyperparameters | fixed, status="finished")
+        run = Run(f"population:{name}", name, "population", seed, {**architecture, **training}, status="finished")
+        made = {"kind": "population", "name": group.name, "seed": seed, "hyperparameters": run.hyperparameters, "versions": _versions()}
         for step, weights, metrics in taken:
-            arguments = {key: [value] for key, value in group.settings.items()}
-            recipe = {
-                "kind": "population",
-                "name": group.name,
-                "seed": seed,
-                "step": step,
-                "hyperparameters": run.hyperparameters,
-                "versions": _versions(),
-            }
-            del arguments
+            own = {split: {metric: values[at] for metric, values in measured.items()} for split, measured in metrics.items()}
             yield Added(
                 {tensor: stacked[at].clone() for tensor, stacked in weights.items()},
                 f"{name}/step-{step}",
-                recipe=recipe,
+                recipe={**made, "step": step},
                 run=run,
                 step=step,
-                metrics={
-                    split: {metric: values[at] for metric, values in of_split.items() if math.isfinite(values[at])}
-                    for split, of_split in metrics.items()
-                },
+                # A network that fell apart may have a loss of NaN, which is no number to record.
+                metrics={split: {metric: value for metric, value in of.items() if math.isfinite(value)} for split, of in own.items()},
+                tags={"source": "population", "population": group.name},
             )
 
 

@@ -34,6 +34,8 @@ def open_sqlite(path: Path) -> Iterator[sqlite3.Connection]:
     """
     log = path.with_name(f"{path.name}-wal")
     mode = "mode=ro" if log.is_file() and log.stat().st_size else "mode=ro&immutable=1"
+    if mode.endswith("immutable=1"):
+        _check_size(path)
     connection = None
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=10)
@@ -48,6 +50,17 @@ def open_sqlite(path: Path) -> Iterator[sqlite3.Connection]:
     finally:
         if connection is not None:
             connection.close()
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that was cut off: SQLite itself reads the missing end of a last page as zeros."""
+    with path.open("rb") as stream:
+        head = stream.read(100)
+    pages, size = int.from_bytes(head[28:32], "big"), int.from_bytes(head[16:18], "big")
+    # The count is only valid when the two change counters agree; page size 1 stands for 65536.
+    needed = pages * (65536 if size == 1 else size) if head[24:28] == head[92:96] else 0
+    if path.stat().st_size < needed:
+        raise RecordError(f"{path}: expected {needed} bytes of SQLite, found {path.stat().st_size}; copy it again")
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> frozenset[str]:

@@ -94,7 +94,7 @@ def _take(row: Row, run: _Gathered) -> None:
             if plain is not None:
                 run.settings[key.removeprefix(prefix)] = plain
         else:
-            run.history.add(key, float("nan") if isinstance(value, str) and read is None else read, step, time)
+            run.history.add(key, float("nan") if isinstance(value, str) and read is None else value if read is None else read, step, time)
     if is_point:
         run.history.add(str(row["metric"]), number_in_text(row["value"]), step, time)
 

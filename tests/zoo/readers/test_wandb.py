@@ -1,4 +1,5 @@
 import json
+import random
 import struct
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -143,8 +144,6 @@ def test_a_killed_run_is_read_up_to_its_last_whole_record(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", range(20))
 def test_damage_never_escapes(tmp_path: Path, seed: int) -> None:
-    import random
-
     chance = random.Random(seed)
     raw = bytearray(log(payloads()))
     for _ in range(chance.choice([1, 5])):

@@ -43,7 +43,6 @@ def diff(
     Tells what is the same, moved, renamed, reshaped, cast, resized, changed (how far, in which direction, by which rank), added and removed. Prints what is not the same, or everything with --all.
 
     Examples:
-
       weightspace diff base.safetensors tuned.safetensors
       weightspace diff base.safetensors tuned.safetensors --all --format json
     """
@@ -56,7 +55,11 @@ def diff(
         if listed:
             table_rows = [_shown(one) for one in listed]
             # A column in which nothing stands is left out: `now` without renames, `rank` without matrices.
-            print_data(table_rows, format, {key: column for key, column in _COLUMNS.items() if any(row[key] not in (None, "") for row in table_rows)})
+            print_data(
+                table_rows,
+                format,
+                {key: column for key, column in _COLUMNS.items() if any(row[key] not in (None, "") for row in table_rows)},
+            )
     else:
         print_data([_row(one) for one in listed], format)
     if exit_code and set(counts) - {"same"}:
@@ -94,8 +97,8 @@ def _shown(one: "TensorDiff") -> dict[str, Any]:
         "status": one.status,
         "tensor": one.name,
         "now": one.new_name,
-        "shape": _change(cells.shape(one.a and one.a.shape), cells.shape(one.b and one.b.shape)),
-        "dtype": _change(one.a.dtype if one.a else "", one.b.dtype if one.b else ""),
+        "shape": _change(cells.shape(row["a_shape"]), cells.shape(row["b_shape"])),
+        "dtype": _change(row["a_dtype"] or "", row["b_dtype"] or ""),
         **{key: row[key] if measured else None for key in ("relative_l2", "cosine", "max_abs", "rank")},
     }
 

@@ -36,7 +36,6 @@ def duplicates(
     Models are the same when their tensors are, whatever the file or its format. With --tensors: tensors shared by models, such as a frozen backbone.
 
     Examples:
-
       weightspace duplicates
       weightspace duplicates --tensors --format json
     """
@@ -45,7 +44,10 @@ def duplicates(
     if format is Format.table:
         wasted = sum(data.column("wasted_bytes").to_pylist())
         what = "tensor" if tensors else "model"
-        say(f"{cells.counted(data.num_rows, what)}, {cells.size(wasted)} that could be saved" if data.num_rows else f"no {what}s twice", style="dim")
+        say(
+            f"{cells.counted(data.num_rows, what)}, {cells.size(wasted)} that could be saved" if data.num_rows else f"no {what}s twice",
+            style="dim",
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -25,7 +25,6 @@ def export(
     The same weights give the same bytes every time.
 
     Examples:
-
       weightspace export base -o exported.safetensors
     """
     if output.is_dir():

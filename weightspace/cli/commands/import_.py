@@ -22,7 +22,8 @@ def import_(
         str, typer.Argument(metavar="SOURCE", show_default=False, help="A tracker's folder or file, or the address of its server.")
     ],
     reader: Annotated[
-        str | None, typer.Option("--reader", metavar="NAME", show_default=False, help="The kind of tracker, when its content does not tell.")
+        str | None,
+        typer.Option("--reader", metavar="NAME", show_default=False, help="The kind of tracker, when its content does not tell."),
     ] = None,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
@@ -32,7 +33,6 @@ def import_(
     Reads MLflow (folder, SQLite file or server), Weights & Biases offline folders, trackio, CSV and JSON lines. Runs are matched to catalogued checkpoints by path, time and step, and each checkpoint gets the metrics of its step. Importing again refreshes.
 
     Examples:
-
       weightspace import log.csv
       weightspace import history.jsonl --reader jsonl
     """

@@ -19,11 +19,15 @@ FIRST_FEW = 3
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", show_default=False, help="Checkpoints, and folders to search for them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", show_default=False, help="Checkpoints, and folders to search for them.")
+    ],
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", show_default=False, help="Processes; by default one a core.")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY[=VALUE]", show_default=False, help="Label every model found.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="KEY[=VALUE]", show_default=False, help="Label every model found.")
+    ] = None,
     copy: Annotated[bool, typer.Option("--copy", help="Keep a copy of the weights in the zoo too.")] = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
@@ -33,7 +37,6 @@ def ingest(
     Weights stay where they lie. A second run reads only what is new or changed, so an interrupted one just goes on. What is damaged or would need code to be run is set aside with the reason; nothing in a file is ever executed.
 
     Examples:
-
       weightspace ingest checkpoints/
       weightspace ingest base.safetensors tuned.safetensors --tag team=vision
       weightspace ingest checkpoints/ --jobs 2 --format json

@@ -23,7 +23,6 @@ def init(
     Nothing but the subfolder .weightspace is made. ingest does this by itself where there is no zoo yet.
 
     Examples:
-
       weightspace init
       weightspace init experiments/
     """

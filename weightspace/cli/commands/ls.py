@@ -1,6 +1,7 @@
 """`weightspace ls`: what the catalog has."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,7 +83,6 @@ def ls(
     A table shows the usual columns; JSON and CSV hold all of them, unrounded. A metric's column is called like the metric, with its split in front, as in test_accuracy.
 
     Examples:
-
       weightspace ls
       weightspace ls --where "num_params < 1e6 and test_accuracy > 0.9" --order-by "test_accuracy desc"
       weightspace ls --tag best --columns name,test_accuracy,licence --format csv
@@ -96,7 +96,11 @@ def ls(
         raise typer.BadParameter(f"--tag does not go with --{what}: labels belong to models")
     data = getattr(zoo_at(zoo), what)(_condition(where, tag or []), order_by=order_by, limit=limit)
     names = _chosen(columns, data) if columns else _usual(what, data) if format is Format.table else data.column_names
-    print_data(data.select(names), format, {name: _SHOWN.get(name) or _metric(name) for name in names})
+    if what == "quarantined" and format is Format.table:
+        data = _without_paths(data)
+    shown = {name: _SHOWN.get(name) or _metric(name) for name in names}
+    # Columns that were asked for stay, however narrow the terminal.
+    print_data(data.select(names), format, {name: replace(column, rank=0) for name, column in shown.items()} if columns else shown)
     if format is Format.table:
         say(_tally(what, data) if data.num_rows else _nothing(what, filtered=bool(where or tag)), style="dim")
 
@@ -136,13 +140,26 @@ def _usual(what: str, data: "pa.Table") -> list[str]:
     return [*usual, *unsound, *metrics[:MOST_METRICS]]
 
 
+def _without_paths(data: "pa.Table") -> "pa.Table":
+    """Take the path out of the details, since it stands beside them."""
+    import pyarrow as pa
+
+    pairs_of = zip(data.column("path").to_pylist(), data.column("detail").to_pylist(), strict=True)
+    details = [detail.partition(f"{path}: ")[2] or detail for path, detail in pairs_of]
+    return data.set_column(data.column_names.index("detail"), "detail", pa.array(details, pa.string()))
+
+
 def _metric(name: str) -> Column:
-    return Column(cells.safe(name), lambda value: cells.number(value) if isinstance(value, float) else cells.short(value), right=True, rank=7)
+    return Column(
+        cells.safe(name), lambda value: cells.number(value) if isinstance(value, float) else cells.short(value), right=True, rank=7
+    )
 
 
 def _tally(what: str, data: "pa.Table") -> str:
     if what != "models":
-        return cells.counted(data.num_rows, {"runs": "run", "files": "file", "quarantined": "entry"}[what], "entries" if what == "quarantined" else None)
+        return cells.counted(
+            data.num_rows, {"runs": "run", "files": "file", "quarantined": "entry"}[what], "entries" if what == "quarantined" else None
+        )
     params, size = (sum(data.column(name).to_pylist()) for name in ("num_params", "num_bytes"))
     return f"{cells.counted(data.num_rows, 'model')}, {cells.count(params)} parameters, {cells.size(size)}"
 

@@ -24,7 +24,6 @@ def record(
     A metric of the same name, split and step is replaced. 'weightspace ls' shows metrics as columns.
 
     Examples:
-
       weightspace record base accuracy=0.91 loss=0.3 --split test
       weightspace record base test_accuracy=0.91 --step 2000
     """
@@ -36,7 +35,9 @@ def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise RecordError(f"metric '{one_line(name, 80)}' is '{one_line(text, 80)}', expected a number; record text with 'weightspace tag'") from None
+        raise RecordError(
+            f"metric '{one_line(name, 80)}' is '{one_line(text, 80)}', expected a number; record text with 'weightspace tag'"
+        ) from None
 
 
 def register(app: typer.Typer) -> None:

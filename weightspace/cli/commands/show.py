@@ -24,14 +24,14 @@ MANY = 24  # tensors from which on repeated layers are shown as one
 _HISTOGRAM_OF = 4  # of repeated tensors, so many are sampled
 
 _COLUMNS = {
-    "name": Column("tensor", cells.plain, whole=False),
+    "name": Column("tensor", cells.plain, whole=False, least=44),
     "times": Column("×", lambda value: "" if value == 1 else str(value), right=True, style="dim"),
-    "shape": Column("shape", cells.shape, rank=2),
-    "dtype": Column("dtype", style="dim", rank=3),
+    "shape": Column("shape", cells.shape, rank=3),
+    "dtype": Column("dtype", style="dim", rank=4),
     "params": Column("elements", cells.count, right=True),
-    "share": Column("share", lambda value: "" if value is None else f"{bar(value)} {100 * value:5.1f}%", rank=1),
+    "share": Column("share", lambda value: "" if value is None else f"{_percent(value):>6} {bar(value)}", rank=1),
     "mean": Column("mean", lambda value: _statistic(value), right=True, rank=5),
-    "std": Column("std", lambda value: _statistic(value), right=True, rank=1),
+    "std": Column("std", lambda value: _statistic(value), right=True, rank=2),
     "l2": Column("l2", lambda value: _statistic(value), right=True, rank=4),
     "zeros": Column("zeros", lambda value: _percent(value), right=True, rank=6),
     "note": Column("", cells.plain, style="yellow"),
@@ -45,7 +45,6 @@ def show(model: Model, everything: All = False, zoo: ZooFolder = None, format: O
     Works for files that are not catalogued too; such a file is read once. Repeated layers share a row, with their statistics taken together, unless --all is given. JSON holds everything, CSV a row for every tensor.
 
     Examples:
-
       weightspace show base
       weightspace show tuned.safetensors --all
       weightspace show base --format json
@@ -99,11 +98,22 @@ def _facts(look: "Look") -> Iterator[tuple[str, str]]:
     yield "id", f"{one['id']}"
     yield "kind", ", ".join(filter(None, (one["kind"], cells.short(one.get("family")), one["format"])))
     yield "parameters", f"{one['num_params']:,} in {cells.counted(len(tensors), 'tensor')}, {cells.size(one['num_bytes'])}"
-    yield "dtypes", ", ".join(dtype if len(sizes) == 1 else f"{dtype} {100 * size / max(1, sizes.total()):.0f}%" for dtype, size in sizes.most_common())
+    yield (
+        "dtypes",
+        ", ".join(
+            dtype if len(sizes) == 1 else f"{dtype} {100 * size / max(1, sizes.total()):.0f}%" for dtype, size in sizes.most_common()
+        ),
+    )
     if not one["is_finite"]:
         bad = sum(row["num_nan"] + row["num_inf"] for row in tensors)
         yield "not finite", f"{cells.counted(bad, 'element')} NaN or infinite; 'weightspace ls --quarantined' says more"
-    for label, key in (("licence", "licence"), ("base model", "base_model"), ("datasets", "datasets"), ("languages", "languages"), ("task", "task")):
+    for label, key in (
+        ("licence", "licence"),
+        ("base model", "base_model"),
+        ("datasets", "datasets"),
+        ("languages", "languages"),
+        ("task", "task"),
+    ):
         if one.get(key):
             yield label, cells.short(one[key])
     if one.get("run") or one.get("step") is not None:
@@ -112,7 +122,10 @@ def _facts(look: "Look") -> Iterator[tuple[str, str]]:
     for name, kind in page.parents:
         yield "made from", f"{cells.safe(name)} ({cells.safe(kind)})"
     if page.tags:
-        yield "labels", ", ".join(f"{cells.safe(key)}={cells.safe(value)}" if value else cells.safe(key) for key, value in page.tags.items())
+        yield (
+            "labels",
+            ", ".join(f"{cells.safe(key)}={cells.safe(value)}" if value else cells.safe(key) for key, value in page.tags.items()),
+        )
     for name, values in _metrics(list(rows_of(page.metrics))):
         yield name, values
     for place in rows_of(page.files):
@@ -141,11 +154,10 @@ def _print_tensors(look: "Look", *, every: bool) -> None:
     is_long = len(tensors) > MANY and not every
     layers = collapsed(tensors) if is_long else single(tensors)
     total = sum(layer.numel for layer in layers)
-    columns = dict(_COLUMNS)
     rows = [_row(layer, total, look.checkpoint) for layer in layers]
-    for key, nothing in (("times", 1), ("note", ""), ("histogram", "")):
-        if all(row[key] == nothing for row in rows):
-            del columns[key]
+    # What would stand in every row alike is left out.
+    nothing: dict[str, Any] = {"times": 1, "note": "", "histogram": "", "zeros": 0, "dtype": rows[0]["dtype"] if rows else None}
+    columns = {key: column for key, column in _COLUMNS.items() if key not in nothing or any(row[key] != nothing[key] for row in rows)}
     print_rich("")
     print_table(rows, columns)
     if len(layers) < len(tensors):
@@ -176,7 +188,9 @@ def _histogram(layer: Layer, checkpoint: "Checkpoint") -> str:
 
     some = layer.owned[:: -(-len(layer.owned) // _HISTOGRAM_OF)]
     try:
-        made = histogram([sample(checkpoint.info[one["name"]], checkpoint.storages[one["name"]]) for one in some if one["name"] in checkpoint.info])
+        made = histogram(
+            [sample(checkpoint.info[one["name"]], checkpoint.storages[one["name"]]) for one in some if one["name"] in checkpoint.info]
+        )
     except FormatError:  # the file changed under us; the rest of the page still stands
         return ""
     return blocks(made.counts) if made else ""

@@ -25,7 +25,6 @@ def sql(
     The view model_table has one row a model with its metrics as columns, tensor_table one row a tensor of a model with its statistics.
 
     Examples:
-
       weightspace sql "select name, num_params from model_table order by num_params desc limit 5"
       weightspace sql "select model, tensor, std from tensor_table where kurtosis > 3" --format csv
       weightspace sql --tables
@@ -49,7 +48,11 @@ def _explain(zoo: ZooFolder, format: Format) -> None:
     from rich.text import Text
 
     columns = {"column": Column("", style="cyan"), "type": Column("", style="dim"), "meaning": Column("", whole=False)}
-    for (name, meaning), rows in itertools.groupby(rows_of(data), key=lambda row: (row["table"], row["table_meaning"])):
+    for number, ((name, meaning), rows) in enumerate(
+        itertools.groupby(rows_of(data), key=lambda row: (row["table"], row["table_meaning"]))
+    ):
+        if number:
+            print_rich("")
         print_rich(Text.assemble((name, "bold"), f"  {meaning}"))
         print_table(({**row, "column": f"  {row['column']}"} for row in rows), columns)
 

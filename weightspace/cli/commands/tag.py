@@ -14,7 +14,8 @@ PLACE = 18
 def tag(
     model: Model,
     labels: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY[=VALUE]]...", show_default=False, help="Labels to set; without any, those there are.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY[=VALUE]]...", show_default=False, help="Labels to set; without any, those there are."),
     ] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", metavar="KEY", show_default=False, help="A label to take off.")] = None,
     zoo: ZooFolder = None,
@@ -25,7 +26,6 @@ def tag(
     A label set again gets the new value. 'weightspace ls --tag KEY' lists the models that carry one.
 
     Examples:
-
       weightspace tag base best team=vision
       weightspace tag base --remove best
       weightspace tag base

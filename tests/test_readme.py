@@ -1,0 +1,99 @@
+"""The README keeps its word: its examples run, its tables name what there is."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from weightspace.formats import formats
+from weightspace.zoo import Zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def example(language: str) -> str:
+    """The first example in a language."""
+    return README.split(f"```{language}\n", 1)[1].split("```", 1)[0]
+
+
+def first_column(heading: str) -> list[str]:
+    """The names in the first column of the table under a heading."""
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"^\| `([^`]+)` \|", section, re.M)
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Path:
+    """A folder as the examples expect it: `checkpoints` with two models and their test accuracies."""
+    drawn = np.random.default_rng(0)
+    for name, accuracy in (("wide", 0.9), ("narrow", 0.8)):
+        folder = tmp_path / "checkpoints" / name
+        folder.mkdir(parents=True)
+        shapes = {"fc1.weight": (16, 8), "fc1.bias": (16,), "fc2.weight": (4, 16)}
+        save_file({key: drawn.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}, folder / "model.safetensors")
+        (folder / "metrics.json").write_text(f'{{"test": {{"accuracy": {accuracy}}}}}')
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    kept = {key: value for key, value in os.environ.items() if key != "WEIGHTSPACE_ZOO"}
+    done = subprocess.run(command, cwd=folder, env={**kept, "PATH": path}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_example_runs(sandbox: Path) -> None:
+    printed = run([sys.executable, "-c", example("python")], sandbox)
+    assert printed.index("wide") < printed.index("narrow"), "sorted by accuracy"
+    assert "(16, 8)" in printed
+    assert Zoo(sandbox / "my-zoo").models("val_accuracy = .91").num_rows == 1
+
+
+def test_shell_example_runs(sandbox: Path) -> None:
+    printed = run(["bash", "-euo", "pipefail", "-c", example("sh")], sandbox)
+    assert "wide" in printed and "F32" in printed
+    assert (sandbox / "wide.safetensors").is_file()
+    assert Zoo(sandbox).models("val_accuracy = .91").num_rows == 1
+
+
+def test_examples_are_ten_lines_or_so() -> None:
+    assert all(len([line for line in example(language).splitlines() if line]) <= 12 for language in ("python", "sh"))
+
+
+def test_formats_table_names_every_format() -> None:
+    assert sorted(first_column("Formats")) == sorted(formats)
+
+
+def test_catalog_table_names_every_table_and_view(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    zoo.create()
+    there = zoo.sql("select table_name from information_schema.tables where table_schema = 'main'").column(0).to_pylist()
+    assert sorted(first_column("The catalog")) == sorted(there)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_between_documents_lead_somewhere(document: str) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text())
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_commands_of_the_documents_are_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {
+        name
+        for document in ("README.md", "CONTRIBUTING.md")
+        for name in re.findall(r"^ +make ([a-z-]+)", (ROOT / document).read_text(), re.M)
+    }
+    assert {"demo", "test", "install"} <= named <= targets
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "Makefile", "constraints.txt", "pyproject.toml"])
+def test_no_address_of_a_package_registry_is_named(document: str) -> None:
+    assert not re.search(r"https?://|index-url|file:", (ROOT / document).read_text())
