@@ -98,6 +98,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, matches: list[Match], files: 
     connection.execute("create or replace temp table found as select file_id, files.model_id, runs.run_id, matched.step, files.modified"
                        " from matched join runs using (key) join files using (file_id)")  # fmt: skip
     connection.unregister("matched")
+    _absorb_folder_runs(connection)
     connection.execute(
         "update files set run_id = found.run_id, step = coalesce(found.step, files.step) from found where files.file_id = found.file_id"
     )
