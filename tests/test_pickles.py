@@ -142,7 +142,7 @@ def test_calling_what_was_computed_is_code() -> None:
 
 
 def test_copyreg_extensions_are_code() -> None:
-    with pytest.raises(FormatError, match="copyreg.extension 7"):
+    with pytest.raises(FormatError, match=r"copyreg.extension 7"):
         pickle_safety.refuse_code(pickles.read(b"\x80\x02\x82\x07."))
 
 

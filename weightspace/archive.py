@@ -153,7 +153,9 @@ class Archive(Mapping[str, Member]):
         at = self._tail.rfind(b"PK\x05\x06")
         if at < 0 or at + _END.size > len(self._tail):
             raise FormatError("its archive has no directory at its end", reason="truncated", advice=_COPY)
-        _, disk, first_disk, here, count, size, start, _ = _END.unpack_from(self._tail, at)
+        _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(self._tail, at)
+        if at + _END.size + comment != len(self._tail):  # another reader could take other bytes for the end
+            raise FormatError("its archive goes on behind its end record", reason="corrupt", advice=_COPY)
         if at >= _LOCATOR.size and self._tail[at - _LOCATOR.size : at].startswith(b"PK\x06\x07"):
             _, _, where, _ = _LOCATOR.unpack_from(self._tail, at - _LOCATOR.size)
             mark, _, _, _, disk, first_disk, here, count, size, start = _END64.unpack(self._bytes(where, _END64.size))

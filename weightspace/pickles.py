@@ -5,64 +5,12 @@ import contextlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from weightspace.errors import FormatError, one_line
+from weightspace.errors import FormatError
+from weightspace.pickle_machine import FOLDS, Call, EndOfData, Global, Machine, Opaque, Persistent, Value, key_of
 
 MAX_BYTES = 1 << 28  # a pickle's own bytes; tensors lie outside it
 MAX_STEPS = 5_000_000  # opcodes: each makes at most one object, so this bounds memory and time
-PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
-
-Value = Any  # None, bool, int, float, str, bytes, bytearray, tuple, list, dict, Global, Call, Persistent, Opaque
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """A function or class that the pickle names."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return one_line(f"{self.module}.{self.name}", 120)
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """An object that unpickling would make by calling something; here it stays a description.
-
-    Attributes:
-        function: what would be called: nearly always a Global.
-        args: positional arguments.
-        kwargs: keyword arguments.
-        state: what would be given to `__setstate__` or put into `__dict__`.
-        items: what would be appended (lists, sets).
-        pairs: what would be set by key (dictionaries).
-    """
-
-    function: Value
-    args: tuple[Value, ...] = ()
-    kwargs: dict[str, Value] | None = None
-    state: Value = None
-    items: list[Value] | None = None
-    pairs: list[tuple[Value, Value]] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Call {self.function if isinstance(self.function, Global) else type(self.function).__name__}>"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Persistent:
-    """An object kept outside the pickle, such as torch's storages."""
-
-    pid: Value
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Opaque:
-    """A dictionary key that is no plain value; equal to itself alone, since hashing deep tuples can exhaust the C stack."""
-
-    value: Value
 
 
 @dataclass(frozen=True)
@@ -98,20 +46,20 @@ def read(data: bytes, start: int = 0, *, max_steps: int = MAX_STEPS) -> Pickle:
         >>> found.value["a"], found.value["b"].args, [str(g).split(".")[-1] for g in found.globals]
         ([1, 2.5], (), ['getcwd'])
     """
-    machine = _Machine(data, start)
+    machine = Machine(data, start)
     value = _run(machine, max_steps)
     return Pickle(value, tuple(machine.globals.values()), frozenset(machine.called), tuple(machine.persistent), machine.at)
 
 
 def named(data: bytes) -> tuple[Global, ...]:
     """List what a pickle names, as far as it can be read; joblib puts raw bytes between opcodes, where reading ends."""
-    machine = _Machine(data, 0)
+    machine = Machine(data, 0)
     with contextlib.suppress(FormatError):
         _run(machine, MAX_STEPS)
     return tuple(machine.globals.values())
 
 
-def _run(machine: "_Machine", max_steps: int) -> Value:
+def _run(machine: Machine, max_steps: int) -> Value:
     data, handlers, size = machine.data, _HANDLERS, len(machine.data)
     try:
         for _ in range(max_steps):
@@ -122,7 +70,7 @@ def _run(machine: "_Machine", max_steps: int) -> Value:
                     raise ValueError("nothing was made")
                 return machine.stack.pop()
             handlers[opcode](machine)
-    except _EndOfData:
+    except EndOfData:
         pass
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
         if not (isinstance(error, IndexError) and machine.at >= size):
@@ -134,132 +82,19 @@ def _run(machine: "_Machine", max_steps: int) -> Value:
     raise FormatError(f"its pickle ends unfinished at byte {size}", reason="truncated", advice="copy or download it again")
 
 
-class _EndOfData(Exception):  # noqa: N818 - a signal, not an error
-    """The data end inside an argument."""
-
-
-class _Machine:
-    """The pickle machine's registers: stack, marks and memo."""
-
-    __slots__ = ("at", "called", "data", "globals", "memo", "persistent", "saved", "stack")
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self.data, self.at = data, at
-        self.stack: list[Value] = []
-        self.saved: list[list[Value]] = []
-        self.memo: dict[int, Value] = {}
-        self.globals: dict[tuple[str, str], Global] = {}
-        self.called: set[Global] = set()
-        self.persistent: list[Value] = []
-
-    def take(self, count: int) -> bytes:
-        end = self.at + count
-        if end > len(self.data):
-            raise _EndOfData
-        found = self.data[self.at : end]
-        self.at = end
-        return found
-
-    def sized(self, width: int) -> bytes:
-        """Take bytes whose number stands before them, little-endian in `width` bytes."""
-        return self.take(int.from_bytes(self.take(width), "little"))
-
-    def line(self) -> bytes:
-        end = self.data.find(b"\n", self.at)
-        if end < 0:
-            raise _EndOfData
-        found = self.data[self.at : end]
-        self.at = end + 1
-        return found
-
-    def marked(self) -> list[Value]:
-        """Pop everything above the last mark."""
-        found = self.stack
-        self.stack = self.saved.pop()
-        return found
-
-    def named(self, module: Value, name: Value) -> Global:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise ValueError("a global is not named by strings")
-        found = self.globals.get((module, name))
-        if found is None:
-            found = self.globals[module, name] = Global(module, name)
-        return found
-
-    def outside(self, pid: Value) -> Persistent:
-        self.persistent.append(pid)
-        return Persistent(pid)
-
-    def call(self, function: Value, args: Value) -> Value:
-        """Describe a call; the few that only make plain data become that data."""
-        if not isinstance(args, tuple):
-            raise ValueError("arguments are not a tuple")
-        if isinstance(function, Global):
-            self.called.add(function)
-            fold = _FOLDS.get((function.module, function.name))
-            folded = fold(args) if fold is not None else None
-            if folded is not None:
-                return folded
-        elif not isinstance(function, Persistent):
-            self.called.add(self.named("pickle", "computed function"))
-        return Call(function, args)
-
-
-def key_of(value: Value) -> Value:
-    """Make a dictionary key of any value."""
-    kind = type(value)
-    if kind in PLAIN_KEYS or kind is Global or (kind is tuple and all(type(one) in PLAIN_KEYS for one in value)):
-        return value
-    return Opaque(value)
-
-
-def _fold_dict(args: tuple[Value, ...]) -> dict[Value, Value] | None:
-    if not args or (len(args) == 1 and (args[0] is None or isinstance(args[0], Global))):
-        return {}
-    if len(args) == 1 and isinstance(args[0], list | tuple):
-        pairs = [one for one in args[0] if isinstance(one, list | tuple) and len(one) == 2]
-        return {key_of(key): value for key, value in pairs} if len(pairs) == len(args[0]) else None
-    return None
-
-
-def _fold_tuple(args: tuple[Value, ...]) -> tuple[Value, ...] | None:
-    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], list | tuple) else () if not args else None
-
-
-def _fold_bytes(args: tuple[Value, ...]) -> bytes | None:
-    """Protocols 0 to 2 of Python 3 write bytes as latin-1 text with `_codecs.encode`."""
-    return args[0].encode("latin-1") if len(args) == 2 and isinstance(args[0], str) and args[1] in ("latin1", "latin-1") else None
-
-
-def _fold_object(args: tuple[Value, ...]) -> Call | None:
-    """Protocols 0 and 1 make plain objects with `copyreg._reconstructor(class, object, None)`."""
-    return Call(args[0]) if len(args) == 3 and isinstance(args[0], Global) else None
-
-
-_FOLDS: dict[tuple[str, str], Callable[[tuple[Value, ...]], Value]] = {
-    ("collections", "OrderedDict"): _fold_dict,
-    ("collections", "defaultdict"): _fold_dict,
-    ("torch", "Size"): _fold_tuple,
-    ("_codecs", "encode"): _fold_bytes,
-    ("copyreg", "_reconstructor"): _fold_object,
-    ("copy_reg", "_reconstructor"): _fold_object,
-    ("builtins", "bytes"): lambda args: b"" if not args else None,
-    ("__builtin__", "bytes"): lambda args: b"" if not args else None,
-}
-
-_HANDLERS: list[Callable[[_Machine], None]] = []
+_HANDLERS: list[Callable[[Machine], None]] = []
 _STOP = ord(".")
 
 
-def _unknown(machine: _Machine) -> None:
+def _unknown(machine: Machine) -> None:
     raise ValueError(f"no pickle opcode {machine.data[machine.at - 1]:#04x}")
 
 
 _HANDLERS.extend([_unknown] * 256)
 
 
-def _opcode(*codes: int | str) -> Callable[[Callable[[_Machine], None]], Callable[[_Machine], None]]:
-    def register(handler: Callable[[_Machine], None]) -> Callable[[_Machine], None]:
+def _opcode(*codes: int | str) -> Callable[[Callable[[Machine], None]], Callable[[Machine], None]]:
+    def register(handler: Callable[[Machine], None]) -> Callable[[Machine], None]:
         for code in codes:
             _HANDLERS[ord(code) if isinstance(code, str) else code] = handler
         return handler
@@ -267,10 +102,10 @@ def _opcode(*codes: int | str) -> Callable[[Callable[[_Machine], None]], Callabl
     return register
 
 
-def _pushes(code: int | str, make: Callable[[_Machine], Value]) -> None:
+def _pushes(code: int | str, make: Callable[[Machine], Value]) -> None:
     """Register an opcode that only pushes one value."""
 
-    def push(machine: _Machine) -> None:
+    def push(machine: Machine) -> None:
         value = make(machine)  # before the stack is looked up: taking marked values replaces it
         machine.stack.append(value)
 
@@ -282,7 +117,7 @@ def _text(raw: bytes) -> str | bytes:
     return raw.decode("ascii") if raw.isascii() else raw
 
 
-def _quoted(machine: _Machine) -> str | bytes:
+def _quoted(machine: Machine) -> str | bytes:
     line = machine.line().strip()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise ValueError("a string is not quoted")
@@ -293,7 +128,7 @@ def _decimal(raw: bytes) -> int | bool:
     return raw == b"01" if raw in (b"00", b"01") else int(raw.removesuffix(b"L"))
 
 
-def _byte(machine: _Machine) -> int:
+def _byte(machine: Machine) -> int:
     machine.at += 1
     return machine.data[machine.at - 1]
 
@@ -339,34 +174,34 @@ _pushes(0x91, lambda machine: Call(machine.named("builtins", "frozenset"), (mach
 
 
 @_opcode("q")
-def _binput(machine: _Machine) -> None:
+def _binput(machine: Machine) -> None:
     machine.memo[machine.data[machine.at]] = machine.stack[-1]
     machine.at += 1
 
 
 @_opcode("r")
-def _long_binput(machine: _Machine) -> None:
+def _long_binput(machine: Machine) -> None:
     machine.memo[int.from_bytes(machine.take(4), "little")] = machine.stack[-1]
 
 
 @_opcode("p")
-def _put(machine: _Machine) -> None:
+def _put(machine: Machine) -> None:
     machine.memo[int(machine.line())] = machine.stack[-1]
 
 
 @_opcode(0x94)
-def _memoize(machine: _Machine) -> None:
+def _memoize(machine: Machine) -> None:
     machine.memo[len(machine.memo)] = machine.stack[-1]
 
 
 @_opcode("(")
-def _mark(machine: _Machine) -> None:
+def _mark(machine: Machine) -> None:
     machine.saved.append(machine.stack)
     machine.stack = []
 
 
 @_opcode("0")
-def _pop(machine: _Machine) -> None:
+def _pop(machine: Machine) -> None:
     if machine.stack:
         machine.stack.pop()
     else:
@@ -374,52 +209,52 @@ def _pop(machine: _Machine) -> None:
 
 
 @_opcode("1")
-def _pop_mark(machine: _Machine) -> None:
+def _pop_mark(machine: Machine) -> None:
     machine.marked()
 
 
 @_opcode(0x80)
-def _proto(machine: _Machine) -> None:
+def _proto(machine: Machine) -> None:
     if _byte(machine) > 5:
         raise ValueError("a protocol above 5")
 
 
 @_opcode(0x95)
-def _frame(machine: _Machine) -> None:
+def _frame(machine: Machine) -> None:
     machine.take(8)  # the frame's length only helps readers of streams
 
 
 @_opcode(0x98)
-def _readonly(machine: _Machine) -> None:
+def _readonly(machine: Machine) -> None:
     machine.stack[-1]
 
 
 @_opcode(0x85)
-def _tuple1(machine: _Machine) -> None:
+def _tuple1(machine: Machine) -> None:
     machine.stack[-1] = (machine.stack[-1],)
 
 
 @_opcode(0x86)
-def _tuple2(machine: _Machine) -> None:
+def _tuple2(machine: Machine) -> None:
     last = machine.stack.pop()
     machine.stack[-1] = (machine.stack[-1], last)
 
 
 @_opcode(0x87)
-def _tuple3(machine: _Machine) -> None:
+def _tuple3(machine: Machine) -> None:
     last = machine.stack.pop()
     middle = machine.stack.pop()
     machine.stack[-1] = (machine.stack[-1], middle, last)
 
 
 @_opcode("a")
-def _append(machine: _Machine) -> None:
+def _append(machine: Machine) -> None:
     value = machine.stack.pop()
     _extend(machine.stack[-1], (value,))
 
 
 @_opcode("e", 0x90)
-def _appends(machine: _Machine) -> None:
+def _appends(machine: Machine) -> None:
     values = machine.marked()
     _extend(machine.stack[-1], values)
 
@@ -435,20 +270,20 @@ def _extend(target: Value, values: Sequence[Value]) -> None:
 
 
 @_opcode("s")
-def _setitem(machine: _Machine) -> None:
+def _setitem(machine: Machine) -> None:
     value = machine.stack.pop()
     key = machine.stack.pop()
     _update(machine.stack[-1], (key, value))
 
 
 @_opcode("u")
-def _setitems(machine: _Machine) -> None:
+def _setitems(machine: Machine) -> None:
     values = machine.marked()
     _update(machine.stack[-1], values)
 
 
 @_opcode("d")
-def _dict(machine: _Machine) -> None:
+def _dict(machine: Machine) -> None:
     values = machine.marked()
     made: dict[Value, Value] = {}
     _update(made, values)
@@ -469,32 +304,32 @@ def _update(target: Value, values: Sequence[Value]) -> None:
 
 
 @_opcode("R")
-def _reduce(machine: _Machine) -> None:
+def _reduce(machine: Machine) -> None:
     args = machine.stack.pop()
     machine.stack[-1] = machine.call(machine.stack[-1], args)
 
 
 @_opcode("i")
-def _inst(machine: _Machine) -> None:
+def _inst(machine: Machine) -> None:
     found = machine.named(machine.line().decode("utf-8"), machine.line().decode("utf-8"))
     args = tuple(machine.marked())
     machine.stack.append(machine.call(found, args))
 
 
 @_opcode("o")
-def _obj(machine: _Machine) -> None:
+def _obj(machine: Machine) -> None:
     args = machine.marked()
     machine.stack.append(machine.call(args[0], tuple(args[1:])))
 
 
 @_opcode(0x81)
-def _newobj(machine: _Machine) -> None:
+def _newobj(machine: Machine) -> None:
     args = machine.stack.pop()
     machine.stack[-1] = _made(machine.stack[-1], args, None)
 
 
 @_opcode(0x92)
-def _newobj_ex(machine: _Machine) -> None:
+def _newobj_ex(machine: Machine) -> None:
     kwargs = machine.stack.pop()
     args = machine.stack.pop()
     machine.stack[-1] = _made(machine.stack[-1], args, kwargs)
@@ -503,19 +338,19 @@ def _newobj_ex(machine: _Machine) -> None:
 def _made(kind: Value, args: Value, kwargs: Value) -> Value:
     if not isinstance(kind, Global | Persistent) or not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
         raise ValueError("an object is made from no class")
-    fold = _FOLDS.get((kind.module, kind.name)) if isinstance(kind, Global) and not kwargs else None
+    fold = FOLDS.get((kind.module, kind.name)) if isinstance(kind, Global) and not kwargs else None
     folded = fold(args) if fold is not None else None
     return Call(kind, args, kwargs) if folded is None else folded
 
 
 @_opcode(0x93)
-def _stack_global(machine: _Machine) -> None:
+def _stack_global(machine: Machine) -> None:
     name = machine.stack.pop()
     machine.stack[-1] = machine.named(machine.stack[-1], name)
 
 
 @_opcode("b")
-def _build(machine: _Machine) -> None:
+def _build(machine: Machine) -> None:
     state = machine.stack.pop()
     target = machine.stack[-1]
     # A state dict carries module versions as `_metadata` this way; folded dictionaries have no place for it.
@@ -523,7 +358,7 @@ def _build(machine: _Machine) -> None:
         target.state = state
 
 
-def _extension(width: int) -> Callable[[_Machine], Value]:
+def _extension(width: int) -> Callable[[Machine], Value]:
     # copyreg's registry gives numbers to functions at run time; what they mean is unknowable here.
     return lambda machine: machine.named("copyreg", f"extension {int.from_bytes(machine.take(width), 'little')}")
 
@@ -531,3 +366,6 @@ def _extension(width: int) -> Callable[[_Machine], Value]:
 _pushes(0x82, _extension(1))
 _pushes(0x83, _extension(2))
 _pushes(0x84, _extension(4))
+
+
+__all__ = ["MAX_BYTES", "MAX_STEPS", "Call", "Global", "Opaque", "Persistent", "Pickle", "Value", "named", "read"]

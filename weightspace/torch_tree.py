@@ -136,6 +136,13 @@ class _Tree:
             else:
                 stack.extend(((*at, key), inner) for key, inner in reversed(_pairs(one)))
 
+    def is_number(self, value: Call) -> bool:
+        """Whether a tensor is one number, such as the best accuracy so far."""
+        try:
+            return math.prod(self.tensors.tensor(value).shape) == 1
+        except (FormatError, TypeError, ValueError, AttributeError, LookupError):
+            return False
+
     def shown(self, value: Call) -> Json | None:
         """Show a tensor among plain values: a number if it is one, otherwise its dtype and shape."""
         if not self.is_tensor(value):
@@ -214,7 +221,7 @@ def _choose(tree: _Tree, top: Value) -> _Chosen:
         nested = [key for key, one in pairs.items() if tree.holds(one) and not tree.is_tensor(one) and not is_trainer(key, one)]
         if is_trainer("", value):
             nested = []
-        picked = _pick(pairs, direct, nested, top=not keys)
+        picked = _pick(pairs, [key for key in direct if not nested or not tree.is_number(pairs[key])], nested, top=not keys)
         if picked is None:
             break
         rest.update(((*keys, key), one) for key, one in pairs.items() if key != picked)

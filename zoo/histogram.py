@@ -69,5 +69,6 @@ def histogram(samples: Sequence[npt.NDArray[np.float64]], bins: int = 12) -> His
     low, high = (float(edge) for edge in np.quantile(values, [0.005, 0.995], method="nearest"))
     if low == high or not np.isfinite(high - low):
         return Histogram(low, high, (0,) * (bins // 2) + (values.size,) + (0,) * (bins - bins // 2 - 1))
-    counts, _ = np.histogram(np.clip(values, low, high), bins, (low, high))
-    return Histogram(low, high, tuple(int(one) for one in counts))
+    # Not np.histogram, which refuses ranges as small as those of tiny weights.
+    at = np.minimum((np.clip(values, low, high) - low) / (high - low) * bins, bins - 1).astype(np.int64)
+    return Histogram(low, high, tuple(int(one) for one in np.bincount(at, minlength=bins)))

@@ -1,10 +1,12 @@
 """Ingest: find checkpoints, read each tensor once on several processes, write them to the catalog in batches."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from weightspace import parallel
 from weightspace.checkpoint import Checkpoint
@@ -46,6 +48,7 @@ class Report:
         passed_over: files that are no checkpoints.
         quarantined: files refused in this run.
         non_finite: names of models with NaN or infinities.
+        not_copied: checkpoints that were catalogued, but could not be copied into the store.
         bytes_read: bytes of checkpoints read.
         seconds: wall time.
         interrupted: whether Ctrl-C ended it; what was done is in the catalog.
@@ -58,6 +61,7 @@ class Report:
     passed_over: int = 0
     quarantined: list[Refusal] = field(default_factory=list)
     non_finite: list[str] = field(default_factory=list)
+    not_copied: list[Refusal] = field(default_factory=list)
     bytes_read: int = 0
     seconds: float = 0.0
     interrupted: bool = False
@@ -133,9 +137,11 @@ class _Ingest:
         few = sum(found.size for _, group in planned for found in group) < _FEW and len(planned) <= 2
         done = 0
         try:
-            for outcomes in parallel.run(reading.work, (task for task, _ in planned), jobs=1 if few else jobs):
-                self._settle(planned[done], outcomes)
-                done += 1
+            # Closed here, and not when it is collected: after Ctrl-C no worker goes on while the rest is written.
+            with contextlib.closing(parallel.run(reading.work, (task for task, _ in planned), jobs=1 if few else jobs)) as results:
+                for outcomes in results:
+                    self._settle(planned[done], outcomes)
+                    done += 1
         except parallel.WorkerDiedError:
             self._one_by_one(planned[done:])
 
@@ -160,6 +166,9 @@ class _Ingest:
             if self._is_known(found):
                 continue
             if found.size > reading.PART_BYTES:
+                if group:  # so that everything is written in the order in which it was found, wherever a run stopped
+                    yield _task(group)
+                    group = []
                 yield from self._parts(found)
                 continue
             group.append(found)
@@ -171,10 +180,10 @@ class _Ingest:
 
     def _is_known(self, found: Found) -> bool:
         known = self.known.get(str(found.path))
-        if known is None or known[0] != found.stamp:
+        if known is None or known.stamp != found.stamp or (self.copy and known.model and not self._is_copied(known.model)):
             return False
         place = self._place(found)
-        if known[1] is None or known[1] == place.sidecar_stamp:
+        if known.sidecar_stamp in (None, place.sidecar_stamp):
             self.report.unchanged += 1
             self._tag(place.path)
         else:
@@ -254,12 +263,34 @@ class _Ingest:
             self.report.non_finite.append(record.name)
         self.report.catalogued += 1
         self.report.bytes_read += found.size
+        copied = self._copied(found, record) if self.copy else None
         self._add(record)
-        if self.copy:
-            checkpoint = reading.open_as(found.path, read.format)
-            assert checkpoint is not None
-            self._add(store.copied(self.catalog.home, checkpoint, record))
+        if copied:
+            self._add(copied)
         self._advance(found)
+
+    def _copied(self, found: Found, record: ModelRecord) -> ModelRecord | None:
+        """Copy a checkpoint into the store; None where the copy is known, or what it holds cannot be copied.
+
+        Raises:
+            FormatError: the store cannot be written, which would go on for every further file.
+        """
+        if self._is_copied(record.id):
+            return None
+        try:
+            checkpoint = reading.open_as(found.path, record.place.format)
+            assert checkpoint is not None
+            copied = store.copied(self.catalog.home, checkpoint, record)
+        except FormatError as error:
+            if isinstance(error.__context__, OSError):
+                raise
+            self.report.not_copied.append(Refusal(record.place, error.reason, error.detail, error.advice))
+            return None
+        self.known[str(store.store_path(self.catalog.home, record.id.hex()))] = Known(0, None, record.id)
+        return copied
+
+    def _is_copied(self, model: bytes) -> bool:
+        return str(store.store_path(self.catalog.home, model.hex())) in self.known
 
     def _pass_over(self, found: Found) -> None:
         self.report.passed_over += 1
@@ -321,13 +352,27 @@ def _task(group: Sequence[Found]) -> _Planned:
     return reading.Task(tuple(f.path for f in group), tuple(f.format for f in group)), tuple(group)
 
 
-def known_stamps(catalog: Catalog) -> dict[str, tuple[int, int | None]]:
-    """Stamps of weights and of what lies beside them for every path that the catalog has seen; None beside a refused one."""
+class Known(NamedTuple):
+    """What the catalog remembers of a path.
+
+    Attributes:
+        stamp: fingerprint of the weights' files.
+        sidecar_stamp: the same of what lies beside them; None for a path that was refused.
+        model: identity of what was read there; None for a path that was refused.
+    """
+
+    stamp: int
+    sidecar_stamp: int | None
+    model: bytes | None
+
+
+def known_stamps(catalog: Catalog) -> dict[str, Known]:
+    """Look up every path that the catalog has seen."""
     with catalog.reading() as connection:
-        files = connection.execute("select path, stamp, sidecar_stamp from files").fetchall()
-        refused = connection.execute("select path, stamp, null from quarantine").fetchall()
+        files = connection.execute("select path, stamp, sidecar_stamp, id from files join models using (model_id)").fetchall()
+        refused = connection.execute("select path, stamp, null, null from quarantine").fetchall()
     root = catalog.home.parent
-    return {str(root / path): (stamp, sidecar) for path, stamp, sidecar in [*refused, *files]}
+    return {str(root / path): Known(*known) for path, *known in [*refused, *files]}
 
 
 def stored_path(path: Path, root: Path) -> str:

@@ -119,7 +119,7 @@ class _Candidate:
         # One bare word is a name: `out` or `model.pt` alone would fit a folder of every run.
         bare = [path.name for path in folders if len(path.parts) == 1]
         native = re.split("[:/#]", run.key)[-1]
-        names = (name for name in (run.name, native, *bare) if len(name) > 1 and "/" not in name and name.lower() not in _COMMON_NAMES)
+        names = (name for name in (run.name, native, *bare) if _is_telling(name))
         return cls(
             run.key,
             tuple(dict.fromkeys(names)),
@@ -133,6 +133,11 @@ class _Candidate:
 
     def ran_at(self, time: datetime) -> bool:
         return self.started is not None and self.started <= time and (self.ended is None or time <= self.ended + SLACK)
+
+
+def _is_telling(name: str) -> bool:
+    """A short number or an everyday word names a folder of every project."""
+    return len(name) > (5 if name.isdigit() else 1) and "/" not in name and name.lower() not in _COMMON_NAMES
 
 
 def _local(text: str) -> PurePath | None:

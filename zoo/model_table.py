@@ -32,10 +32,10 @@ _COLUMNS = {
 }
 
 _SOURCES = """
-from models left join architectures using (architecture_id)
+from (select * from models where {chosen}) as models left join architectures using (architecture_id)
 left join (
     select model_id, arg_min(path, file_id) as path, arg_min(format, file_id) as format, arg_min(run_id, file_id) as run_id, arg_min(step, file_id) as step
-    from files group by model_id
+    from files where {chosen} group by model_id
 ) as first_files using (model_id)
 left join runs on runs.run_id = first_files.run_id
 """
@@ -45,7 +45,9 @@ def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the view anew from the metric names there are: `accuracy`, `test_accuracy`, ...
 
     A metric's column holds its value at the latest step; one without a step counts as latest. DuckDB views have fixed
-    columns, so this is called whenever metrics were written; it costs a scan of the metric names.
+    columns, so this is called whenever metrics were written; it costs a scan of the metric names. The table macro
+    `model_rows(ids)` gives the same rows for a list of models: DuckDB carries no list of ids from a join or a filter
+    into the two groupings of the view, so that a page of fifty models would cost as much as the whole zoo.
     """
     names = connection.execute(
         "select split, name from metrics where model_id is not null group by all order by count(*) desc, split, name limit ?",
@@ -60,14 +62,16 @@ def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
         taken.add(column.lower())
         same = f"name = {quoted(name)} and split is not distinct from {quoted(split) if split else 'null'}"
         pivot.append(f"arg_max(value, coalesce(step, 9223372036854775807)) filter (where {same}) as {identifier(column)}")
-    fixed = ", ".join(f"{expression} as {column}" for column, expression in _COLUMNS.items())
-    sql = f"create or replace view model_table as select {fixed}"
-    if pivot:
-        wide = f"select model_id, {', '.join(pivot)} from metrics where model_id is not null group by model_id"
-        sql += f", measured.* exclude (model_id) {_SOURCES} left join ({wide}) as measured using (model_id)"
-    else:
-        sql += _SOURCES
-    connection.execute(sql)
+    connection.execute(f"create or replace view model_table as {_select(pivot, 'model_id is not null')}")
+    connection.execute(f"create or replace macro model_rows(ids) as table {_select(pivot, 'model_id in (select unnest(ids))')}")
     connection.execute(
         "comment on view model_table is 'one row a model: identity, size, card, first file, run, and its metrics as columns'"
     )
+
+
+def _select(pivot: list[str], chosen: str) -> str:
+    fixed = ", ".join(f"{expression} as {column}" for column, expression in _COLUMNS.items())
+    if not pivot:
+        return f"select {fixed} {_SOURCES.format(chosen=chosen)}"
+    wide = f"select model_id, {', '.join(pivot)} from metrics where {chosen} group by model_id"
+    return f"select {fixed}, measured.* exclude (model_id) {_SOURCES.format(chosen=chosen)} left join ({wide}) as measured using (model_id)"

@@ -15,6 +15,7 @@ from weightspace.zoo.literals import quoted
 
 Connection = duckdb.DuckDBPyConnection
 _HEX = re.compile(r"[0-9a-f]{4,64}")
+_PAGE = 1000  # models whose ids are few enough to be written into a statement
 
 
 def arrow(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
@@ -41,7 +42,12 @@ def _explained(error: duckdb.Error) -> str:
 
 def models(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
     """One row a model with its metrics as columns: the view `model_table`, filtered."""
-    return _filtered(connection, "model_table", where, order_by or "name", limit)
+    if limit is None or limit > _PAGE:
+        return _filtered(connection, "model_table", where, order_by or "name", limit)
+    # First which models, from the columns that decide it; then all columns of those alone.
+    page = f"(select * from model_table{_ending(where, order_by or 'name', limit)})"
+    ids = arrow(connection, f"select model_id from {page}")["model_id"].to_pylist()
+    return arrow(connection, f"select * from model_rows({ids}::integer[]) order by list_position({ids}::integer[], model_id)")
 
 
 def runs(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
@@ -64,8 +70,12 @@ def files(connection: Connection, where: str | None = None, order_by: str | None
 
 
 def _filtered(connection: Connection, source: str, where: str | None, order_by: str, limit: int | None) -> pa.Table:
-    sql = f"select * from {source}" + (f" where {where}" if where else "") + f" order by {order_by}"
-    return arrow(connection, sql + (f" limit {int(limit)}" if limit is not None else ""))
+    return arrow(connection, f"select * from {source}{_ending(where, order_by, limit)}")
+
+
+def _ending(where: str | None, order_by: str, limit: int | None) -> str:
+    condition = f" where {where}" if where else ""
+    return f"{condition} order by {order_by}" + (f" limit {int(limit)}" if limit is not None else "")
 
 
 def resolve(connection: Connection, model: str, root: Path) -> int:

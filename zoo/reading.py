@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightspace import identity
+from weightspace import identity, naming
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import FormatError
 from weightspace.formats import DAMAGE, formats, guarded, sniff
@@ -119,7 +119,7 @@ def open_as(path: Path, format: str | None) -> Checkpoint | None:
         if fit is None:
             return None
         format = fit.name
-    checkpoint = guarded(formats[format].open, path)
+    checkpoint = naming.recognised(guarded(formats[format].open, path))
     if not checkpoint.info and not checkpoint.extras:
         raise FormatError(f"{path}: holds no tensors", reason="unsupported", advice="nothing to catalogue here")
     # An array container holds any data; without a float array it is no checkpoint.

@@ -8,8 +8,6 @@ from typing import Any
 
 from weightspace.errors import one_line
 from weightspace.zoo.metrics import Metric, flat, number, whole
-from weightspace.zoo.places import Place as Place
-from weightspace.zoo.places import place_in_run as place_in_run
 
 Value = str | int | float | bool
 

@@ -273,10 +273,11 @@ class _Tables:
     def _add_rows(self, rows: Sequence[Row]) -> None:
         for row in rows:
             low = {key.lower(): value for key, value in row.items()}
-            file = next((low[key] for key in _FILE_COLUMNS if isinstance(low.get(key), str) and low[key].strip()), None)
             step = step_of(low)
-            if "metric" in low and "value" in low:
-                low = {str(low["metric"]): low["value"]}
+            if "value" in low and ("metric" in low or "name" in low):
+                metric = str(low.pop("metric") if "metric" in low else low.pop("name"))
+                low[metric] = low.pop("value")
+            file = next((low[key] for key in _FILE_COLUMNS if isinstance(low.get(key), str) and low[key].strip()), None)
             numbers = {key: number_in_text(value) for key, value in low.items()}
             metrics = tuple(_metric(key, value, step) for key, value in numbers.items() if value is not None and key not in COUNTERS)
             if file is not None:

@@ -1,11 +1,13 @@
 """The zoo's own store of weights: one deterministic safetensors file a content, `store/ab/<id>.safetensors`."""
 
+import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.formats.safetensors import save
+from weightspace.errors import FormatError
+from weightspace.formats.safetensors import open_safetensors, save
 from weightspace.zoo.records import Description, ModelRecord, Place
 
 
@@ -18,12 +20,26 @@ def put(home: Path, checkpoint: Checkpoint, model_id: str) -> Path:
     """Write the weights into the store, unless they are there already.
 
     Raises:
-        FormatError: a dtype that safetensors cannot hold, or a folder that cannot be written.
+        FormatError: a dtype that safetensors cannot hold, a source that is not what it was when its id was taken, or a
+            folder that cannot be written.
     """
     path = store_path(home, model_id)
-    if not path.exists():
+    if path.exists():
+        return path
+    fresh = path.with_name(f".{model_id}.{secrets.token_hex(4)}.new")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(checkpoint, path)
+        save(checkpoint, fresh)
+        if open_safetensors(fresh).id != model_id:
+            source = checkpoint.path or "the weights"
+            raise FormatError(f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when nobody writes to it")
+        fresh.replace(path)
+    except OSError as error:
+        raise FormatError(
+            f"{path}: cannot be written ({error.strerror})", reason="unreadable", advice="check the folder, its permissions and the free space"
+        ) from None
+    finally:
+        fresh.unlink(missing_ok=True)
     return path
 
 

@@ -247,13 +247,14 @@ def _write_files(connection: Connection, described: Sequence[tuple[int, Place, D
         return
     runs = write_runs(connection, [d.run for _, _, d in described if d.run])
     first = _next(connection, "files", "file_id")
-    places = [place for _, place, _ in described]
+    kept = list({d[1].path: d for d in described}.values())  # one row a path: a content of the store may be named twice in a batch
+    places = [place for _, place, _ in kept]
     _insert(
         connection,
         "files",
         {
             "file_id": pa.array(range(first, first + len(places)), pa.int32()),
-            "model_id": pa.array([number for number, _, _ in described], pa.int32()),
+            "model_id": pa.array([number for number, _, _ in kept], pa.int32()),
             "path": pa.array([p.path for p in places], pa.string()),
             "format": pa.array([p.format for p in places], pa.string()),
             "num_files": pa.array([p.num_files for p in places], pa.int32()),
@@ -262,9 +263,9 @@ def _write_files(connection: Connection, described: Sequence[tuple[int, Place, D
             "stamp": pa.array([p.stamp for p in places], pa.uint64()),
             "sidecar_stamp": pa.array([p.sidecar_stamp for p in places], pa.uint64()),
             "sha256": pa.array([p.sha256 for p in places], pa.binary()),
-            "run_id": pa.array([runs[d.run.key] if d.run else None for _, _, d in described], pa.int32()),
-            "step": pa.array([d.step for _, _, d in described], pa.int64()),
-            "metadata": pa.array([_json(d.metadata) for _, _, d in described], pa.string()),
+            "run_id": pa.array([runs[d.run.key] if d.run else None for _, _, d in kept], pa.int32()),
+            "step": pa.array([d.step for _, _, d in kept], pa.int64()),
+            "metadata": pa.array([_json(d.metadata) for _, _, d in kept], pa.string()),
             "ingested": pa.array([stamp] * len(places), pa.timestamp("us")),
         },
     )
@@ -278,24 +279,21 @@ def _write_files(connection: Connection, described: Sequence[tuple[int, Place, D
 
 def _fill_descriptions(connection: Connection, described: Sequence[tuple[int, Place, Description]]) -> None:
     """Give known models what a later file says of them; what is already there stays."""
-    told = {number: d for number, _, d in described if d.licence or d.base_model or d.datasets or d.languages or d.library or d.task}
+    columns = ("licence", "base_model", "datasets", "languages", "library", "task")
+    told: dict[int, dict[str, Any]] = {}
+    for number, _, description in described:
+        said = {column: getattr(description, column) for column in columns}
+        if any(said.values()):
+            # The first to say something is believed, within a batch as across batches.
+            earlier = told.get(number, {})
+            told[number] = {column: earlier.get(column) or said[column] for column in columns}
     if not told:
         return
-    connection.register(
-        "told",
-        pa.table(
-            {
-                "model_id": pa.array(told, pa.int32()),
-                "licence": pa.array([d.licence for d in told.values()], pa.string()),
-                "base_model": pa.array([d.base_model for d in told.values()], pa.string()),
-                "datasets": pa.array([list(d.datasets) or None for d in told.values()], pa.list_(pa.string())),
-                "languages": pa.array([list(d.languages) or None for d in told.values()], pa.list_(pa.string())),
-                "library": pa.array([d.library for d in told.values()], pa.string()),
-                "task": pa.array([d.task for d in told.values()], pa.string()),
-            }
-        ),
-    )
-    columns = ("licence", "base_model", "datasets", "languages", "library", "task")
+    texts, lists = pa.string(), pa.list_(pa.string())
+    kinds = {column: lists if column in ("datasets", "languages") else texts for column in columns}
+    values = {column: pa.array([list(v) if isinstance(v := one[column], tuple) and v else v or None for one in told.values()], kind)
+              for column, kind in kinds.items()}  # fmt: skip
+    connection.register("told", pa.table({"model_id": pa.array(told, pa.int32()), **values}))
     changes = ", ".join(f"{c} = coalesce(models.{c}, told.{c})" for c in columns)
     missing = " or ".join(f"(models.{c} is null and told.{c} is not null)" for c in columns)
     connection.execute(f"update models set {changes} from told where models.model_id = told.model_id and ({missing})")

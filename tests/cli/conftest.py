@@ -5,8 +5,10 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
@@ -18,7 +20,7 @@ Run = Callable[..., Result]
 HOSTILE = ("\x1b[31mred\x1b[0m.weight", "line\nbreak", "[red]markup[/red]", "tab\there", "bell\x07\x9b2J", "right\u202eto left")
 
 
-def mlp(seed: int, width: int = 8) -> dict[str, np.ndarray]:
+def mlp(seed: int, width: int = 8) -> dict[str, npt.NDArray[Any]]:
     draw = np.random.default_rng(seed)
     return {
         "fc1.weight": draw.normal(size=(width, 4)).astype(np.float32),
@@ -28,7 +30,7 @@ def mlp(seed: int, width: int = 8) -> dict[str, np.ndarray]:
     }
 
 
-def tower(layers: int) -> dict[str, np.ndarray]:
+def tower(layers: int) -> dict[str, npt.NDArray[Any]]:
     draw = np.random.default_rng(9)
     tensors = {"embed.weight": draw.normal(size=(32, 4)).astype(np.float16)}
     for at in range(layers):
@@ -48,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = place / "checkpoints"
     folder.mkdir()
     save_file(base, folder / "copy.safetensors")
-    np.savez(folder / "wide.npz", **mlp(1, width=64))
+    np.savez(folder / "wide.npz", allow_pickle=False, **mlp(1, width=64))
     save_file(tower(12), folder / "tower.safetensors")
     save_file({"w": np.array([1, np.nan, np.inf, 0], np.float32)}, folder / "unsound.safetensors")
     save_file({name: np.full(3, at, np.float32) for at, name in enumerate(HOSTILE)}, folder / "hostile.safetensors")
@@ -92,7 +94,9 @@ def run(sandbox: Path) -> Run:
     runner = CliRunner()
 
     def invoke(*arguments: str, code: int = 0, input: str | None = None, columns: int = 100) -> Result:
-        result = runner.invoke(app, list(arguments), input=input, catch_exceptions=False, env={"COLUMNS": str(columns), "TERMINAL_WIDTH": ""})
+        result = runner.invoke(
+            app, list(arguments), input=input, catch_exceptions=False, env={"COLUMNS": str(columns), "TERMINAL_WIDTH": ""}
+        )
         assert result.exit_code == code, f"{arguments} ended with {result.exit_code}:\n{result.stdout}\n{result.stderr}"
         return result
 

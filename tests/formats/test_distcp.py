@@ -26,7 +26,7 @@ def model() -> torch.nn.Module:
 
 def saved(state: dict[str, Any], folder: Path) -> Path:
     with warnings.catch_warnings(action="ignore"):
-        dcp.save(state, checkpoint_id=folder, no_dist=True)
+        dcp.save(state, checkpoint_id=folder, no_dist=True)  # type: ignore[attr-defined]
     return folder
 
 
@@ -39,7 +39,7 @@ def agrees(checkpoint: Checkpoint, state_dict: dict[str, torch.Tensor]) -> None:
 
 def test_a_trainer_state(model: torch.nn.Module, tmp_path: Path) -> None:
     optimizer = torch.optim.Adam(model.parameters())
-    sum(one.float().sum() for one in model.parameters()).backward()
+    torch.stack([one.float().sum() for one in model.parameters()]).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     state = {"model": model.state_dict(), "optim": optimizer.state_dict(), "step": 7, "run": "a"}
     folder = saved(state, tmp_path / "dcp")
@@ -62,14 +62,14 @@ def test_missing_truncated_and_swapped_files(model: torch.nn.Module, tmp_path: P
     folder = saved(dict(model.state_dict()), tmp_path / "dcp")
     data = (folder / "__0_0.distcp").read_bytes()
     (folder / "__0_0.distcp").write_bytes(data[: len(data) // 2])
-    with pytest.raises(FormatError, match="lies in bytes .* which has") as caught:
+    with pytest.raises(FormatError, match=r"lies in bytes .* which has") as caught:
         open_checkpoint(folder)
     assert caught.value.reason == "truncated"
     (folder / "__0_0.distcp").write_bytes(b"\0" * len(data))
     with pytest.raises(FormatError, match="its archive has no directory"):
         open_checkpoint(folder).raw("0.weight")
     (folder / "__0_0.distcp").unlink()
-    with pytest.raises(FormatError, match="'__0_0.distcp', which its metadata names, is not there; bring all files") as caught:
+    with pytest.raises(FormatError, match=r"'__0_0.distcp', which its metadata names, is not there; bring all files") as caught:
         open_checkpoint(folder)
     assert caught.value.reason == "missing"
 
@@ -98,7 +98,7 @@ def test_hostile_metadata_run_nothing(model: torch.nn.Module, tmp_path: Path, pr
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     metadata.planner_data = Runs(tmp_path / "canary")
     (folder / ".metadata").write_bytes(pickle.dumps(metadata, protocol))
-    with pytest.raises(FormatError, match="would run code: (subprocess|commands).call") as caught:
+    with pytest.raises(FormatError, match=r"would run code: (subprocess|commands).call") as caught:
         open_checkpoint(folder)
     assert caught.value.reason == "needs-code"
     hostile = saved({"model": model.state_dict(), "x": Runs(tmp_path / "canary")}, tmp_path / "item")
@@ -107,7 +107,7 @@ def test_hostile_metadata_run_nothing(model: torch.nn.Module, tmp_path: Path, pr
     assert not (tmp_path / "canary").exists()
 
 
-TWO_RANKS = '''
+TWO_RANKS = """
 import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -129,7 +129,7 @@ dcp.save({"model": state, "step": 3}, checkpoint_id=f"{folder}/dcp")
 if rank == 0:
     torch.save(whole, f"{folder}/whole.pt")
 dist.destroy_process_group()
-'''
+"""
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_two_processes_with_sharded_tensors(tmp_path: Path) -> None:
     for folder in (tmp_path / "dcp", tmp_path / "ranks"):
         agrees(open_checkpoint(folder), whole)
     assert open_checkpoint(tmp_path / "dcp").metadata["step"] == 3
-    with pytest.raises(FormatError, match="a DTensor shard .* name the folder that holds all ranks"):
+    with pytest.raises(FormatError, match=r"a DTensor shard .* name the folder that holds all ranks"):
         open_checkpoint(tmp_path / "ranks" / "model_world_size_2_rank_0.pt")
     (tmp_path / "ranks" / "model_world_size_2_rank_0.pt").unlink()
     with pytest.raises(FormatError, match="expected the files of 2 ranks, that of rank 0 is not there"):

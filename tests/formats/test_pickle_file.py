@@ -24,7 +24,11 @@ def refused(path: Path, message: str, reason: str) -> None:
 def test_joblib_files_need_code(tmp_path: Path, packing: str | None) -> None:
     model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
     joblib.dump(model, tmp_path / "m.joblib", compress=(packing, 3) if packing else 0)
-    refused(tmp_path / "m.joblib", "a pickle( packed by \\w+)? that needs code to load .*LogisticRegression.*save the weights as safetensors", "needs-code")
+    refused(
+        tmp_path / "m.joblib",
+        "a pickle( packed by \\w+)? that needs code to load .*LogisticRegression.*save the weights as safetensors",
+        "needs-code",
+    )
 
 
 class Runs:
@@ -51,7 +55,7 @@ def test_plain_pickles(tmp_path: Path, protocol: int) -> None:
 
 
 def test_an_unpacking_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    joblib.dump(b"\0" * (1 << 28), tmp_path / "bomb", compress=("zlib", 9))
+    joblib.dump(b"\0" * (1 << 25), tmp_path / "bomb", compress=("zlib", 9))
     refused(tmp_path / "bomb", "a pickle packed by zlib", "unsupported")
 
 

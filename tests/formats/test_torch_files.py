@@ -85,7 +85,15 @@ def test_the_same_weights_have_one_id(save: Save, tmp_path: Path) -> None:
 
 def test_views_empties_and_scalars(save: Save) -> None:
     base = torch.arange(24.0).reshape(4, 6)
-    views = {"t": base.t(), "slice": base[1:3, 2:5], "row": base[2], "every": base[::2, ::3], "empty": base[:0], "scalar": base[1, 1], "none": torch.empty(0, 3)}
+    views = {
+        "t": base.t(),
+        "slice": base[1:3, 2:5],
+        "row": base[2],
+        "every": base[::2, ::3],
+        "empty": base[:0],
+        "scalar": base[1, 1],
+        "none": torch.empty(0, 3),
+    }
     agrees(open_checkpoint(save(views)), views)
     assert not any(one.alias_of for one in open_checkpoint(save(views)).info.values())
 
@@ -103,7 +111,7 @@ def test_parameters_buffers_and_subclasses(save: Save) -> None:
     with_state.note = "kept by torch"  # type: ignore[attr-defined]
     buffer = torch.nn.Buffer(torch.ones(4))
     values = {"p": parameter, "s": with_state, "b": buffer, "n": np.arange(5, dtype=np.float32)}
-    agrees(open_checkpoint(save(values)), {**values, "n": torch.arange(5.0)})
+    agrees(open_checkpoint(save(values)), {"p": parameter, "s": with_state, "b": buffer, "n": torch.arange(5.0)})
 
 
 NESTINGS: list[tuple[Any, str, list[str]]] = [
@@ -177,12 +185,18 @@ def test_training_state_is_kept_apart(save: Save) -> None:
 def test_optimizer_state_alone_is_a_trainer_checkpoint(save: Save) -> None:
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([parameter], momentum=0.9)
-    parameter.sum().backward()
+    parameter.sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     checkpoint = open_checkpoint(save(optimizer.state_dict()))
     assert checkpoint.kind == "trainer" and list(checkpoint) == ["state.0.momentum_buffer"]
     assert open_checkpoint(save({"optimizer": optimizer.state_dict(), "epoch": 1})).kind == "trainer"
     assert open_checkpoint(save({"python": (3, (1, 2)), "cpu": torch.get_rng_state()})).kind == "trainer"
+
+
+def test_numbers_beside_a_state_dict_are_metadata(save: Save) -> None:
+    checkpoint = open_checkpoint(save({"model": {"weight": torch.ones(2)}, "best_acc": torch.tensor(0.5)}))
+    assert list(checkpoint) == ["weight"] and checkpoint.metadata["best_acc"] == 0.5
+    assert list(open_checkpoint(save({"weight": torch.ones(2), "scale": torch.tensor(0.5)}))) == ["weight", "scale"]
 
 
 def test_prefixes_and_adapters_are_recognised(save: Save) -> None:
@@ -282,7 +296,9 @@ def test_storages_must_have_the_size_that_the_pickle_claims(tmp_path: Path) -> N
     with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "b.pt", "w") as new:
         for name in old.namelist():
             new.writestr(name, old.read(name)[:-4] if name.endswith("data/0") else old.read(name))
-    refused(tmp_path / "b.pt", "tensor 'fc.weight' cannot be read: storage '0' claims 6 elements of F32, its member has 20 bytes", "truncated")
+    refused(
+        tmp_path / "b.pt", "tensor 'fc.weight' cannot be read: storage '0' claims 6 elements of F32, its member has 20 bytes", "truncated"
+    )
     with zipfile.ZipFile(tmp_path / "a.pt") as old, zipfile.ZipFile(tmp_path / "c.pt", "w") as new:
         for name in old.namelist():
             if not name.endswith("data/0"):
@@ -308,9 +324,14 @@ def test_endless_repetition_is_stopped(tmp_path: Path, monkeypatch: pytest.Monke
             data = old.read(name)
             if name.endswith("data.pkl"):  # a list of two references to a list of two references to ... one tensor
                 data = data[: data.index(b"cXtorch") if b"cXtorch" in data else -2]
-                head, tensor = data.split(b"X\x01\x00\x00\x00t", 1)
+                _, tensor = data.split(b"X\x01\x00\x00\x00t", 1)
                 tensor = re.sub(rb"^q.", b"", tensor.removesuffix(b"s"), flags=re.DOTALL)
-                data = b"\x80\x02" + tensor + b"".join(b"r\x00\x01\x00%c0(j\x00\x01\x00%cj\x00\x01\x00%cl" % (n, n, n) for n in range(60)) + b"."
+                data = (
+                    b"\x80\x02"
+                    + tensor
+                    + b"".join(b"r\x00\x01\x00%c0(j\x00\x01\x00%cj\x00\x01\x00%cl" % (n, n, n) for n in range(60))
+                    + b"."
+                )
             new.writestr(name, data)
     refused(tmp_path / "b.pt", "its pickle repeats itself without end", "hostile")
 
@@ -364,8 +385,9 @@ def test_real_files_have_the_parameters_that_their_manifest_states(real_checkpoi
 
 def test_every_real_torch_file_agrees_with_torch_load(real_checkpoints: Path) -> None:
     paths = [path for path in sorted(real_checkpoints.rglob("*")) if path.suffix in (".pt", ".pth", ".th", ".bin", ".tar")]
-    assert len(paths) > 270
-    for path in paths:
+    alike = [path for path in paths if path.parent.name == "inr_orbit"]
+    assert len(alike) == 256 and len(paths) - len(alike) > 20
+    for path in [*(path for path in paths if path not in alike), *alike[::32]]:
         loaded = torch.load(path, weights_only=True, map_location="cpu")
         agrees(open_checkpoint(path), loaded.get("state_dict", loaded))
 

@@ -113,7 +113,7 @@ def test_a_big_folder_is_listed_once(tmp_path: Path) -> None:
     places = Places(tmp_path, listing)
     start = time.perf_counter()
     assert all(places.of(tmp_path / name) is not None for name in names)
-    assert time.perf_counter() - start < 5.0
+    assert time.perf_counter() - start < 15.0  # a quadratic walk takes minutes
     assert listed.count(tmp_path) == 1
 
 
@@ -216,4 +216,4 @@ def test_a_thousand_runs_and_many_files_are_matched_quickly() -> None:
     files = [file(f"/out/{i % 1000}/step_{i}.pt", i % 1000, i) for i in range(5000)]
     start = time.perf_counter()
     assert len(match_runs(runs, files)) == 5000
-    assert time.perf_counter() - start < 10.0
+    assert time.perf_counter() - start < 15.0

@@ -60,6 +60,8 @@ def jsonable(value: Any) -> Any:
             return value.isoformat()
         case datetime.timedelta():
             return value.total_seconds()
+        case tuple() if hasattr(value, "nanoseconds"):  # Arrow's interval, which may hold months and so is no time span
+            return dict(zip(("months", "days", "nanoseconds"), value, strict=True))
         case Mapping():
             return {str(key): jsonable(one) for key, one in value.items()}
         case list() if value and all(isinstance(one, tuple) and len(one) == 2 for one in value):
@@ -89,7 +91,7 @@ def count(value: int | None) -> str:
     return f"{value:,}" if abs(value) < 1_000_000 else _scaled(value, ("", "k", "M", "B", "T"))
 
 
-def size(value: float | None) -> str:
+def size(value: int | float | None) -> str:
     """Write a number of bytes in decimal units.
 
     Example:
@@ -99,7 +101,7 @@ def size(value: float | None) -> str:
     return "" if value is None else _scaled(value, (" B", " kB", " MB", " GB", " TB", " PB"))
 
 
-def _scaled(value: float, units: Sequence[str]) -> str:
+def _scaled(value: int | float, units: Sequence[str]) -> str:
     for unit in units[:-1]:
         if abs(value) < 999.5:
             return f"{_three_digits(value)}{unit}"
@@ -107,14 +109,14 @@ def _scaled(value: float, units: Sequence[str]) -> str:
     return f"{_three_digits(value)}{units[-1]}"
 
 
-def _three_digits(value: float) -> str:
+def _three_digits(value: int | float) -> str:
     if value == int(value) and abs(value) < 1000:
         return str(int(value))
     digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:.{digits}f}"
 
 
-def number(value: float | None) -> str:
+def number(value: int | float | None) -> str:
     """Write a statistic or metric to four significant digits.
 
     Example:
@@ -124,7 +126,7 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Write a time span: seconds, or minutes and seconds, or hours and minutes."""
     if seconds < 60:
         return f"{seconds:.1f} s"

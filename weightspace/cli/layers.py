@@ -39,12 +39,13 @@ class Layer:
     @property
     def num_not_finite(self) -> int:
         """Elements that are NaN or infinite."""
-        return sum(one["num_nan"] + one["num_inf"] for one in self.tensors)
+        return sum(int(one["num_nan"] + one["num_inf"]) for one in self.tensors)
 
     @property
     def zero_share(self) -> float:
         """Share of elements that are zero."""
-        return float(sum(one["num_zero"] for one in self.tensors)) / max(1, sum(one["numel"] for one in self.tensors))
+        zeros, all_of_them = (sum(int(one[key]) for one in self.tensors) for key in ("num_zero", "numel"))
+        return zeros / max(1, all_of_them)
 
     @property
     def mean(self) -> float | None:

@@ -60,10 +60,11 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"weightspace {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

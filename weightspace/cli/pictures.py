@@ -6,7 +6,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = " ▁▂▃▄▅▆▇█"
 
 
-def bar(share: float, width: int = 8) -> str:
+def bar(share: int | float, width: int = 8) -> str:
     """Draw a share between 0 and 1 as a bar; anything above nothing is at least a hair.
 
     Example:

@@ -3,13 +3,14 @@
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from weightspace.cli import cells
 
 PATIENCE = 1.0  # seconds of work that need no comment
 
 
+@runtime_checkable
 class Done(Protocol):
     """How far the work has come; `weightspace.zoo.Progress` is one."""
 

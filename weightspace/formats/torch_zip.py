@@ -17,7 +17,7 @@ from weightspace.zipped import first_name
 def sniff(path: Path, head: bytes) -> bool:
     """A zip file with `<name>/data.pkl` in it: the first member where torch.save wrote it."""
     name = first_name(head)
-    if name is None or "/" not in name:
+    if name is None or "/" not in name or path.suffix == ".distcp":  # the latter is many such files in one: see distcp
         return False
     pickled = f"{name.split('/')[0]}/data.pkl"
     try:

@@ -19,6 +19,7 @@ from weightspace.zipped import first_name
 MAX_CODE = 16 << 20
 MAX_MODULES = 1_000_000
 MAX_DEPTH = 64
+_BEGINNING = re.compile(r"[^/]+/(?:data/\d+|constants\.pkl|code/.+)")
 _CLASS = re.compile(r"^class (\w+)\(Module\):\n  __parameters__ = \[([^\]]*)\]\n  __buffers__ = \[([^\]]*)\]", re.MULTILINE)
 
 
@@ -29,8 +30,8 @@ def sniff(path: Path, head: bytes) -> bool:
         return False
     try:
         return is_script(Archive(SourceFile.at(path)))
-    except FormatError:
-        return False
+    except FormatError:  # a damaged archive that begins as torch writes them: opening it says what is wrong
+        return _BEGINNING.fullmatch(name) is not None
 
 
 def is_script(archive: Archive) -> bool:

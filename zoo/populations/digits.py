@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from weightspace.zoo.populations import population
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs import Run, Value
 from weightspace.zoo.zoo import Added
 
 if TYPE_CHECKING:
@@ -170,8 +170,14 @@ def _trained(group: _Group, networks: Sequence[tuple[float, int]], steps: Sequen
     with _one_thread():
         taken = list(_train(group, networks, sorted(set(steps))))
     for at, (learning_rate, seed) in enumerate(networks):
-        architecture = {"architecture": group.name.removeprefix("digits-"), **group.settings}
-        training = {"learning_rate": learning_rate, "momentum": MOMENTUM, "batch_size": BATCH, "optimizer": "sgd", "steps": max(steps)}
+        architecture: dict[str, Value] = {"architecture": group.name.removeprefix("digits-"), **group.settings}
+        training: dict[str, Value] = {
+            "learning_rate": learning_rate,
+            "momentum": MOMENTUM,
+            "batch_size": BATCH,
+            "optimizer": "sgd",
+            "steps": max(steps),
+        }
         name = f"{group.name}-w{group.settings['width']}-d{group.settings['depth']}-lr{learning_rate:g}-s{seed}"
         run = Run(f"population:{name}", name, "population", seed, {**architecture, **training}, status="finished")
         made = {"kind": "population", "name": group.name, "seed": seed, "hyperparameters": run.hyperparameters, "versions": _versions()}

@@ -28,6 +28,9 @@ def ingest(
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="KEY[=VALUE]", show_default=False, help="Label every model found.")
     ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", metavar="TEXT", show_default=False, help="Put before the names of new models, as in lpips/.")
+    ] = "",
     copy: Annotated[bool, typer.Option("--copy", help="Keep a copy of the weights in the zoo too.")] = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
@@ -43,7 +46,7 @@ def ingest(
     """
     tags = pairs(tag or [], "label")
     with progress("reading") as bar:
-        report = zoo_at(zoo).ingest(paths, jobs=jobs, tags=tags, copy=copy, progress=bar.update)
+        report = zoo_at(zoo).ingest(paths, jobs=jobs, tags=tags, copy=copy, prefix=prefix, progress=bar.update)
     if format is Format.table:
         write(f"{line}\n" for line in summary(report))
     else:

@@ -196,11 +196,11 @@ def _histogram(layer: Layer, checkpoint: "Checkpoint") -> str:
     return blocks(made.counts) if made else ""
 
 
-def _statistic(value: float | None) -> str:
+def _statistic(value: int | float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _percent(share: float) -> str:
+def _percent(share: int | float) -> str:
     return "" if share == 0 else "<0.1%" if share < 0.001 else f"{100 * share:.1f}%"
 
 

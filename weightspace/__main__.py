@@ -1,0 +1,5 @@
+"""`python -m weightspace`: the command line."""
+
+from weightspace.cli.main import main
+
+main()
