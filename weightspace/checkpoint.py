@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from weightspace import dtypes, identity
 from weightspace.dtypes import DType
 from weightspace.errors import FormatError, UnknownNameError, one_line
@@ -117,9 +119,7 @@ class Checkpoint(_Tensors):
             raise UnknownNameError.of("tensor", name, self.info)
         info, element = self.info[name], dtypes.dtype(self.info[name].dtype)
         if element.kind == "quantized":
-            from weightspace.formats.gguf import dequantize
-
-            return torch.from_numpy(dequantize(read(self.storages[name]), element, info.shape))
+            return torch.from_numpy(dtypes.decode(np.frombuffer(read(self.storages[name]), np.uint8), element).reshape(info.shape))
         halves = element.name == "F4" and (not info.shape or info.shape[-1] % 2 == 1)  # torch packs pairs along the last axis
         if element.torch is None or not hasattr(torch, element.torch) or halves:
             raise FormatError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weightspace.errors import FormatError, UnknownNameError
+from weightspace.errors import FormatError, MissingDependencyError, UnknownNameError
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -181,7 +181,8 @@ def decode(raw: Bytes, kind: DType) -> npt.NDArray[Any]:
     """Turn little-endian bytes into a flat numpy array of numbers; formats that numpy lacks become float32.
 
     Raises:
-        FormatError: a quantized format, which only `weightspace.formats.gguf` can expand.
+        MissingDependencyError: a quantised format, and the gguf package, which knows its blocks, is not installed.
+        FormatError: a quantised format that the gguf package cannot expand.
     """
     if kind.numpy is not None:
         return raw.view(kind.numpy)
@@ -189,6 +190,18 @@ def decode(raw: Bytes, kind: DType) -> npt.NDArray[Any]:
         shifted: npt.NDArray[np.float32] = np.left_shift(raw.view("<u2"), 16, dtype=np.uint32).view(np.float32)
         return shifted
     table = value_table(kind.name)
-    if table is None:
-        raise FormatError(f"dtype '{kind.name}' holds quantised blocks", reason="unsupported", advice="open it with the gguf package")
-    return table[codes(raw, kind)]
+    return _dequantized(raw, kind) if table is None else table[codes(raw, kind)]
+
+
+def _dequantized(raw: Bytes, kind: DType) -> npt.NDArray[np.float32]:
+    try:
+        import gguf
+    except ImportError:
+        raise MissingDependencyError.of("gguf", f"expanding {kind.name} blocks", "gguf") from None
+    try:
+        blocks = raw.reshape(-1, kind.block[1] if kind.block else 1)
+        made = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind.name])
+    except (NotImplementedError, KeyError):
+        advice = "read .raw(name) instead"
+        raise FormatError(f"the installed gguf package cannot expand dtype '{kind.name}'", reason="unsupported", advice=advice) from None
+    return np.ascontiguousarray(made, np.float32).reshape(-1)

@@ -119,11 +119,5 @@ def _rank(delta: npt.NDArray[np.float64]) -> int | None:
 
 def values(info: TensorInfo, storage: Storage) -> npt.NDArray[np.float64]:
     """Read a tensor as a flat float64 array; quantised ones are expanded."""
-    element = dtypes.dtype(info.dtype)
-    raw = read(storage)
-    if element.kind == "quantized":
-        from weightspace.formats.gguf import dequantize
-
-        return np.asarray(dequantize(raw, element, info.shape), dtype=np.float64).reshape(-1)
-    flat = dtypes.decode(np.frombuffer(raw, np.uint8), element)[: info.numel]
-    return np.asarray(flat, dtype=np.float64)
+    flat = dtypes.decode(np.frombuffer(read(storage), np.uint8), dtypes.dtype(info.dtype))
+    return np.asarray(flat[: info.numel], dtype=np.float64)

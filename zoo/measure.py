@@ -45,9 +45,9 @@ class _Meter(Protocol):
 def measure(info: TensorInfo, storage: Storage) -> Measure:
     """Hash a tensor and take its statistics in one pass, block by block.
 
-    Moments are float64; inside a block of float32 or narrower they are float32, good to about six digits. Integers of
+    Moments are float64; inside a block of float32 or narrower they are float32, good to six digits, at worst five. Integers of
     64 bits beyond 2**53 are rounded to float64. Complex tensors have counts only; quantised ones are expanded when the
-    gguf package is there, and have nothing but zero counts when it is not.
+    gguf package is there, and have no statistics when it is not.
 
     Args:
         info: what the header says of the tensor.
@@ -215,18 +215,15 @@ class _Blocks:
         self._known = kind.block is not None
 
     def add(self, raw: Bytes) -> None:
-        if not self._known or self._kind.block is None:
+        if not self._known:
             return
-        elements, size = self._kind.block
         try:
-            from weightspace.formats.gguf import dequantize
-
-            self._moments.add(dequantize(bytearray(raw), self._kind, (raw.size // size * elements,)))
+            self._moments.add(dtypes.decode(raw, self._kind))
         except (ImportError, FormatError):  # no package, or one that does not know this format
-            self._known, self._moments = False, Moments()
+            self._known = False
 
     def statistics(self) -> Statistics:
-        return self._moments.statistics()
+        return self._moments.statistics() if self._known else Statistics(None, None, None)
 
 
 def _meter(kind: DType, count: int) -> _Meter:

@@ -55,9 +55,9 @@ class Statistics:
         kurtosis: fourth standardised moment, 3 for a normal distribution; None for constants.
     """
 
-    num_zero: int
-    num_nan: int
-    num_inf: int
+    num_zero: int | None
+    num_nan: int | None
+    num_inf: int | None
     minimum: float | None = None
     maximum: float | None = None
     mean: float | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from weightspace.zoo.metrics import Metric
 from weightspace.zoo.runs import Run
 
-TensorRow = tuple[str, str, list[int], str | None, bytes, int, int, int, int, int, *tuple[float | None, ...]]
+TensorRow = tuple[str, str, list[int], str | None, bytes, int, int, int | None, int | None, int | None, *tuple[float | None, ...]]
 """name, dtype, shape, alias_of, hash, numel, nbytes, num_zero, num_nan, num_inf, then the moments of `Statistics` in order."""
 
 

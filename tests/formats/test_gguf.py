@@ -11,7 +11,6 @@ import pytest
 import weightspace as ws
 from weightspace import dtypes
 from weightspace.errors import FormatError, MissingDependencyError
-from weightspace.formats.gguf import dequantize
 
 QUANTIZED = [
     name for name, one in dtypes.DTYPES.items() if one.kind == "quantized" and gguf.GGMLQuantizationType[name] in gguf.quants._type_traits
@@ -61,8 +60,8 @@ def test_quantised_blocks_expand_as_the_gguf_package_expands_them(tmp_path: Path
     raw = np.random.default_rng(1).integers(0, 256, (6, 512 // count * size), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = gguf.quants.dequantize(raw, kind)
-        made = dequantize(raw.tobytes(), element, (3, 2, 512))
-    assert made.dtype == np.float32 and made.shape == (3, 2, 512)
+        made = dtypes.decode(raw.reshape(-1), element)
+    assert made.dtype == np.float32
     np.testing.assert_array_equal(made.reshape(expected.shape), expected)
 
 
@@ -77,14 +76,14 @@ def test_a_quantised_tensor_in_a_file_comes_back_close_to_the_weights(tmp_path: 
 def test_expanding_without_the_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'weightspace\[gguf\]'"):
-        dequantize(bytes(34), dtypes.dtype("Q8_0"), (32,))
+        dtypes.decode(np.zeros(34, np.uint8), dtypes.dtype("Q8_0"))
     with pytest.raises(MissingDependencyError, match="'gguf', which is not installed"):
-        dequantize(bytes(36), dtypes.dtype("Q8_1"), (32,))
+        dtypes.decode(np.zeros(36, np.uint8), dtypes.dtype("Q8_1"))
 
 
 def test_a_block_format_that_the_package_lacks_is_named() -> None:
     with pytest.raises(FormatError, match="cannot expand dtype 'Q8_K'"):
-        dequantize(bytes(292), dtypes.dtype("Q8_K"), (256,))
+        dtypes.decode(np.zeros(292, np.uint8), dtypes.dtype("Q8_K"))
 
 
 def test_a_split_model_opens_by_its_first_piece_and_a_later_piece_alone(tmp_path: Path) -> None:

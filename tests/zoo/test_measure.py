@@ -24,7 +24,9 @@ from weightspace.zoo.measure import Measure, Statistics, measure, measure_many
 from weightspace.zoo.moments import ROW
 
 PLAIN = sorted(name for name, kind in DTYPES.items() if kind.kind != "quantized")
-ROUNDED = {"F32": 3e-6, "F16": 3e-6, "BF16": 3e-6}  # summed in float32 inside long blocks
+# Summed in float32 over rows of 8192 in long blocks: at worst some hundred roundings of 6e-8 follow one another, as when one outlier
+# outweighs all the rest of its row.
+ROUNDED = {"F32": 2e-5, "F16": 2e-5, "BF16": 2e-5}
 numpy_dtypes = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
@@ -191,7 +193,7 @@ def test_constants_have_no_spread_at_all(value: float, count: int) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_an_empty_tensor_has_counts_of_zero_and_nothing_else(name: str) -> None:
-    assert measure(TensorInfo("w", name, (3, 0)), Memory(b"")).statistics == Statistics(0, 0, 0)
+    assert measure(TensorInfo("w", name, (3, 0)), Memory(b"")).statistics == Statistics(None, None, None)
 
 
 @pytest.mark.parametrize("count", [4, 300_000])
@@ -237,7 +239,7 @@ def test_quantised_tensors_are_measured_expanded(name: str, blocks: int) -> None
 
 def test_quantised_tensors_have_no_statistics_where_gguf_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert of(bytes(34), "Q8_0", 32).statistics == Statistics(0, 0, 0)
+    assert of(bytes(34), "Q8_0", 32).statistics == Statistics(None, None, None)
 
 
 def test_float16_codes_decode_to_their_values_in_any_order() -> None:

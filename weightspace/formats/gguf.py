@@ -2,17 +2,12 @@
 
 import re
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from weightspace import dtypes
 from weightspace.checkpoint import Checkpoint, TensorInfo
-from weightspace.dtypes import DType
-from weightspace.errors import FormatError, MissingDependencyError, one_line
+from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
 from weightspace.storage import FileSpan, SourceFile, Storage
 
@@ -85,28 +80,6 @@ def open_gguf(path: Path) -> Checkpoint:
         storages |= header.spans
         metadata |= header.metadata if number == 0 else {}
     return Checkpoint(info, storages, "gguf", path=path, files=tuple(files), metadata=metadata)
-
-
-def dequantize(raw: bytes | bytearray, element: DType, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Expand quantised blocks to float32 numbers of the tensor's shape.
-
-    Raises:
-        MissingDependencyError: the gguf package, which knows the block formats, is not installed.
-        FormatError: that package cannot expand this format.
-    """
-    try:
-        import gguf
-    except ImportError:
-        raise MissingDependencyError.of("gguf", f"expanding {element.name} blocks", "gguf") from None
-    # GGUF itself needs no shape here: the innermost axis is cut into blocks, and the others only count rows.
-    data = np.frombuffer(raw, np.uint8).reshape(-1, element.block[1] if element.block else 1)
-    try:
-        made = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[element.name])
-    except (NotImplementedError, KeyError):
-        raise FormatError(
-            f"the installed gguf package cannot expand dtype '{element.name}'", reason="unsupported", advice="read .raw(name) instead"
-        ) from None
-    return np.ascontiguousarray(made, np.float32).reshape(tuple(shape))
 
 
 class _Header:
