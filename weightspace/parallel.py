@@ -1,6 +1,7 @@
 """Fan-out: one function over many items on several processes, results in order, through joblib."""
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -31,9 +32,14 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int)
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1, idle_worker_timeout=10):
-        results: Any = joblib.Parallel(return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)(
-            joblib.delayed(function)(item) for item in items
-        )
+        # Workers start with SIGINT blocked: Ctrl-C reaches them too, but it is this process that ends them, without a traceback of theirs.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            results: Any = joblib.Parallel(return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)(
+                joblib.delayed(function)(item) for item in items
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             yield from results
         except TerminatedWorkerError as error:

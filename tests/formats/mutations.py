@@ -299,7 +299,7 @@ def payloads(canary: str) -> dict[str, bytes]:
         "eval": b"c__builtin__\neval\n" + _text(f"open({canary!r}, 'w').close()") + b"\x85R",
         "getattr": b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n" + _text("os") + b"\x85R" + _text("system") + b"tR" + command + b"\x85R",
         "map": b"cbuiltins\nlist\n(cbuiltins\nmap\n(" + system + b"(" + command + b"ltRtR",
-        "attribute path": _text("torch.serialization") + _text("os.system") + b"\x93" + command + b"\x85R",
+        "attribute path": b"\x80\x04" + _text("logging") + _text("os.system") + b"\x93" + command + b"\x85R",
         "subprocess": b"csubprocess\ncheck_call\n((" + _text("touch") + _text(canary) + b"ltR",
         "runpy": b"crunpy\n_run_code\n(" + program + b"}tR",
         "dictionary": b"ccollections\nOrderedDict\n((" + _text("key") + system + command + b"\x85Rt\x85\x85R",

@@ -193,7 +193,7 @@ def test_constants_have_no_spread_at_all(value: float, count: int) -> None:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_an_empty_tensor_has_counts_of_zero_and_nothing_else(name: str) -> None:
-    assert measure(TensorInfo("w", name, (3, 0)), Memory(b"")).statistics == Statistics(None, None, None)
+    assert measure(TensorInfo("w", name, (3, 0)), Memory(b"")).statistics == Statistics(0, 0, 0)
 
 
 @pytest.mark.parametrize("count", [4, 300_000])
