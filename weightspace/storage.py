@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from weightspace.errors import FormatError, one_line
 
+MAX_EXPANDED = 1 << 20  # a view may repeat its elements up to this many bytes: small expanded buffers are honest, large ones are bombs
 BLOCK = 1 << 18  # bytes read at a time: a block and its scratch stay in a core's second-level cache
 
 
@@ -200,7 +201,7 @@ class Strided:
                 reason="truncated",
                 advice="copy or download it again",
             )
-        if self.nbytes > self.base.nbytes:
+        if self.nbytes > max(self.base.nbytes, MAX_EXPANDED):
             raise FormatError(
                 f"a tensor of shape {self.shape} claims {self.nbytes} bytes from {self.base.nbytes} stored ones by repeating them (stride {self.stride})",
                 reason="hostile",
@@ -213,15 +214,15 @@ class Strided:
         return self.itemsize * int(np.prod(self.shape, dtype=object)) if self.shape else self.itemsize
 
     def blocks(self, size: int = BLOCK) -> Iterator[memoryview]:
-        """Gather the view's elements; a contiguous view is read straight from its storage, others need it whole in memory."""
+        """Gather the view's elements; a contiguous view is read straight from its storage, for others the range that they cover is held in memory."""
         if self.nbytes == 0:
             return
         if is_contiguous(self.shape, self.stride):
             yield from part(self.base, self.offset * self.itemsize, self.nbytes).blocks(size)
             return
-        raw = np.frombuffer(read(self.base), np.uint8)
-        usable = raw[: raw.size // self.itemsize * self.itemsize].view(f"V{self.itemsize}")
-        view = np.lib.stride_tricks.as_strided(usable[self.offset :], self.shape, [s * self.itemsize for s in self.stride], writeable=False)
+        reach = sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True)) + 1
+        covered = np.frombuffer(read(part(self.base, self.offset * self.itemsize, reach * self.itemsize)), f"V{self.itemsize}")
+        view = np.lib.stride_tricks.as_strided(covered, self.shape, [s * self.itemsize for s in self.stride], writeable=False)
         yield from Memory(np.ascontiguousarray(view).reshape(-1).view(np.uint8).data).blocks(size)
 
 

@@ -1,15 +1,17 @@
 """The catalog file: one DuckDB database behind a lock file, so that any number of processes can read and write it."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 
@@ -20,6 +22,18 @@ from weightspace.zoo.model_table import refresh_model_table
 SCHEMA_VERSION = "1"
 _READ_CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
 _WAIT = 600.0  # seconds to wait for other processes before giving up
+_FOREIGN_WAIT = 5.0  # the same for somebody who opened the file without the lock, such as DuckDB's own shell
+_FOREIGN = re.compile(r"Conflicting lock is held.*?\(PID (?P<pid>\d+)\)|Could not set lock|different configuration than existing")
+
+
+class _Held(threading.local):
+    """Catalogs that this thread has open: whether for writing, by process and folder; a fork inherits this but holds nothing."""
+
+    def __init__(self) -> None:
+        self.catalogs: dict[tuple[int, str], bool] = {}
+
+
+_held = _Held()
 _COMMENT = re.compile(r"^\s*(?:create (?P<what>table|view) )?(?P<name>\w+)\s.*?--\s*(?P<text>.+?)\s*$")
 
 
@@ -51,46 +65,57 @@ class Catalog:
             self.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CatalogError(f"{self.home}: cannot be created ({error.strerror}); choose another folder with --zoo") from None
-        with self._locked(exclusive=True):
+        with self._plain(), self._locked(exclusive=True):
+            for stale in self.home.glob("catalog.*.new*"):
+                stale.unlink(missing_ok=True)  # of a process that was killed here: only one at a time gets here
             if self.exists():
                 return
             # Built aside and renamed, so that a catalog that exists is a whole one.
             fresh = self.home / f"catalog.{os.getpid()}.new"
-            fresh.unlink(missing_ok=True)
-            with duckdb.connect(str(fresh)) as connection:
-                connection.execute("begin")
-                connection.execute(schema())
-                for statement in _comments(schema()):
-                    connection.execute(statement)
-                connection.execute("insert into meta values ('schema_version', ?)", [SCHEMA_VERSION])
-                refresh_model_table(connection)
-                connection.execute("commit")
-            fresh.with_suffix(".new.wal").unlink(missing_ok=True)
-            fresh.replace(self.path)
+            try:
+                with duckdb.connect(str(fresh)) as connection:
+                    connection.execute("begin")
+                    connection.execute(schema())
+                    for statement in _comments(schema()):
+                        connection.execute(statement)
+                    connection.execute("insert into meta values ('schema_version', ?)", [SCHEMA_VERSION])
+                    refresh_model_table(connection)
+                    connection.execute("commit")
+                fresh.with_suffix(".new.wal").unlink(missing_ok=True)
+                fresh.replace(self.path)
+            finally:
+                fresh.unlink(missing_ok=True)
+                fresh.with_suffix(".new.wal").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the catalog for reading: no writes, no other files, no extensions. Do not nest with `writing`.
+        """Open the catalog for reading: no writes, no other files, no extensions. It may be nested, but not with `writing`.
 
         Raises:
             CatalogError: there is no catalog, it is damaged, of another version, or a writer held it too long.
         """
         self._expect()
-        with self._locked(exclusive=False), self._connected(read_only=True) as connection:
+        with self._plain(), self._locked(exclusive=False), self._connected(read_only=True) as connection:
             yield connection
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open the catalog for one transaction: committed at the end of the block, rolled back if the block raises."""
+        """Open the catalog for one transaction: committed at the end of the block, rolled back if the block raises.
+
+        Raises:
+            CatalogError: as for `reading`, and when the disk is full or the folder is read-only; nothing is written then.
+        """
         self._expect()
-        with self._locked(exclusive=True), self._connected(read_only=False) as connection:
+        with self._plain(), self._locked(exclusive=True), self._connected(read_only=False) as connection:
             connection.execute("begin")
             try:
                 yield connection
+                connection.execute("commit")
             except BaseException:
-                connection.execute("rollback")
+                # After a failed commit there is nothing to roll back, and DuckDB says so.
+                with contextlib.suppress(duckdb.Error):
+                    connection.execute("rollback")
                 raise
-            connection.execute("commit")
 
     def _expect(self) -> None:
         if not self.exists():
@@ -99,51 +124,121 @@ class Catalog:
             )
 
     @contextlib.contextmanager
-    def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        config: dict[str, Any] = dict(_READ_CONFIG) if read_only else {"memory_limit": "2GB"}
+    def _plain(self) -> Iterator[None]:
+        """Turn what DuckDB raises into one line."""
         try:
-            connection = duckdb.connect(str(self.path), read_only=read_only, config=config)
+            yield
         except duckdb.Error as error:
-            raise CatalogError(
-                f"{self.path}: cannot be opened ({str(error).splitlines()[0]}); restore it from a backup, or remove it and ingest again"
-            ) from None
-        with connection:
+            raise CatalogError(f"{self.path}: {_explained(error)}") from None
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
+                raise KeyboardInterrupt from None
+            raise
+
+    @contextlib.contextmanager
+    def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        with self._opened(read_only) as connection:
             version = connection.execute("select value from meta where key = 'schema_version'").fetchall()
             if version != [(SCHEMA_VERSION,)]:
                 found = version[0][0] if version else "none"
                 raise CatalogError(f"{self.path}: has schema version {found}, expected {SCHEMA_VERSION}; use the weightspace that wrote it")
             yield connection
 
+    def _opened(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        config: dict[str, Any] = dict(_READ_CONFIG) if read_only else {"memory_limit": "2GB"}
+        deadline = time.monotonic() + _FOREIGN_WAIT
+        while True:
+            try:
+                return duckdb.connect(str(self.path), read_only=read_only, config=config)
+            except duckdb.Error as error:
+                said = str(error).splitlines()[0]
+                foreign = _FOREIGN.search(said)
+                if not foreign:
+                    raise CatalogError(
+                        f"{self.path}: cannot be opened ({said}); restore it from a backup, or remove it and ingest again"
+                    ) from None
+                if time.monotonic() > deadline:
+                    who = f"process {foreign['pid']}" if foreign["pid"] else "this process"
+                    raise CatalogError(f"{self.path}: {who} has opened it without weightspace; close it there, and try again") from None
+            time.sleep(0.02)
+
     @contextlib.contextmanager
     def _locked(self, *, exclusive: bool) -> Iterator[None]:
-        try:
-            gate = (self.home / "gate").open("a")
-            lock = (self.home / "lock").open("a")
-        except OSError as error:
-            raise CatalogError(f"{self.home}: cannot take its lock ({error.strerror}); check the folder's permissions") from None
-        with gate, lock:
+        held = _held.catalogs
+        key = (os.getpid(), str(self.home))
+        if key in held:
+            if exclusive or held[key]:
+                raise CatalogError(
+                    f"{self.home}: this thread has the catalog open already; finish that before writing, or before reading what is being written"
+                )
+            # The gate must not be waited for here: who holds it may be waiting for this thread's own lock.
+            yield
+            return
+        with self._lock_file("gate", exclusive) as gate, self._lock_file("lock", exclusive) as lock:
             kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
             deadline = time.monotonic() + _WAIT
-            _take(gate.fileno(), fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, deadline, self.home)
-            _take(lock.fileno(), kind, deadline, self.home)
-            fcntl.flock(gate, fcntl.LOCK_UN)
-            yield
+            _take(gate, kind, deadline, self.home)
+            _take(lock, kind, deadline, self.home)
+            _release(gate)
+            held[key] = exclusive
+            try:
+                yield
+            finally:
+                del held[key]
+                # Not left to closing: a child that was forked meanwhile has the file open too.
+                _release(lock)
+
+    @contextlib.contextmanager
+    def _lock_file(self, name: str, exclusive: bool) -> Iterator[IO[bytes] | None]:
+        """Open a lock file; None where it is missing in a folder that nobody can write to, and so nobody needs it."""
+        path = self.home / name
+        file: IO[bytes] | None
+        try:
+            try:
+                file = path.open("a+b")  # for reading too: network file systems want that for a shared lock
+            except OSError as error:
+                if exclusive or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                file = path.open("rb") if path.exists() else None
+        except OSError as error:
+            raise CatalogError(
+                f"{self.home}: cannot take its lock ({error.strerror}); check the folder's permissions and the free space"
+            ) from None
+        with file or contextlib.nullcontext():
+            yield file
 
 
-def _take(descriptor: int, kind: int, deadline: float, home: Path) -> None:
+def _take(file: IO[bytes] | None, kind: int, deadline: float, home: Path) -> None:
     """Take a lock; polling keeps Ctrl-C working and gives up in the end with a message instead of hanging."""
     pause = 0.001
-    while True:
+    while file is not None:
         try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise CatalogError(
                     f"{home}: another process has held its lock for {_WAIT:.0f} seconds; wait for it, or end it, and try again"
                 ) from None
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.02)
+        except OSError as error:
+            raise CatalogError(f"{home}: its file system has no locks ({error.strerror}); keep the zoo on another one") from None
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.02)
+
+
+def _release(file: IO[bytes] | None) -> None:
+    if file is not None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _explained(error: duckdb.Error) -> str:
+    """What went wrong in one line, with what to do about it where that is known."""
+    said = str(error).splitlines()[0].strip() or type(error).__name__
+    if "No space left" in said or "File too large" in said or "quota" in said:
+        return f"the disk is full ({said}); free some space and try again, what was in the catalog before is still there"
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return f"{said}; free some memory, or ask for less"
+    return said
 
 
 def schema() -> str:

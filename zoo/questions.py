@@ -89,11 +89,11 @@ group by budget order by budget"""
 
 def _state_best(rows: Sequence[Row]) -> str:
     least, most = rows[0], rows[-1]
+    reached = f"{least['parameters']:,} parameters already reach {least['test accuracy %']:.1f} %; "
+    if most["parameters"] == least["parameters"]:
+        return reached + "no larger network does better."
     gained = most["test accuracy %"] - least["test accuracy %"]
-    return (
-        f"{least['parameters']:,} parameters already reach {least['test accuracy %']:.1f} %; "
-        f"{most['parameters'] / least['parameters']:.1f} times as many buy {gained:.1f} points more."
-    )
+    return reached + f"{most['parameters'] / least['parameters']:.1f} times as many buy {gained:.1f} points more."
 
 
 def _draw_best(axes: "Axes", points: Sequence[Row]) -> None:
@@ -198,7 +198,7 @@ group by all order by a, b"""
 def _state_twice(rows: Sequence[Row]) -> str:
     saved, first = "kB too many", rows[0]
     return (
-        f"The {len(rows)} largest repetitions cost {sum(row[saved] for row in rows) / 1e3:,.1f} MB; "
+        f"Storing once what is listed here would save {sum(row[saved] for row in rows) / 1e3:,.1f} MB; "
         f"the largest is a {first['what']} held {first['times']} times."
     )
 
@@ -249,20 +249,15 @@ where {_WEIGHTS} and kurtosis is not null group by tensor_id order by kurtosis d
 
 
 def _state_odd(rows: Sequence[Row]) -> str:
-    first = rows[0]
     constant = sum(row["kurtosis"] is None for row in rows)
+    said = [f"{constant} weight tensor{' is' if constant == 1 else 's are'} constant."] if constant else []
     far = next((row for row in rows if row["kurtosis"] is not None), None)
-    said = f"{constant} weight tensors are constant. " if constant else ""
-    if far is None:
-        return said.strip()
-    return (
-        (
-            f"{said}{far['tensor']} of {far['model']} has a kurtosis of {far['kurtosis']:,.0f} (a normal distribution has 3): "
+    if far is not None:
+        said.append(
+            f"{far['tensor']} of {far['model']} has a kurtosis of {far['kurtosis']:,.0f} (a normal distribution has 3): "
             f"one element stands {far['farthest element (std)']:.0f} standard deviations out."
         )
-        if first
-        else said
-    )
+    return " ".join(said)
 
 
 def _draw_odd(axes: "Axes", points: Sequence[Row]) -> None:

@@ -32,11 +32,15 @@ def put(home: Path, checkpoint: Checkpoint, model_id: str) -> Path:
         save(checkpoint, fresh)
         if open_safetensors(fresh).id != model_id:
             source = checkpoint.path or "the weights"
-            raise FormatError(f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when nobody writes to it")
+            raise FormatError(
+                f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when nobody writes to it"
+            )
         fresh.replace(path)
     except OSError as error:
         raise FormatError(
-            f"{path}: cannot be written ({error.strerror})", reason="unreadable", advice="check the folder, its permissions and the free space"
+            f"{path}: cannot be written ({error.strerror})",
+            reason="unreadable",
+            advice="check the folder, its permissions and the free space",
         ) from None
     finally:
         fresh.unlink(missing_ok=True)

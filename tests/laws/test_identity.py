@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import weightspace as ws
 from weightspace.checkpoint import Checkpoint
-from weightspace.dtypes import DTYPES, dtype
+from weightspace.dtypes import DTYPES, decode, dtype
 from weightspace.storage import Memory
 
 PLAIN = [d for d in DTYPES.values() if d.torch is not None and d.name not in ("C128", "F4", "F8_E8M0") and hasattr(torch, d.torch)]
@@ -100,13 +100,18 @@ def test_tied_tensors_are_told_from_copies(tmp_path: Path) -> None:
     assert state_dict["a"] is state_dict["b"]
 
 
-@pytest.mark.parametrize("name", [d.name for d in DTYPES.values() if d.kind == "float" and d.bits < 16])
-def test_small_float_tables_agree_with_torch(name: str) -> None:
+@pytest.mark.parametrize("name", [d.name for d in DTYPES.values() if d.kind == "float" and d.bits == 8])
+def test_eight_bit_floats_decode_as_torch_decodes_them(name: str) -> None:
     kind = dtype(name)
-    if kind.torch is None or kind.bits != 8:
-        pytest.skip(f"torch has no {name}")
-    from weightspace.dtypes import decode
-
     raw = np.arange(256, dtype=np.uint8)
-    expected = torch.from_numpy(raw.copy()).view(getattr(torch, kind.torch)).float().numpy()
+    expected = torch.from_numpy(raw.copy()).view(getattr(torch, kind.torch or "")).float().numpy()
     np.testing.assert_array_equal(decode(raw, kind), expected)
+
+
+def test_four_and_six_bit_floats_decode_as_the_ocp_specification_says() -> None:
+    assert decode(np.array([0x10, 0x32, 0x54, 0x76], np.uint8), dtype("F4")).tolist() == [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+    assert decode(np.array([0xF8], np.uint8), dtype("F4")).tolist() == [-0.0, -6.0]
+    # Codes of six bits, lowest bits first: 1, 31 (largest), 33 (minus the smallest), 63 (minus the largest).
+    packed = sum(code << 6 * at for at, code in enumerate([1, 31, 33, 63])).to_bytes(3, "little")
+    assert decode(np.frombuffer(packed, np.uint8), dtype("F6_E2M3")).tolist() == [0.125, 7.5, -0.125, -7.5]
+    assert decode(np.frombuffer(packed, np.uint8), dtype("F6_E3M2")).tolist() == [0.0625, 28.0, -0.0625, -28.0]
