@@ -3,10 +3,10 @@
 import os
 import stat
 import threading
-import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -227,29 +227,55 @@ class Strided:
 
 
 @dataclass(frozen=True)
-class Deflated:
-    """A member of a zip archive that is compressed, from some offset inside it on."""
+class Inflated:
+    """A range of what a deflated run of bytes expands to.
 
-    path: Path
-    member: str
+    Attributes:
+        packed: the deflated bytes.
+        size: bytes that they expand to.
+        checksum: CRC-32 of those; checked where they are read to their end.
+        offset: first expanded byte that is wanted.
+        nbytes: how many are wanted.
+    """
+
+    packed: FileSpan
+    size: int
+    checksum: int
     offset: int
     nbytes: int
 
     def blocks(self, size: int = BLOCK) -> Iterator[memoryview]:
-        """Decompress block by block."""
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as stream:
-            stream.read(self.offset)
-            left = self.nbytes
-            while left:
-                block = stream.read(min(size, left))
-                if not block:
-                    raise FormatError(
-                        f"{self.path}: member '{self.member}' ends {left} bytes early",
-                        reason="truncated",
-                        advice="copy or download it again",
-                    )
-                left -= len(block)
-                yield memoryview(block)
+        """Expand from the beginning and drop what lies before the range."""
+        at, end, checksum = 0, self.offset + self.nbytes, 0
+        for block in self._expanded(size):
+            checksum = zlib.crc32(block, checksum)
+            wanted = memoryview(block)[max(0, self.offset - at) : max(0, end - at)]
+            at += len(block)
+            if len(wanted):
+                yield wanted
+            if at >= end and end < self.size:
+                return
+        if at != self.size or checksum != self.checksum:
+            what = f"expands to {'more' if at > self.size else at}" if at != self.size else "does not have the checksum that its archive states"
+            raise FormatError(
+                f"{self.packed.file.path}: a compressed member of {self.size} bytes {what}",
+                reason="hostile" if at > self.size else "truncated" if at < self.size else "corrupt",
+                advice="copy or download it again",
+            )
+
+    def _expanded(self, size: int) -> Iterator[bytes]:
+        inflater, left = zlib.decompressobj(-zlib.MAX_WBITS), self.size + 1  # one byte more shows a lie
+        try:
+            for packed in self.packed.blocks():
+                rest: bytes | memoryview = packed
+                while left and (block := inflater.decompress(rest, min(size, left))):
+                    left -= len(block)
+                    rest = inflater.unconsumed_tail
+                    yield block
+        except zlib.error as error:
+            raise FormatError(
+                f"{self.packed.file.path}: a compressed member is damaged ({error})", reason="corrupt", advice="copy or download it again"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -336,8 +362,8 @@ def part(storage: Storage, offset: int, count: int) -> Storage:
         return FileSpan(storage.file, storage.offset + offset, count)
     if isinstance(storage, Memory):
         return Memory(memoryview(storage.data).cast("B")[offset : offset + count])
-    if isinstance(storage, Deflated):
-        return Deflated(storage.path, storage.member, storage.offset + offset, count)
+    if isinstance(storage, Inflated):
+        return replace(storage, offset=storage.offset + offset, nbytes=count)
     return Produced(count, lambda: memoryview(read(storage))[offset : offset + count])
 
 

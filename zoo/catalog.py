@@ -24,6 +24,7 @@ _READ_CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
 _WAIT = 600.0  # seconds to wait for other processes before giving up
 _FOREIGN_WAIT = 5.0  # the same for somebody who opened the file without the lock, such as DuckDB's own shell
 _FOREIGN = re.compile(r"Conflicting lock is held.*?\(PID (?P<pid>\d+)\)|Could not set lock|different configuration than existing")
+_COMMENT = re.compile(r"^\s*(?:create (?P<what>table|view) )?(?P<name>\w+)\s.*?--\s*(?P<text>.+?)\s*$")
 
 
 class _Held(threading.local):
@@ -34,7 +35,6 @@ class _Held(threading.local):
 
 
 _held = _Held()
-_COMMENT = re.compile(r"^\s*(?:create (?P<what>table|view) )?(?P<name>\w+)\s.*?--\s*(?P<text>.+?)\s*$")
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,7 @@ class _Ingest:
         """Copy a checkpoint into the store; None where the copy is known, or what it holds cannot be copied.
 
         Raises:
-            FormatError: the store cannot be written, which would go on for every further file.
+            CatalogError: the store cannot be written, which would go on for every further file.
         """
         if self._is_copied(record.id):
             return None
@@ -282,8 +282,6 @@ class _Ingest:
             assert checkpoint is not None
             copied = store.copied(self.catalog.home, checkpoint, record)
         except FormatError as error:
-            if isinstance(error.__context__, OSError):
-                raise
             self.report.not_copied.append(Refusal(record.place, error.reason, error.detail, error.advice))
             return None
         self.known[str(store.store_path(self.catalog.home, record.id.hex()))] = Known(0, None, record.id)

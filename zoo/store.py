@@ -1,12 +1,14 @@
 """The zoo's own store of weights: one deterministic safetensors file a content, `store/ab/<id>.safetensors`."""
 
+import contextlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import FormatError
+from weightspace.errors import CatalogError, FormatError
 from weightspace.formats.safetensors import open_safetensors, save
 from weightspace.zoo.records import Description, ModelRecord, Place
 
@@ -20,31 +22,39 @@ def put(home: Path, checkpoint: Checkpoint, model_id: str) -> Path:
     """Write the weights into the store, unless they are there already.
 
     Raises:
-        FormatError: a dtype that safetensors cannot hold, a source that is not what it was when its id was taken, or a
-            folder that cannot be written.
+        FormatError: a dtype that safetensors cannot hold, or a source that is not what it was when its id was taken.
+        CatalogError: the store cannot be written, or the disk is full.
     """
     path = store_path(home, model_id)
     if path.exists():
         return path
     fresh = path.with_name(f".{model_id}.{secrets.token_hex(4)}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(checkpoint, fresh)
-        if open_safetensors(fresh).id != model_id:
-            source = checkpoint.path or "the weights"
-            raise FormatError(
-                f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when nobody writes to it"
-            )
-        fresh.replace(path)
-    except OSError as error:
-        raise FormatError(
-            f"{path}: cannot be written ({error.strerror})",
-            reason="unreadable",
-            advice="check the folder, its permissions and the free space",
-        ) from None
+        with _writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(checkpoint, fresh)
+            # Under its final name lies what the name says, also when the source was being written meanwhile.
+            if open_safetensors(fresh).id != model_id:
+                source = checkpoint.path or "the weights"
+                raise FormatError(
+                    f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when it is finished"
+                )
+            fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Tell trouble of the store, which every further file would meet, from trouble of what is put there."""
+    try:
+        yield
+    except (OSError, FormatError) as error:
+        cause = error.__context__ if isinstance(error, FormatError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise CatalogError(f"{path}: cannot be written ({cause.strerror}); check the folder, its permissions and the free space") from None
 
 
 def copied(home: Path, checkpoint: Checkpoint, record: ModelRecord) -> ModelRecord:

@@ -243,6 +243,8 @@ def _write_parents(connection: Connection, pairs: Sequence[tuple[int, str]]) -> 
 
 
 def _write_files(connection: Connection, described: Sequence[tuple[int, Place, Description]], stamp: datetime) -> None:
+    # One row a path: the same content of several runs, in the store, is one file.
+    described = list({place.path: (number, place, description) for number, place, description in described}.values())
     if not described:
         return
     runs = write_runs(connection, [d.run for _, _, d in described if d.run])
@@ -291,8 +293,7 @@ def _fill_descriptions(connection: Connection, described: Sequence[tuple[int, Pl
         return
     texts, lists = pa.string(), pa.list_(pa.string())
     kinds = {column: lists if column in ("datasets", "languages") else texts for column in columns}
-    values = {column: pa.array([list(v) if isinstance(v := one[column], tuple) and v else v or None for one in told.values()], kind)
-              for column, kind in kinds.items()}  # fmt: skip
+    values = {column: pa.array([one[column] or None for one in told.values()], kind) for column, kind in kinds.items()}
     connection.register("told", pa.table({"model_id": pa.array(told, pa.int32()), **values}))
     changes = ", ".join(f"{c} = coalesce(models.{c}, told.{c})" for c in columns)
     missing = " or ".join(f"(models.{c} is null and told.{c} is not null)" for c in columns)

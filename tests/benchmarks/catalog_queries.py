@@ -6,6 +6,7 @@ Run it with `python -m tests.benchmarks.catalog_queries`; it needs 1.5 GB of dis
 import argparse
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -79,9 +80,7 @@ def not_finite(connection: Connection, example: Example) -> Any:
 
 def sharing_a_tensor(connection: Connection, example: Example) -> Any:
     """List the models in which a tensor stands."""
-    return query.arrow(
-        connection, "select model, tensor from tensor_table where tensor_id = ? order by model, tensor", [example.tensor_id]
-    )
+    return query.arrow(connection, "select model, tensor from tensor_table where tensor_id = ? order by model, tensor", [example.tensor_id])
 
 
 def metrics_as_columns(connection: Connection, example: Example) -> Any:
@@ -204,13 +203,14 @@ def report(folder: Path, models: int, repeats: int, *, cold: bool) -> dict[str, 
     """Build the catalog, ask everything, print a table."""
     zoo = Zoo(folder)
     started = time.perf_counter()
-    build(zoo, models, progress=lambda done: print(f"\r{done:,} of {models:,} models", end="", flush=True))
+    build(zoo, models, progress=lambda done: print(f"\r{done:,} of {models:,} models", end="", file=sys.stderr))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     with zoo.reading() as connection:
         tables = ("models", "tensors", "model_tensors")
         counts = ", ".join(f"{connection.execute(f'select count(*) from {table}').fetchall()[0][0]:,} {table}" for table in tables)
-    print(f"\r{counts}; {zoo.catalog.path.stat().st_size / 1e6:,.0f} MB; built in {seconds:.0f} s, peak {peak:.0f} MB")
+    print(file=sys.stderr)
+    print(f"{counts}; {zoo.catalog.path.stat().st_size / 1e6:,.0f} MB; built in {seconds:.0f} s, peak {peak:.0f} MB")
     drawn = examples(zoo, repeats)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; milliseconds")
     print(f"{'':26}{'first':>8}{'opened':>8}{'median':>8}{'p95':>8}{'processor':>11}")
@@ -223,7 +223,9 @@ def report(folder: Path, models: int, repeats: int, *, cold: bool) -> dict[str, 
         print(f"{ask.__name__.replace('_', ' '):26}{figures}{1e3 * one.processor:11.0f}", flush=True)
     batch = min(2000, models)
     seconds = sorted(added_batch(zoo, batch) for _ in range(3))[1]
-    print(f"a batch of {batch} models of 20 tensors, half of them known, is added in {seconds:.2f} s ({1e3 * seconds / batch:.2f} ms a model)")
+    print(
+        f"a batch of {batch} models of 20 tensors, half of them known, is added in {seconds:.2f} s ({1e3 * seconds / batch:.2f} ms a model)"
+    )
     print(f"load {os.getloadavg()[0]:.1f}; peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB")
     return timings
 

@@ -12,7 +12,18 @@ from weightspace.zoo import Zoo
 from weightspace.zoo.model_table import refresh_model_table
 
 TENSORS = 100  # of each model
-_LAYER = ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.o_proj", "mlp.up_proj", "mlp.down_proj", "norm1", "norm2", "mlp.up_bias", "mlp.down_bias")
+_LAYER = (
+    "attn.q_proj",
+    "attn.k_proj",
+    "attn.v_proj",
+    "attn.o_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "norm1",
+    "norm2",
+    "mlp.up_bias",
+    "mlp.down_bias",
+)
 _ARCHITECTURES = 64
 _METRICS = (("test", "accuracy"), ("test", "loss"), ("val", "accuracy"), ("train", "loss"))
 _DATASETS = np.array(["cifar10", "digits", "fineweb", "imagenet", "librispeech", "mnist", "svhn"])
@@ -37,7 +48,7 @@ def build(zoo: Zoo, models: int, *, seed: int = 0, progress: Callable[[int], Non
 
     Args:
         zoo: a zoo without a catalog.
-        models: how many; the first tenth of a batch are roots that inherit nothing.
+        models: how many; the first of them, 200 at most, are roots that inherit nothing.
         seed: the same seed gives the same content.
         progress: told the number of models after every transaction.
     """
@@ -88,7 +99,8 @@ def _widths() -> Int64[np.ndarray, " architectures"]:
 
 def _shapes() -> tuple[list[list[int]], Int64[np.ndarray, "architectures slots"]]:
     """Every shape there is, and which of them a slot of an architecture has."""
-    shapes, codes = [], np.zeros((_ARCHITECTURES, TENSORS), np.int64)
+    shapes: list[list[int]] = []
+    codes = np.zeros((_ARCHITECTURES, TENSORS), np.int64)
     for architecture, width in enumerate(_widths().tolist()):
         kinds = [[width, width]] * 4 + [[4 * width, width], [width, 4 * width], [width], [width], [4 * width], [width]]
         for slot in range(TENSORS):
@@ -222,7 +234,10 @@ def _models(
 
 
 def _files(
-    rng: np.random.Generator, number: Int64[np.ndarray, " models"], elements: Int64[np.ndarray, " models"], dtype: Int32[np.ndarray, " models"]
+    rng: np.random.Generator,
+    number: Int64[np.ndarray, " models"],
+    elements: Int64[np.ndarray, " models"],
+    dtype: Int32[np.ndarray, " models"],
 ) -> dict[str, Any]:
     count = len(number)
     size = elements * np.where(dtype == 0, 4, 2) + 8192
@@ -238,7 +253,12 @@ def _files(
         "sidecar_stamp": pa.array(rng.integers(0, 2**63, count, dtype=np.uint64)),
         "run_id": pa.array(number // _RUN + 1, pa.int32()),
         "step": pa.array(number % _RUN * 1000, pa.int64()),
-        "metadata": pa.array([f'{{"container":{{"format":"pt"}},"trainer_state":{{"global_step":{n % _RUN * 1000},"epoch":{n % 7}}}}}' for n in number.tolist()]),
+        "metadata": pa.array(
+            [
+                f'{{"container":{{"format":"pt"}},"trainer_state":{{"global_step":{n % _RUN * 1000},"epoch":{n % 7}}}}}'
+                for n in number.tolist()
+            ]
+        ),
         "ingested": pa.array(_EPOCH + number * 1_000_000, pa.timestamp("us")),
     }
 

@@ -182,3 +182,11 @@ def test_shared_tensors_and_what_storing_them_once_would_save(zoo: Zoo) -> None:
     zoo.add({"w": torch.full((2, 3), 1.0), "head": torch.ones(2)}, "finetune")
     [row] = zoo.duplicates(tensors=True).to_pylist()
     assert row["models"] == 2 and row["wasted_bytes"] == 24 and row["shape"] == [2, 3]
+
+
+def test_one_content_of_two_runs_is_one_file_of_the_store(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "fresh")
+    runs = [Run(key=f"folder:{name}", name=name, source="population") for name in "ab"]
+    zoo.add_many([Added({"w": torch.ones(2)}, "start", run=run, step=0) for run in runs])
+    assert zoo.sql("select count(*) as n from files").to_pylist() == [{"n": 1}]
+    assert zoo.duplicates().num_rows == 0

@@ -42,7 +42,6 @@ def make_tree(root: Path, *, small: int = 60, large: int = 2, large_width: int =
     for number in range(large):
         _safetensors(root / f"group-1/net-00{number}5-large", arrays(3000 + number, large_width))
     _broken(root / "broken")
-    _copies(root / "copies")
     return root
 
 
@@ -85,8 +84,8 @@ def _broken(folder: Path) -> None:
     (folder / "notes.txt").write_text("no weights")
 
 
-def _copies(folder: Path) -> None:
-    """Copies whose neighbours say different things: what the catalog keeps must not depend on where a batch ended."""
+def make_contested(folder: Path) -> None:
+    """Write copies whose neighbours say different things: what the catalog keeps must not depend on where a batch ended."""
     for name, licence, accuracy in (("a", None, 0.1), ("b", "mit", 0.2), ("c", "apache-2.0", 0.3)):
         _safetensors(folder / name / "model", arrays(5000))
         (folder / name / "metrics.json").write_text(json.dumps({"test": {"accuracy": accuracy}}))

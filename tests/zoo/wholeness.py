@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from weightspace.checkpoint import Checkpoint
 from weightspace.formats import open_checkpoint
 from weightspace.zoo import Zoo
 from weightspace.zoo.zoo import HOUSE
@@ -56,16 +55,12 @@ def faults(zoo: Zoo) -> list[str]:
         stored = [path for (path,) in connection.execute(f"select path from files where starts_with(path, '{HOUSE}/store/')").fetchall()]
     wrong = [f"{what}: {rows[:5]}" for what, rows in found.items() if rows]
     wrong += [f"stored file is missing: {path}" for path in stored if not (zoo.folder / path).is_file()]
-    wrong += [f"stored file is not what its name says: {path}" for path in _stored(zoo) if _opened(path).id != path.stem]
+    wrong += [f"stored file is not what its name says: {path}" for path in _stored(zoo) if open_checkpoint(path).id != path.stem]
     return wrong
 
 
 def _stored(zoo: Zoo) -> list[Path]:
     return sorted((zoo.catalog.home / "store").glob("*/[0-9a-f]*"))
-
-
-def _opened(path: Path) -> Checkpoint:
-    return open_checkpoint(path)
 
 
 def leftovers(zoo: Zoo) -> list[str]:
@@ -77,7 +72,7 @@ def leftovers(zoo: Zoo) -> list[str]:
 
 def content_with_keys(zoo: Zoo) -> dict[str, Rows]:
     """The whole catalog without times: equal for runs that write the same things in the same order."""
-    times = {"models": "catalogued", "files": "ingested", "quarantine": "seen", "metrics": "recorded"}
+    times = {"models": "catalogued", "files": "ingested, modified", "quarantine": "seen", "metrics": "recorded"}
     tables = ("models", "tensors", "model_tensors", "files", "architectures", "quarantine", "metrics", "runs", "tags", "edges", "recipes")
     return _rows(zoo, {table: f"select * {f'exclude ({times[table]})' if table in times else ''} from {table}" for table in tables})
 
@@ -93,7 +88,7 @@ def content(zoo: Zoo) -> dict[str, Rows]:
                 from models t join architectures using (architecture_id) left join recipes using (recipe_id)""",
             "tensors": "select * exclude (tensor_id) from tensors",
             "model_tensors": f"select {model}, position, t.name, alias_of, hash from model_tensors t join tensors using (tensor_id)",
-            "files": f"select {model}, {run}, * exclude (file_id, model_id, run_id, ingested) from files t",
+            "files": f"select {model}, {run}, * exclude (file_id, model_id, run_id, ingested, modified) from files t",
             "architectures": "select fingerprint, num_tensors, family from architectures",
             "quarantine": "select * exclude (seen) from quarantine",
             "metrics": f"select {model}, {run}, * exclude (model_id, run_id, recorded) from metrics t",
