@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from weightspace.errors import FormatError, one_line
-from weightspace.storage import Deflated, FileSpan, SourceFile, Storage
+from weightspace.storage import FileSpan, Inflated, SourceFile, Storage, part
 
 TAIL = 1 << 16  # the end record and its comment lie within this many bytes of the end; small archives fit whole
 MAX_MEMBERS = 1_000_000
+MAX_DIRECTORY = 1 << 28
 MAX_RATIO, FREE = 200, 1 << 26  # a compressed member may not grow more than this, unless it stays under FREE bytes
 STORED, DEFLATED = 0, 8
 
@@ -18,6 +19,7 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_LOCAL_MARK = b"PK\x03\x04"
 _COPY = "copy or download it again"
 
 
@@ -31,6 +33,7 @@ class Member:
         size: bytes when unpacked.
         packed: bytes in the file.
         method: 0 stored, 8 deflated.
+        checksum: CRC-32 of its bytes when unpacked; of stored ones torch may leave it out.
     """
 
     name: str
@@ -38,6 +41,15 @@ class Member:
     size: int
     packed: int
     method: int
+    checksum: int
+
+
+def first_name(head: bytes) -> str | None:
+    """Read the name of the first member from the first bytes of a file; None where the file is no zip archive."""
+    if len(head) < 30 or not head.startswith(_LOCAL_MARK):
+        return None
+    length = int.from_bytes(head[26:28], "little")
+    return head[30 : 30 + length].decode("utf-8", "replace") if len(head) >= 30 + length else None
 
 
 class Archive(Mapping[str, Member]):
@@ -75,13 +87,16 @@ class Archive(Mapping[str, Member]):
             FormatError: no such member.
         """
         member = self._found(name)
-        if member.method == STORED:
-            return FileSpan(self.file, self._start + member.offset, member.size)
-        if self._length != self.file.size:
-            raise FormatError(
-                f"member '{one_line(name, 80)}' is compressed inside another file", reason="unsupported", advice="save it stored"
-            )
-        return Deflated(self.file.path, name, 0, member.size)
+        packed = FileSpan(self.file, self._start + member.offset, member.packed)
+        return packed if member.method == STORED else Inflated(packed, member.size, member.checksum, 0, member.size)
+
+    def part(self, name: str, offset: int, count: int) -> Storage:
+        """Where a range of a member's bytes can be read from, lazily.
+
+        Raises:
+            FormatError: no such member, or a shorter one.
+        """
+        return part(self.storage(name), offset, count)
 
     def read(self, name: str, limit: int) -> bytes:
         """Read one member whole, at most `limit` bytes of it.
@@ -103,7 +118,7 @@ class Archive(Mapping[str, Member]):
             unpacked = zlib.decompressobj(-15).decompress(raw, member.size + 1)
         except zlib.error as error:
             raise FormatError(f"member '{one_line(name, 80)}' does not unpack ({error})", advice=_COPY) from None
-        if len(unpacked) != member.size:
+        if len(unpacked) != member.size or zlib.crc32(unpacked) != member.checksum:
             raise FormatError(f"member '{one_line(name, 80)}' unpacks to other than the {member.size} bytes it claims", advice=_COPY)
         return unpacked
 
@@ -125,7 +140,7 @@ class Archive(Mapping[str, Member]):
 
     def _read_directory(self) -> None:
         count, size, start = self._end_record()
-        if count > MAX_MEMBERS or count * _ENTRY.size > size:
+        if count > MAX_MEMBERS or size > MAX_DIRECTORY or count * _ENTRY.size > size:
             raise FormatError(f"its directory of {size} bytes claims {count} members", reason="hostile", advice="do not load this file")
         raw, at = self._bytes(start, size), 0
         spans = []
@@ -187,7 +202,7 @@ class Archive(Mapping[str, Member]):
             raise FormatError(f"member '{one_line(name, 80)}' {problem}", reason=reason, advice="save it again uncompressed")
         local = self._bytes(header, _LOCAL.size + name_length)
         mark, _, local_flags, local_method, _, _, local_crc, local_packed, local_size, local_name, local_extra = _LOCAL.unpack_from(local)
-        agrees = (mark, local_method, local[_LOCAL.size :], local_name) == (b"PK\x03\x04", method, raw_name, name_length)
+        agrees = (mark, local_method, local[_LOCAL.size :], local_name) == (_LOCAL_MARK, method, raw_name, name_length)
         streamed = local_flags & 8 and not (local_crc or local_packed or local_size)
         for here, there in ((local_crc, crc), (local_packed, packed), (local_size, size)):
             agrees = agrees and (streamed or here in (there, 0xFFFFFFFF))
@@ -197,7 +212,7 @@ class Archive(Mapping[str, Member]):
                 reason="hostile",
                 advice="do not load this file",
             )
-        return header, Member(name, header + _LOCAL.size + local_name + local_extra, size, packed, method), end
+        return header, Member(name, header + _LOCAL.size + local_name + local_extra, size, packed, method, crc), end
 
     def _problem(self, name: str, flags: int, method: int, size: int, packed: int) -> str:
         if flags & 1:
@@ -218,6 +233,8 @@ def _wide(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, 
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
+        if at + 4 + length > len(extra):
+            break
         if kind == 1:
             wide = list(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
             values = [wide.pop(0) if value == 0xFFFFFFFF and wide else value for value in (size, packed, header)]

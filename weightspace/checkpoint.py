@@ -1,6 +1,7 @@
 """A checkpoint: named tensors read lazily from wherever they lie, never executed."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from weightspace import dtypes, identity
 from weightspace.dtypes import DType
-from weightspace.errors import FormatError, UnknownNameError, one_line
+from weightspace.errors import FormatError, Result, UnknownNameError, guarded, one_line
 from weightspace.storage import Memory, SourceFile, Storage, read
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 else:
     # Run-time type checkers look into a parametrised mapping, which would read a tensor at every call they check.
     _Tensors = Mapping
+
+MAX_NAME = 1 << 16  # characters of a tensor's name
+MAX_RATIO, FREE = 1032, 1 << 26  # what tensors may take more than the files that they lie in: as deflate can, unless it is little
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,21 @@ class Checkpoint(_Tensors):
 
     def __post_init__(self) -> None:
         for name, info in self.info.items():
+            if len(name) > MAX_NAME or (not info.nbytes and math.prod(n or 1 for n in info.shape) >= 1 << 63):
+                what = f"a name of {len(name)} characters" if len(name) > MAX_NAME else f"the shape {list(info.shape)}"
+                raise FormatError(f"tensor '{one_line(name, 80)}' has {what}", reason="hostile", advice="do not load this file")
             if self.storages[name].nbytes != info.nbytes:
                 raise FormatError(
                     f"tensor '{one_line(name, 80)}' of dtype {info.dtype} and shape {list(info.shape)} needs {info.nbytes} bytes, "
                     f"its file gives it {self.storages[name].nbytes}",
                     reason="corrupt",
                     advice="copy or download the file again",
+                )
+        if self.files and self.num_bytes > FREE:
+            stored = sum(file.stat().st_size for file in self.files)
+            if self.num_bytes > stored * MAX_RATIO + FREE:
+                raise FormatError(
+                    f"its tensors claim {self.num_bytes} bytes from files of {stored}", reason="hostile", advice="do not load this file"
                 )
 
     @classmethod
@@ -119,7 +132,7 @@ class Checkpoint(_Tensors):
             raise UnknownNameError.of("tensor", name, self.info)
         info, element = self.info[name], dtypes.dtype(self.info[name].dtype)
         if element.kind == "quantized":
-            return torch.from_numpy(dtypes.decode(np.frombuffer(read(self.storages[name]), np.uint8), element).reshape(info.shape))
+            return torch.from_numpy(dtypes.decode(np.frombuffer(self.raw(name), np.uint8), element).reshape(info.shape))
         halves = element.name == "F4" and (not info.shape or info.shape[-1] % 2 == 1)  # torch packs pairs along the last axis
         if element.torch is None or not hasattr(torch, element.torch) or halves:
             raise FormatError(
@@ -128,7 +141,7 @@ class Checkpoint(_Tensors):
                 advice="read .raw(name) instead",
             )
         shape = info.shape if element.name != "F4" else (*info.shape[:-1], info.shape[-1] // 2)
-        raw = read(self.storages[name])
+        raw = self.raw(name)
         if not raw:
             return torch.empty(shape, dtype=getattr(torch, element.torch))
         return torch.frombuffer(raw, dtype=torch.uint8).view(getattr(torch, element.torch)).reshape(shape)
@@ -153,7 +166,11 @@ class Checkpoint(_Tensors):
         """Read the little-endian, C-contiguous bytes of one tensor, whatever its dtype."""
         if name not in self.info:
             raise UnknownNameError.of("tensor", name, self.info)
-        return read(self.storages[name])
+        return self._guarded(lambda: read(self.storages[name]))
+
+    def _guarded(self, work: Callable[[], Result]) -> Result:
+        """Do what reads bytes; what goes wrong names the file."""
+        return guarded(lambda _: work(), self.path or Path("memory"))
 
     def state_dict(self) -> "dict[str, torch.Tensor]":
         """Read all tensors; tied ones come back as one tensor under each name."""
@@ -175,6 +192,9 @@ class Checkpoint(_Tensors):
     @cached_property
     def tensor_hashes(self) -> Mapping[str, bytes]:
         """BLAKE3 of each tensor's dtype, shape and bytes; reads everything once."""
+        return self._guarded(self._hashed)
+
+    def _hashed(self) -> dict[str, bytes]:
         made: dict[str, bytes] = {}
         for name, info in self.info.items():
             if info.alias_of in made:

@@ -189,6 +189,8 @@ def decode(raw: Bytes, kind: DType) -> npt.NDArray[Any]:
     if kind.name == "BF16":
         shifted: npt.NDArray[np.float32] = np.left_shift(raw.view("<u2"), 16, dtype=np.uint32).view(np.float32)
         return shifted
+    if not raw.size:
+        return np.empty(0, np.float32)
     table = value_table(kind.name)
     return _dequantized(raw, kind) if table is None else table[codes(raw, kind)]
 

@@ -1,12 +1,35 @@
 """Every error a user can meet, each one line: what was expected, what came, where, what to do next."""
 
 import difflib
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+# What a parser may raise on a damaged file, besides FormatError.
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    TypeError,
+    UnicodeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def one_line(text: str, limit: int = 600) -> str:
     """Make text from an untrusted source safe for one line of a terminal: no control characters, no endless names."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text)
+    begin = text[: limit + 1]  # escapes are longer than what they stand for
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in begin)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
@@ -62,6 +85,19 @@ class FormatError(WeightSpaceError, ValueError):
 def _format_error(kind: type[FormatError], detail: str, reason: str, advice: str) -> FormatError:
     """Rebuild a FormatError that crossed a process border."""
     return kind(detail, reason=reason, advice=advice)
+
+
+def guarded(read: Callable[[Path], Result], path: Path) -> Result:
+    """Turn whatever a damaged file makes a reader raise into one clear FormatError that names the file."""
+    try:
+        return read(path)
+    except FormatError as error:
+        if one_line(str(path)) in error.detail:
+            raise
+        raise type(error)(f"{path}: {error.detail}", reason=error.reason, advice=error.advice) from None
+    except DAMAGE as error:
+        text = str(error) or type(error).__name__
+        raise FormatError(f"{path}: damaged ({text})", reason="corrupt", advice="copy or download it again") from None
 
 
 class CatalogError(WeightSpaceError):

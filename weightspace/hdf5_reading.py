@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from weightspace import dtypes
 from weightspace.errors import FormatError, MissingDependencyError, one_line
-from weightspace.zipped import SpanFile
 
 if TYPE_CHECKING:
     import h5py
@@ -61,10 +60,45 @@ def _open(argument: Mapping[str, Any]) -> "h5py.File":
     if argument["deflated"]:
         import zlib
 
-        stream: Any = SpanFile(path, offset, argument["packed"])
+        stream: Any = _SpanFile(path, offset, argument["packed"])
         expanded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.readall(), nbytes)
         return h5py.File(io.BytesIO(expanded), "r")
-    return h5py.File(SpanFile(path, offset, nbytes) if offset else path, "r")
+    return h5py.File(_SpanFile(path, offset, nbytes) if offset else path, "r")
+
+
+class _SpanFile(io.RawIOBase):
+    """A range of bytes of a file as a file of its own, which h5py can read."""
+
+    def __init__(self, path: Path, offset: int, nbytes: int) -> None:
+        """Open the file; reading starts at `offset`."""
+        self._stream = path.open("rb", buffering=0)
+        self._offset, self._nbytes, self._at = offset, nbytes, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move inside the range."""
+        self._at = max(0, {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._nbytes}[whence] + offset)
+        return self._at
+
+    def readinto(self, buffer: "memoryview[int] | bytearray") -> int:  # type: ignore[override]
+        """Read what is left of the range, at most as much as the buffer holds."""
+        view = memoryview(buffer)[: max(0, self._nbytes - self._at)]
+        self._stream.seek(self._offset + self._at)
+        got = self._stream.readinto(view) or 0
+        self._at += got
+        return got
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        super().close()
 
 
 def _walk(file: "h5py.File") -> Iterator[tuple[str, "h5py.Dataset", tuple[Any, ...]]]:

@@ -256,7 +256,11 @@ class Inflated:
             if at >= end and end < self.size:
                 return
         if at != self.size or checksum != self.checksum:
-            what = f"expands to {'more' if at > self.size else at}" if at != self.size else "does not have the checksum that its archive states"
+            what = (
+                f"expands to {'more' if at > self.size else at}"
+                if at != self.size
+                else "does not have the checksum that its archive states"
+            )
             raise FormatError(
                 f"{self.packed.file.path}: a compressed member of {self.size} bytes {what}",
                 reason="hostile" if at > self.size else "truncated" if at < self.size else "corrupt",

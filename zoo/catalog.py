@@ -23,7 +23,7 @@ SCHEMA_VERSION = "1"
 _READ_CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
 _WAIT = 600.0  # seconds to wait for other processes before giving up
 _FOREIGN_WAIT = 5.0  # the same for somebody who opened the file without the lock, such as DuckDB's own shell
-_FOREIGN = re.compile(r"Conflicting lock is held.*?\(PID (?P<pid>\d+)\)|Could not set lock|different configuration than existing")
+_FOREIGN = re.compile(r"Could not set lock on file(?:.*\(PID (?P<pid>\d+)\))?|different configuration than existing", re.DOTALL)
 _COMMENT = re.compile(r"^\s*(?:create (?P<what>table|view) )?(?P<name>\w+)\s.*?--\s*(?P<text>.+?)\s*$")
 
 
@@ -129,7 +129,9 @@ class Catalog:
         try:
             yield
         except duckdb.Error as error:
-            raise CatalogError(f"{self.path}: {_explained(error)}") from None
+            raise CatalogError(
+                f"{self.path}: {_first_line(error)}; {_advice(error) or 'try again; if it goes on, restore it from a backup'}"
+            ) from None
         except RuntimeError as error:
             if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
                 raise KeyboardInterrupt from None
@@ -151,11 +153,10 @@ class Catalog:
             try:
                 return duckdb.connect(str(self.path), read_only=read_only, config=config)
             except duckdb.Error as error:
-                said = str(error).splitlines()[0]
-                foreign = _FOREIGN.search(said)
+                foreign = _FOREIGN.search(str(error))
                 if not foreign:
                     raise CatalogError(
-                        f"{self.path}: cannot be opened ({said}); restore it from a backup, or remove it and ingest again"
+                        f"{self.path}: cannot be opened ({_first_line(error)}); {_advice(error) or 'restore it from a backup, or remove it and ingest again'}"
                     ) from None
                 if time.monotonic() > deadline:
                     who = f"process {foreign['pid']}" if foreign["pid"] else "this process"
@@ -231,14 +232,22 @@ def _release(file: IO[bytes] | None) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _explained(error: duckdb.Error) -> str:
-    """What went wrong in one line, with what to do about it where that is known."""
-    said = str(error).splitlines()[0].strip() or type(error).__name__
-    if "No space left" in said or "File too large" in said or "quota" in said:
-        return f"the disk is full ({said}); free some space and try again, what was in the catalog before is still there"
+def _first_line(error: duckdb.Error) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _advice(error: duckdb.Error) -> str:
+    """What to do about an error that kept the catalog from being opened, read or written; empty where only the message tells."""
+    said = str(error)
+    if any(sign in said for sign in ("No space left", "File too large", "Disk quota")):
+        return "the disk is full: free some space and try again; what was in the catalog before is still there"
+    if "Permission denied" in said or "Read-only file system" in said:
+        return "check its permissions and those of its folder"
     if isinstance(error, duckdb.OutOfMemoryException):
-        return f"{said}; free some memory, or ask for less"
-    return said
+        return "free some memory, or ask for less"
+    if isinstance(error, duckdb.ProgrammingError | duckdb.DataError):
+        return "'weightspace sql --tables' lists tables and columns"
+    return ""
 
 
 def schema() -> str:

@@ -72,6 +72,7 @@ class _Partial:
     """A large checkpoint of which some tensors are still being measured."""
 
     checkpoint: Checkpoint
+    parts: int
     missing: int
     rows: dict[str, TensorRow] = field(default_factory=dict)
     refused: reading.Refused | None = None
@@ -209,7 +210,7 @@ class _Ingest:
                 size = 0
             groups[-1].append(name)
             size += info.nbytes
-        self.partials[found.path] = _Partial(checkpoint, len(groups))
+        self.partials[found.path] = _Partial(checkpoint, len(groups), len(groups))
         for names in groups:
             yield reading.Task((found.path,), (checkpoint.format,), tuple(names)), (found,)
 
@@ -238,6 +239,9 @@ class _Ingest:
         elif isinstance(outcome, reading.Refused):
             partial.refused = partial.refused or outcome
         if partial.missing:
+            # Its bytes count as they are read, so that one giant file moves the bar.
+            share = found.size * (partial.parts - partial.missing) // partial.parts
+            self._tell(self.bytes_done + share)
             return None
         del self.partials[found.path]
         if partial.refused:
@@ -325,8 +329,11 @@ class _Ingest:
     def _advance(self, found: Found) -> None:
         self.done += 1
         self.bytes_done += found.size
+        self._tell(self.bytes_done)
+
+    def _tell(self, bytes_done: int) -> None:
         if self.progress:
-            self.progress(Progress(self.done, self.found, self.bytes_done, self.bytes_found))
+            self.progress(Progress(self.done, self.found, bytes_done, self.bytes_found))
 
     def flush(self) -> None:
         """Write what has gathered, in one transaction."""

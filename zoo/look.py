@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import FormatError
-from weightspace.formats import guarded, open_checkpoint, sniff
+from weightspace.errors import FormatError, guarded
+from weightspace.formats import open_checkpoint, sniff
 from weightspace.zoo import query, reading
 from weightspace.zoo.discover import discover
 from weightspace.zoo.ingest import stored_path

@@ -7,8 +7,8 @@ from typing import Any
 
 from weightspace import identity, naming
 from weightspace.checkpoint import Checkpoint, TensorInfo
-from weightspace.errors import FormatError
-from weightspace.formats import DAMAGE, formats, guarded, sniff
+from weightspace.errors import DAMAGE, FormatError, guarded, one_line
+from weightspace.formats import formats, sniff
 from weightspace.zoo.discover import is_named_like_weights
 from weightspace.zoo.measure import Measure, measure_many
 from weightspace.zoo.records import TensorRow
@@ -87,9 +87,8 @@ def _opened(path: Path, format: str | None) -> Checkpoint | Refused | Passed:
     except FormatError as error:
         return Refused(error.reason, error.detail, error.advice)
     except Exception as error:  # a fault of a reader, ours or a plugin's, costs its file and no other
-        return Refused(
-            "crashed", f"{path}: its reader failed ({type(error).__name__}: {error})", "report this with the file, if you may share it"
-        )
+        detail = one_line(f"{path}: its reader failed ({type(error).__name__}: {error})")
+        return Refused("crashed", detail, "report this with the file, if you may share it")
 
 
 def _alone(path: Path, checkpoint: Checkpoint, names: tuple[str, ...] | None) -> Outcome:

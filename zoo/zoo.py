@@ -206,7 +206,7 @@ class Zoo:
         return self.open(model)
 
     def export(self, model: str, path: str | Path) -> Path:
-        """Write a model as safetensors with its name and id in the metadata; the same model gives the same bytes."""
+        """Write a model as safetensors; the same model gives the same bytes."""
         return save(self.checkpoint(model), path, {"format": "pt"})
 
     def record(

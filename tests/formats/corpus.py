@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gguf
 import h5py
@@ -263,4 +262,3 @@ def _plain_pickle(folder: Path) -> Path:
     pickle.dump({"weights": np.arange(5.0), "names": ["a", {"b": (1, 2.5)}]}, stream, protocol=4)
     (folder / "m.pkl").write_bytes(stream.getvalue())
     return folder / "m.pkl"
-

@@ -14,7 +14,21 @@ from tests.formats.corpus import Sample
 Random = random.Random
 # Counts, lengths and offsets that parsers stumble over.
 NUMBERS = (0, 1, 2, 3, 7, 64, 127, 128, 255, 256, 1 << 15, (1 << 16) - 1, 1 << 31, (1 << 31) - 1, (1 << 32) - 1, 1 << 40, 1 << 60, 1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
-TEXTS = ("", "\x00", "\x1b[2J\x07", "a\nb", "\ud800", "\u00e9", "e\u0301", "../../etc/passwd", "/etc/passwd", "a" * 5000, "__metadata__", "-1", "💥")
+TEXTS = (
+    "",
+    "\x00",
+    "\x1b[2J\x07",
+    "a\nb",
+    "\ud800",
+    "\u00e9",
+    "e\u0301",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a" * 5000,
+    "__metadata__",
+    "-1",
+    "💥",
+)
 COMMAND = "touch {canary}"
 
 Bytes = Callable[[Random, bytes], bytes]
@@ -273,7 +287,9 @@ def _opcodes(drawn: Random, data: bytes) -> bytes:
         case 2:
             pieces[a], pieces[b] = pieces[b], pieces[a]
         case 3:
-            pieces[a] = drawn.choice((b"N", b"]", b"}", b")", b"(", b"0", b"K\x07", b"J\xff\xff\xff\xff", b"\x8a\x09" + b"\xff" * 8 + b"\0"))
+            pieces[a] = drawn.choice(
+                (b"N", b"]", b"}", b")", b"(", b"0", b"K\x07", b"J\xff\xff\xff\xff", b"\x8a\x09" + b"\xff" * 8 + b"\0")
+            )
         case _:
             numbers = [at for at, piece in enumerate(pieces) if piece[:1] in b"KMJ"] or [a]
             pieces[drawn.choice(numbers)] = b"\x8a\x08" + (drawn.choice(NUMBERS) & ((1 << 64) - 1)).to_bytes(8, "little")
@@ -318,7 +334,14 @@ def _in_zip(drawn: Random, data: bytes, canary: str) -> bytes:
     info, content = members[at]
     if info.filename.endswith(".npy"):
         head = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n"
-        content = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + b"\x80\x02" + drawn.choice(list(payloads(canary).values())) + b"."
+        content = (
+            b"\x93NUMPY\x01\x00"
+            + len(head).to_bytes(2, "little")
+            + head
+            + b"\x80\x02"
+            + drawn.choice(list(payloads(canary).values()))
+            + b"."
+        )
     else:
         content = _pickle(drawn, content, canary)
     members[at] = info, content
@@ -374,6 +397,8 @@ def _npy(drawn: Random, data: bytes) -> bytes:
     """Write another header before the same numbers."""
     length = int.from_bytes(data[8:10], "little")
     descr = drawn.choice(("<f4", "<f8", "|O", ">i2", "|S3", "<U2", "|V8", "<M8[s]", "f3", "<f99999", "|b1", "<c16"))
-    shape = drawn.choice(("(3, 4)", "(-1,)", "(1 << 62,)", "(4611686018427387904, 4)", "(0, 4611686018427387904)", "(12,)", "[3, 4]", "3", "()", "(" * 90))
+    shape = drawn.choice(
+        ("(3, 4)", "(-1,)", "(1 << 62,)", "(4611686018427387904, 4)", "(0, 4611686018427387904)", "(12,)", "[3, 4]", "3", "()", "(" * 90)
+    )
     head = f"{{'descr': '{descr}', 'fortran_order': {drawn.choice((True, False, 1))}, 'shape': {shape}, }}\n".encode()
     return data[:8] + len(head).to_bytes(2, "little") + head + data[10 + length :]

@@ -29,7 +29,7 @@ CHILDREN = ("keras", "keras_h5")  # read in child processes, a third of a second
 SLOW = {"keras": 60, "keras_h5": 130}
 
 
-class Hung(BaseException):  # noqa: N818 - no error of the file's, and nothing that a reader may catch
+class Hung(BaseException):
     """A file took more than `SECONDS`."""
 
 

@@ -1,12 +1,20 @@
 """The catalog file: creation, locking between processes and threads, versions, damage, and what SQL may do."""
 
+import fcntl
 import multiprocessing
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from weightspace.errors import CatalogError
@@ -148,8 +156,97 @@ def test_a_writer_is_not_starved_by_readers(catalog: Catalog) -> None:
 
 def test_a_lock_that_is_never_freed_ends_in_a_message(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weightspace.zoo.catalog._WAIT", 0.2)
-    with catalog.writing(), pytest.raises(CatalogError, match="another process has held its lock"), catalog.reading():
+    with (catalog.home / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(CatalogError, match="another process has held its lock"), catalog.reading():
+            pass
+
+
+def test_writing_inside_reading_is_refused_at_once(catalog: Catalog) -> None:
+    with catalog.reading(), pytest.raises(CatalogError, match="this thread has the catalog open already"), catalog.writing():
         pass
+    with catalog.writing(), pytest.raises(CatalogError, match="this thread has the catalog open already"), catalog.reading():
+        pass
+    with catalog.writing():
+        pass
+
+
+def test_reading_inside_reading_does_not_wait_for_a_writer_that_waits(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer stands behind the outer reader, and would have the inner one stand behind itself."""
+    monkeypatch.setattr("weightspace.zoo.catalog._WAIT", 20)
+    written = threading.Event()
+
+    def write() -> None:
+        with catalog.writing() as connection:
+            connection.execute("insert into tags values (1, 'a', 'b')")
+        written.set()
+
+    writer = threading.Thread(target=write)
+    with catalog.reading() as outer:
+        writer.start()
+        time.sleep(0.3)
+        assert not written.is_set()
+        with catalog.reading() as inner:
+            assert inner.execute("select count(*) from tags").fetchall() == outer.execute("select count(*) from tags").fetchall() == [(0,)]
+    writer.join(20)
+    assert written.is_set()
+
+
+def test_a_forked_child_does_not_keep_the_lock(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weightspace.zoo.catalog._WAIT", 2)
+    with catalog.reading():
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with catalog.writing() as connection:
+            connection.execute("insert into tags values (1, 'a', 'b')")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+OPENS_IT = (
+    "import duckdb, sys; kept = duckdb.connect(sys.argv[1], read_only=len(sys.argv) > 2); print('open', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.mark.parametrize("options", [[], ["read-only"]])
+def test_a_catalog_that_another_program_has_open_is_one_clear_line(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """Such as DuckDB's own shell, which knows nothing of the lock; what it says is no reason to remove the catalog."""
+    monkeypatch.setattr("weightspace.zoo.catalog._FOREIGN_WAIT", 0.2)
+    command = [sys.executable, "-c", OPENS_IT, str(catalog.path), *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(CatalogError, match=f"process {other.pid} has opened it without weightspace; close it there"), catalog.writing():
+            pass
+        other.communicate()
+    with catalog.writing():
+        pass
+
+
+def test_a_connection_of_ones_own_to_the_catalog_is_one_clear_line(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weightspace.zoo.catalog._FOREIGN_WAIT", 0.2)
+    with duckdb.connect(str(catalog.path)), pytest.raises(CatalogError, match="this process has opened it without weightspace"):
+        with catalog.reading():
+            pass
+
+
+def test_what_duckdb_raises_in_a_block_is_one_line(catalog: Catalog) -> None:
+    with pytest.raises(CatalogError, match="does_not_exist") as caught, catalog.reading() as connection:
+        connection.execute("select 1 from does_not_exist")
+    assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_in_a_query_is_a_keyboard_interrupt(catalog: Catalog) -> None:
+    with pytest.raises(KeyboardInterrupt), catalog.reading() as connection:
+        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        for _ in range(200):  # DuckDB looks for signals between its tasks, Python between these
+            connection.execute("select count(*) from range(3000) a, range(3000) b where a.range * b.range % 7 = 3").fetchall()
 
 
 def test_creating_twice_and_at_once_makes_one_catalog(tmp_path: Path) -> None:
@@ -168,12 +265,52 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
         Catalog(tmp_path / "file" / ".weightspace").create()
 
 
-def test_a_read_only_zoo_can_still_be_read(catalog: Catalog) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write anywhere")
-    catalog.home.chmod(0o500)
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder, and this process as somebody whom permissions bind, which root is not."""
+    folder = Path(tempfile.mkdtemp())
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
     try:
-        with catalog.reading() as connection:
-            connection.execute("select 1").fetchall()
+        yield folder
     finally:
-        catalog.home.chmod(0o700)
+        if is_root:
+            os.seteuid(0)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("with_locks", [True, False])
+def test_a_read_only_zoo_can_still_be_read_but_not_written(unprivileged: Path, with_locks: bool) -> None:
+    zoo = Zoo(unprivileged)
+    zoo.create()
+    np.savez(unprivileged / "new.npz", w=np.ones(3))
+    for name in ("gate", "lock"):
+        if not with_locks:
+            (zoo.catalog.home / name).unlink()
+    for path in zoo.catalog.home.iterdir():
+        path.chmod(0o400)
+    zoo.catalog.home.chmod(0o500)
+    assert zoo.models().num_rows == 0
+    with pytest.raises(CatalogError, match=r"cannot take its lock \(Permission denied\); check the folder's permissions"):
+        zoo.ingest(unprivileged)
+    with pytest.raises(CatalogError, match=r"cannot take its lock \(Permission denied\)"), zoo.catalog.writing():
+        pass
+
+
+def test_a_read_only_catalog_with_open_locks_is_one_clear_line(unprivileged: Path) -> None:
+    zoo = Zoo(unprivileged)
+    zoo.create()
+    zoo.catalog.path.chmod(0o400)
+    with pytest.raises(CatalogError, match="Permission denied") as caught, zoo.catalog.writing():
+        pass
+    assert "\n" not in str(caught.value) and "remove it" not in str(caught.value)
+
+
+def test_a_folder_in_which_no_zoo_can_be_made_is_one_clear_line(unprivileged: Path) -> None:
+    unprivileged.chmod(0o500)
+    with pytest.raises(CatalogError, match=r"cannot be created \(Permission denied\); choose another folder with --zoo"):
+        Zoo(unprivileged).ingest(unprivileged)

@@ -133,8 +133,10 @@ def test_a_large_checkpoint_is_measured_in_parts_with_the_same_result(zoo: Zoo, 
     tied = torch.randn(40, 25)
     path = ws.save({**{f"l{i}": torch.randn(50, 30) for i in range(7)}, "tied.a": tied, "tied.b": tied}, tmp_path / "large.safetensors")
     monkeypatch.setattr("weightspace.zoo.reading.PART_BYTES", 9000)
-    report = zoo.ingest(path, jobs=1)
+    told: list[int] = []
+    report = zoo.ingest(path, jobs=1, progress=lambda progress: told.append(progress.bytes_done))
     assert report.catalogued == 1
+    assert len(told) == 4 and told == sorted(set(told)) and told[-1] == path.stat().st_size
     [row] = zoo.models().to_pylist()
     assert row["id"] == ws.open(path).id and row["num_params"] == 7 * 1500 + 1000
     assert zoo.page("large").tensors.num_rows == 9

@@ -1,34 +1,15 @@
 """Checkpoint formats: one file each, found by content, opened without executing anything."""
 
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from weightspace import naming
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import FormatError
+from weightspace.errors import FormatError, guarded
 from weightspace.registry import Registry
 
-# What a parser may raise on a damaged file, besides FormatError.
-DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RecursionError,
-    TypeError,
-    UnicodeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 HEAD = 4096  # bytes of a file that a sniffer sees
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -90,22 +71,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         FormatError: it does not exist, is of no known format, or is damaged; nothing in it was executed.
     """
     place = Path(path)
-    found = sniff(place)
+    found = guarded(sniff, place)
     if found is None:
         kind = "folder without a checkpoint in it" if place.is_dir() else "file of no known checkpoint format"
         known = ", ".join(formats)
         raise FormatError(f"{place}: a {kind}", reason="unknown", advice=f"formats read here: {known}")
     return naming.recognised(guarded(found.open, place))
-
-
-def guarded(read: Callable[[Path], Result], path: Path) -> Result:
-    """Turn whatever a damaged file makes a parser raise into one clear FormatError that names the file."""
-    try:
-        return read(path)
-    except FormatError as error:
-        if str(path) in error.detail:
-            raise
-        raise type(error)(f"{path}: {error.detail}", reason=error.reason, advice=error.advice) from None
-    except DAMAGE as error:
-        text = str(error) or type(error).__name__
-        raise FormatError(f"{path}: damaged ({text})", reason="corrupt", advice="copy or download it again") from None

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from weightspace import isolated
-from weightspace.archive import STORED, Archive
+from weightspace.archive import STORED, Archive, first_name
 from weightspace.checkpoint import Checkpoint, TensorInfo, tied
 from weightspace.companions import MAX_CONFIG
 from weightspace.errors import FormatError, MissingDependencyError
 from weightspace.formats import checkpoint_format
 from weightspace.formats.safetensors import parse_json
 from weightspace.storage import FileSpan, Produced, SourceFile, Storage
-from weightspace.zipped import first_name, part_of
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 WEIGHTS = "model.weights.h5"
@@ -77,7 +76,7 @@ def open_keras(path: Path) -> Checkpoint:
     if "config.json" in archive:
         metadata["model_config"] = archive.read("config.json", MAX_CONFIG)[:MAX_TEXT].decode("utf-8", "replace")
     source = {"path": str(path), "offset": member.offset, "nbytes": member.size, "packed": member.packed, "deflated": deflated}
-    return _open(path, "keras", source, partial(part_of, archive, WEIGHTS), metadata)
+    return _open(path, "keras", source, partial(archive.part, WEIGHTS), metadata)
 
 
 def _open(

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from weightspace import dtypes
-from weightspace.archive import Archive
+from weightspace.archive import Archive, first_name
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
 from weightspace.storage import FileSpan, Produced, SourceFile, Storage, Strided, read
-from weightspace.zipped import first_name, part_of
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # numpy's own limit for headers of files that are not trusted
@@ -54,7 +53,7 @@ def open_npz(path: Path) -> Checkpoint:
     others: list[str] = []
     for name, member in archive.items():
         if name.endswith(".npy"):
-            reader.add(name.removesuffix(".npy"), member.size, partial(part_of, archive, name))
+            reader.add(name.removesuffix(".npy"), member.size, partial(archive.part, name))
         elif not name.endswith("/"):
             others.append(name)
     if others:

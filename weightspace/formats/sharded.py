@@ -6,8 +6,8 @@ from typing import Any
 
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.companions import describe
-from weightspace.errors import FormatError, one_line
-from weightspace.formats import checkpoint_format, guarded, head_of
+from weightspace.errors import FormatError, guarded, one_line
+from weightspace.formats import checkpoint_format, head_of
 from weightspace.formats import sniff as sniff_format
 from weightspace.formats.safetensors import MAX_HEADER, parse_json
 from weightspace.storage import SourceFile, Storage, inside

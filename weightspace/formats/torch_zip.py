@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from weightspace import pickle_safety, pickles, torch_tree
-from weightspace.archive import Archive
+from weightspace.archive import Archive, first_name
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
 from weightspace.formats import checkpoint_format, torchscript
@@ -11,7 +11,6 @@ from weightspace.pickles import Pickle
 from weightspace.storage import SourceFile
 from weightspace.torch_archive import ArchiveStorages, root_of
 from weightspace.torch_tensors import Tensors
-from weightspace.zipped import first_name
 
 
 def sniff(path: Path, head: bytes) -> bool:

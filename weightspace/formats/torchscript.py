@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weightspace import pickle_safety, pickles
-from weightspace.archive import Archive
+from weightspace.archive import Archive, first_name
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
@@ -14,7 +14,6 @@ from weightspace.pickles import Call, Global, Value
 from weightspace.storage import SourceFile, Storage
 from weightspace.torch_archive import ArchiveStorages, root_of
 from weightspace.torch_tensors import Tensors
-from weightspace.zipped import first_name
 
 MAX_CODE = 16 << 20
 MAX_MODULES = 1_000_000
