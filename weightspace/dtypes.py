@@ -201,7 +201,8 @@ def _dequantized(raw: Bytes, kind: DType) -> npt.NDArray[np.float32]:
     except ImportError:
         raise MissingDependencyError.of("gguf", f"expanding {kind.name} blocks", "gguf") from None
     try:
-        blocks = raw.reshape(-1, kind.block[1] if kind.block else 1)
+        size = kind.block[1] if kind.block else 1
+        blocks = raw.reshape(raw.size // size, size)
         made = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind.name])
     except (NotImplementedError, KeyError):
         advice = "read .raw(name) instead"

@@ -42,7 +42,7 @@ def make_file(path: Path, gigabytes: float) -> None:
         for dtype, count in halves.items():
             for _ in range(count):
                 block = np.roll(block, 1)
-                stream.write(block if dtype == "F32" else (block.view(np.uint32) >> 16).astype(np.uint16))
+                stream.write((block if dtype == "F32" else (block.view(np.uint32) >> 16).astype(np.uint16)).data)
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         empty.mkdir()
         make_file(file, arguments.gigabytes)
         size = file.stat().st_size
-        weightspace = [sys.executable, "-m", "weightspace", "ingest", "--jobs", "2"]
+        weightspace: list[str | Path] = [sys.executable, "-m", "weightspace", "ingest", "--jobs", "2"]
         contenders: dict[str, list[str | Path]] = {
             "sha256sum": ["sha256sum", file],
             "openssl dgst -sha256": ["openssl", "dgst", "-sha256", file],
@@ -75,7 +75,9 @@ def main() -> None:
             for name, command in contenders.items():
                 slow_peer = repeat > 0 and name in ("plain torch loop, no hash", "sft stat", "reminis convert")
                 if not slow_peer:
-                    zoo = ["--zoo", place / f"zoo-{repeat}-{name.count('empty')}"] if name.startswith("weightspace") else []
+                    zoo: list[str | Path] = (
+                        ["--zoo", place / f"zoo-{repeat}-{name.count('empty')}"] if name.startswith("weightspace") else []
+                    )
                     taken[name].append(run([*command, *zoo]))
                 (place / "peer.db").unlink(missing_ok=True)
         seconds = {name: statistics.median(one.seconds for one in runs) for name, runs in taken.items()}

@@ -54,8 +54,12 @@ def main() -> None:
         print(f"{arguments.count} checkpoints of {len(SHAPES)} tensors")
         print(f"start-up                               {start_up.seconds:8.2f} s")
         net = first.seconds - start_up.seconds
-        print(f"weightspace ingest --jobs 2            {first.seconds:8.2f} s  {arguments.count / net:8.0f} a second without start-up, peak {first.peak_memory / 1e6:.0f} MB")
-        print(f"the same again                         {second.seconds:8.2f} s  {arguments.count / (second.seconds - start_up.seconds):8.0f} a second")
+        print(
+            f"weightspace ingest --jobs 2            {first.seconds:8.2f} s  {arguments.count / net:8.0f} a second without start-up, peak {first.peak_memory / 1e6:.0f} MB"
+        )
+        print(
+            f"the same again                         {second.seconds:8.2f} s  {arguments.count / (second.seconds - start_up.seconds):8.0f} a second"
+        )
         rate = part / (loop.seconds - loop_start.seconds)
         print(f"plain numpy loop, no hash, no catalog  {'':8}    {rate:8.0f} a second, one process")
         if arguments.peers:

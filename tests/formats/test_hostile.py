@@ -1,28 +1,17 @@
 """Files made by hand to harm their reader, each refused for its exact reason; nothing in them runs."""
 
 import json
-import os
-import pickle
-import struct
 import time
 import tracemalloc
-import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
 import pytest
 import torch
-from onnx import helper
-from safetensors.numpy import save_file
 
 import weightspace as ws
-from tests.formats import test_distcp, test_onnx, test_sharded
-from tests.formats.corpus import STATE, makers, samples
+from tests.formats.corpus import samples
 from tests.formats.mutations import payloads
 from tests.formats.test_fuzz import check
 from weightspace.errors import FormatError
@@ -101,7 +90,19 @@ def test_a_header_of_a_hundred_megabytes_of_brackets(tmp_path: Path) -> None:
     refused(safetensors(tmp_path / "m.safetensors", b'{"a":' + b"[" * 99_000_000), "corrupt", "its JSON is damaged", 500, 20)
 
 
-NAMES = ["", "\x00", "\x1b[2J\x1b]0;owned\x07", "a\nb\r\tc", "\ud800", "\u00e9", "e\u0301", "\u202e", "../../x", "a" * 60_000, "\N{ZERO WIDTH SPACE}"]
+NAMES = [
+    "",
+    "\x00",
+    "\x1b[2J\x1b]0;owned\x07",
+    "a\nb\r\tc",
+    "\ud800",
+    "\u00e9",
+    "e\u0301",
+    "\u202e",
+    "../../x",
+    "a" * 60_000,
+    "\N{ZERO WIDTH SPACE}",
+]
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "legacy"])

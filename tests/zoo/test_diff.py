@@ -19,7 +19,15 @@ def test_nothing_changed() -> None:
 
 def test_every_status_has_its_case() -> None:
     kept, renamed = torch.randn(3), torch.randn(4, 4)
-    a = {"first": kept, "second": kept * 2, "old": renamed, "flat": torch.arange(6.0), "wide": torch.ones(2), "half": torch.randn(5), "gone": torch.ones(7)}
+    a = {
+        "first": kept,
+        "second": kept * 2,
+        "old": renamed,
+        "flat": torch.arange(6.0),
+        "wide": torch.ones(2),
+        "half": torch.randn(5),
+        "gone": torch.ones(7),
+    }
     b = {
         "second": kept * 2, "first": kept, "new": renamed, "flat": torch.arange(6.0).reshape(2, 3), "wide": torch.ones(3),
         "half": a["half"].bfloat16(), "fresh": torch.zeros(8),

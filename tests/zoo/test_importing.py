@@ -28,7 +28,11 @@ def zoo(tmp_path: Path) -> Zoo:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     path = tmp_path / "log.jsonl"
-    rows = [{"run": run, "step": step, "loss": step / 100 + number, "lr": 0.1} for number, run in enumerate(("alpha", "beta")) for step in (5, 10, 20)]
+    rows = [
+        {"run": run, "step": step, "loss": step / 100 + number, "lr": 0.1}
+        for number, run in enumerate(("alpha", "beta"))
+        for step in (5, 10, 20)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

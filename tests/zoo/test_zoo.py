@@ -38,7 +38,7 @@ def test_models_come_with_run_step_and_metrics_as_columns(zoo: Zoo) -> None:
 def test_arrow_becomes_pandas_and_polars_in_one_call(zoo: Zoo) -> None:
     table = zoo.sql("select name, num_params from models order by name")
     assert isinstance(table.to_pandas(), pandas.DataFrame)
-    assert polars.from_arrow(table).shape == (3, 2)  # type: ignore[union-attr]
+    assert polars.from_arrow(table).shape == (3, 2)
 
 
 def test_sql_takes_parameters(zoo: Zoo) -> None:
@@ -66,7 +66,7 @@ def test_an_id_prefix_of_several_models_asks_for_more(zoo: Zoo) -> None:
 def test_a_model_whose_file_is_gone_says_so(zoo: Zoo) -> None:
     path = zoo.folder / zoo.models("name = 'net/1'").to_pylist()[0]["path"]
     path.unlink()
-    with pytest.raises(FormatError, match="model 'net/1' is catalogued, but its file is gone .* bring it back, or ingest its new place"):
+    with pytest.raises(FormatError, match=r"model 'net/1' is catalogued, but its file is gone .* bring it back, or ingest its new place"):
         zoo.open("net/1")
 
 
@@ -90,7 +90,7 @@ def test_recording_again_replaces_and_steps_stay_apart(zoo: Zoo) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "high", None, [1]])
 def test_a_metric_that_is_no_finite_number_is_refused(zoo: Zoo, value: object) -> None:
-    with pytest.raises(RecordError, match="metric 'accuracy' is .*, expected a finite number; record text as a tag"):
+    with pytest.raises(RecordError, match=r"metric 'accuracy' is .*, expected a finite number; record text as a tag"):
         zoo.record("net/1", metrics={"accuracy": value})
 
 
@@ -115,7 +115,9 @@ def test_added_models_carry_recipe_and_parents(zoo: Zoo) -> None:
     rows = zoo.sql("select recipe->>'$.method' as method from models join recipes using (recipe_id) where name = 'mean'").to_pylist()
     assert rows == [{"method": "linear"}]
     zoo.add({"w": torch.full((2, 3), 1.25)}, "again", parents=["mean"])
-    ancestors = zoo.sql("select a.name, generations from ancestors join models m using (model_id) join models a on a.model_id = ancestor_id where m.name = 'again'")
+    ancestors = zoo.sql(
+        "select a.name, generations from ancestors join models m using (model_id) join models a on a.model_id = ancestor_id where m.name = 'again'"
+    )
     assert sorted((r["name"], r["generations"]) for r in ancestors.to_pylist()) == [("mean", 1), ("net/1", 2), ("net/2", 2)]
 
 
@@ -146,7 +148,7 @@ def test_exporting_gives_the_same_bytes_each_time(zoo: Zoo, tmp_path: Path) -> N
 
 
 def test_exporting_to_a_folder_that_is_not_there_is_one_clear_line(zoo: Zoo, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="cannot be written .* check the folder"):
+    with pytest.raises(FormatError, match=r"cannot be written .* check the folder"):
         zoo.export("net/2", tmp_path / "nowhere/x.safetensors")
 
 
