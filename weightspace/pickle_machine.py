@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from weightspace.errors import one_line
+from weightspace.errors import FormatError, one_line
 
+MAX_COPIES, FREE = 4, 1 << 20  # what is copied by calls that make plain data: times the pickle's bytes, unless it is little
 PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
 
 Value = Any  # None, bool, int, float, str, bytes, bytearray, tuple, list, dict, Global, Call, Persistent, Opaque
@@ -67,10 +68,10 @@ class EndOfData(Exception):  # noqa: N818 - a signal, not an error
 class Machine:
     """The pickle machine's registers: stack, marks and memo."""
 
-    __slots__ = ("at", "called", "data", "globals", "memo", "persistent", "saved", "stack")
+    __slots__ = ("at", "called", "copied", "data", "globals", "memo", "persistent", "saved", "stack")
 
     def __init__(self, data: bytes, at: int) -> None:
-        self.data, self.at = data, at
+        self.data, self.at, self.copied = data, at, 0
         self.stack: list[Value] = []
         self.saved: list[list[Value]] = []
         self.memo: dict[int, Value] = {}
@@ -120,14 +121,27 @@ class Machine:
         self.persistent.append(pid)
         return Persistent(pid)
 
+    def folded(self, function: Global, args: tuple[Value, ...]) -> Value:
+        """Make the plain data that a call would; None where it is no such call.
+
+        Raises:
+            FormatError: all such copies together are larger than the pickle could hold.
+        """
+        fold = FOLDS.get((function.module, function.name))
+        if fold is None:
+            return None
+        self.copied += sum(len(one) for one in args[:2] if isinstance(one, str | list | tuple))
+        if self.copied > MAX_COPIES * len(self.data) + FREE:
+            raise FormatError("its pickle copies itself without end", reason="hostile", advice="do not load this file")
+        return fold(args)
+
     def call(self, function: Value, args: Value) -> Value:
         """Describe a call; the few that only make plain data become that data."""
         if not isinstance(args, tuple):
             raise ValueError("arguments are not a tuple")
         if isinstance(function, Global):
             self.called.add(function)
-            fold = FOLDS.get((function.module, function.name))
-            folded = fold(args) if fold is not None else None
+            folded = self.folded(function, args)
             if folded is not None:
                 return folded
         elif not isinstance(function, Persistent):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from weightspace.errors import FormatError
-from weightspace.pickle_machine import FOLDS, Call, EndOfData, Global, Machine, Opaque, Persistent, Value, key_of
+from weightspace.pickle_machine import Call, EndOfData, Global, Machine, Opaque, Persistent, Value, key_of
 
 MAX_BYTES = 1 << 28  # a pickle's own bytes; tensors lie outside it
 MAX_STEPS = 5_000_000  # opcodes: each makes at most one object, so this bounds memory and time
@@ -72,6 +72,8 @@ def _run(machine: Machine, max_steps: int) -> Value:
             handlers[opcode](machine)
     except EndOfData:
         pass
+    except FormatError:
+        raise
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
         if not (isinstance(error, IndexError) and machine.at >= size):
             raise FormatError(
@@ -325,21 +327,20 @@ def _obj(machine: Machine) -> None:
 @_opcode(0x81)
 def _newobj(machine: Machine) -> None:
     args = machine.stack.pop()
-    machine.stack[-1] = _made(machine.stack[-1], args, None)
+    machine.stack[-1] = _made(machine, machine.stack[-1], args, None)
 
 
 @_opcode(0x92)
 def _newobj_ex(machine: Machine) -> None:
     kwargs = machine.stack.pop()
     args = machine.stack.pop()
-    machine.stack[-1] = _made(machine.stack[-1], args, kwargs)
+    machine.stack[-1] = _made(machine, machine.stack[-1], args, kwargs)
 
 
-def _made(kind: Value, args: Value, kwargs: Value) -> Value:
+def _made(machine: Machine, kind: Value, args: Value, kwargs: Value) -> Value:
     if not isinstance(kind, Global | Persistent) or not isinstance(args, tuple) or not isinstance(kwargs, dict | None):
         raise ValueError("an object is made from no class")
-    fold = FOLDS.get((kind.module, kind.name)) if isinstance(kind, Global) and not kwargs else None
-    folded = fold(args) if fold is not None else None
+    folded = machine.folded(kind, args) if isinstance(kind, Global) and not kwargs else None
     return Call(kind, args, kwargs) if folded is None else folded
 
 

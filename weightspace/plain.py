@@ -30,12 +30,11 @@ class Plain:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int):
-            return value if abs(value) < 1 << 63 else hex(value)[:MAX_TEXT]
+            return value if value.bit_length() < 64 else f"<integer of {value.bit_length()} bits>"
         if isinstance(value, float):
             return value if math.isfinite(value) else str(value)
         if isinstance(value, str):
-            text = value.encode("utf-8", "replace").decode("utf-8")
-            return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+            return short(value)
         if isinstance(value, bytes | bytearray):
             return f"<{len(value)} bytes>"
         if isinstance(value, Global):
@@ -77,18 +76,26 @@ class Plain:
                 return "<numpy scalar>"
             return self(str(number) if isinstance(number, complex) else number)
         if value.function.module.startswith("pathlib"):
-            return "/".join(part for part in value.args if isinstance(part, str)).replace("//", "/")[:MAX_TEXT]
+            return short("/".join(short(part) for part in value.args[:MAX_ITEMS] if isinstance(part, str)).replace("//", "/"))
         if name in ("set", "frozenset", "deque"):
             return self._list(value.items or (value.args[0] if value.args and isinstance(value.args[0], list | tuple) else []), depth)
         if str(value.function) == "torch.device":
-            return ":".join(map(str, value.args))[:MAX_TEXT]
+            return ":".join(short(str(part)) for part in value.args[:2] if isinstance(part, str | int))
         if isinstance(value.state, dict):
             return {"class": str(value.function), **self._object(value.state, depth)}
         return f"<{value.function}>"
+
+
+def short(text: str) -> str:
+    """Cut text to a bounded length, in characters that UTF-8 has."""
+    begin = text[: MAX_TEXT + 1].encode("utf-8", "replace").decode("utf-8")
+    return begin if len(begin) <= MAX_TEXT else f"{begin[: MAX_TEXT - 1]}…"
 
 
 def key_text(key: Value) -> str:
     """Write a dictionary key as text."""
     if isinstance(key, str):
         return key
-    return "<key>" if isinstance(key, Opaque | Call | Persistent) else str(key)
+    if isinstance(key, tuple):
+        return f"({', '.join(repr(key_text(one)) if isinstance(one, str) else key_text(one) for one in key[:MAX_ITEMS])})"[:MAX_TEXT]
+    return "<key>" if isinstance(key, Opaque | Call | Persistent) else str(key[:MAX_TEXT] if isinstance(key, bytes) else key)

@@ -17,6 +17,7 @@ _STORAGE_DTYPES = {
 }  # fmt: skip
 _STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 ITEMSIZE = {name: int(kind.bits) // 8 or 1 for name, kind in dtypes.DTYPES.items() if kind.block is None}
+MAX_RANK = 64  # torch's own limit
 _DAMAGED = "copy or download it again"
 
 
@@ -58,7 +59,8 @@ def storage_dtype(kind: Value) -> str:
     """Name the element type of a storage class such as `torch.FloatStorage`."""
     if isinstance(kind, Global) and kind.module in _STORAGE_MODULES and kind.name in _STORAGE_DTYPES:
         return _STORAGE_DTYPES[kind.name]
-    raise FormatError(f"a storage has the unknown type '{kind}'", reason="unsupported", advice="save the tensors in a plain dtype")
+    named = kind if isinstance(kind, Global) else type(kind).__name__
+    raise FormatError(f"a storage has the unknown type '{named}'", reason="unsupported", advice="save the tensors in a plain dtype")
 
 
 class Tensors:
@@ -133,7 +135,7 @@ class Tensors:
 
 
 def _counts(value: Value) -> bool:
-    return isinstance(value, tuple) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+    return isinstance(value, tuple) and len(value) <= MAX_RANK and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 
 def _rebuild_tensor(self: Tensors, storage: Value, offset: Value, shape: Value, stride: Value) -> Tensor:

@@ -14,7 +14,7 @@ from weightspace import dtypes, pickle_safety
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import FormatError, one_line
 from weightspace.pickles import Call, Global, Persistent, Pickle, Value
-from weightspace.plain import Json, Plain, key_text
+from weightspace.plain import Json, Plain, key_text, short
 from weightspace.storage import Storage, read
 from weightspace.torch_tensors import Tensor
 
@@ -26,9 +26,12 @@ STATE_DICT_KEYS = (
     "ema", "student", "teacher", "discriminator_state_dict", "discriminator", "netD", "D_state_dict", "D", "d",
 )  # fmt: skip
 MAX_DEPTH = 64
-MAX_NODES = 1_000_000
+MAX_NODES = 2_000_000
+MAX_TEXT = 1 << 28  # characters of all names: a long key above many tensors stands in each of them
+MAX_VALUES = 1000  # plain values kept beside the tensors
 _TRAINER = re.compile(r"optim|sched|scaler|(^|_)(amp|apex)(_|$)", re.IGNORECASE)
 _RANDOM = re.compile(r"(^|_)rng|random_state", re.IGNORECASE)
+_BOMB = "do not load this file"
 _RANDOM_STATES = frozenset(("cpu", "cuda", "python", "numpy", "xla", "npu", "xpu", "mps"))
 
 Keys = tuple[str, ...]
@@ -70,7 +73,8 @@ def checkpoint(
         name = ".".join(keys)
         if not tree.is_tensor(leaf):
             _refuse_objects(leaf, name)
-            values[name] = plain(leaf)
+            if len(values) < MAX_VALUES:
+                values[short(name)] = plain(leaf)
             continue
         one = tree.tensor(leaf, name)
         if name in info:
@@ -94,6 +98,7 @@ class _Tree:
     def __init__(self, tensors: TensorSource) -> None:
         self.tensors = tensors
         self._holds: dict[int, bool] = {}
+        self._left, self._text_left = MAX_NODES, MAX_TEXT
 
     def is_tensor(self, value: Value) -> bool:
         return type(value) is Call and self.tensors.is_tensor(value)
@@ -124,17 +129,30 @@ class _Tree:
 
     def leaves(self, value: Value, keys: Keys = ()) -> Iterator[tuple[Keys, Value]]:
         """Walk plain containers down to the tensors; a container that holds none is one leaf."""
-        left = MAX_NODES
         stack: list[tuple[Keys, Value]] = [(keys, value)]
         while stack:
             at, one = stack.pop()
-            left -= 1
-            if left < 0 or len(at) > MAX_DEPTH:
-                raise FormatError("its pickle repeats itself without end", reason="hostile", advice="do not load this file")
             if self.is_tensor(one) or not self.holds(one):
+                self._text_left -= sum(map(len, at))
+                if self._text_left < 0:
+                    raise FormatError(f"its tensors' names have more than {MAX_TEXT} characters", reason="hostile", advice=_BOMB)
                 yield at, one
-            else:
-                stack.extend(((*at, key), inner) for key, inner in reversed(_pairs(one)))
+                continue
+            self._left -= len(one)
+            if self._left < 0 or len(at) > MAX_DEPTH:
+                raise _endless()
+            stack.extend(((*at, key), inner) for key, inner in reversed(_pairs(one)))
+
+    def described(self, value: Value, keys: Keys) -> dict[str, TensorInfo]:
+        """Describe all tensors below a value by dotted names; those that cannot be read are left out."""
+        made: dict[str, TensorInfo] = {}
+        for at, leaf in self.leaves(value, keys):
+            if self.is_tensor(leaf):
+                name = ".".join(at)
+                with contextlib.suppress(FormatError):
+                    one = self.tensor(leaf, name)
+                    made[name] = TensorInfo(name, one.dtype, one.shape)
+        return made
 
     def is_number(self, value: Call) -> bool:
         """Whether a tensor is one number, such as the best accuracy so far."""
@@ -180,31 +198,30 @@ class _Chosen:
         """Make plain what stands beside the state dict: numbers and texts, and the settings of optimizers."""
         made: dict[str, Json] = {}
         for keys, value in self.rest.items():
+            if len(made) == MAX_VALUES:
+                break
             if not self.tree.holds(value) or self.tree.is_tensor(value):
-                made[".".join(keys)] = plain(value)
+                made[short(".".join(keys))] = plain(value)
             elif isinstance(value, dict) and isinstance(value.get("param_groups"), list):
                 groups = [group for group in value["param_groups"] if isinstance(group, dict)]
-                made[".".join(keys)] = {"param_groups": plain([{k: v for k, v in g.items() if k != "params"} for g in groups])}
+                made[short(".".join(keys))] = {"param_groups": plain([{k: v for k, v in g.items() if k != "params"} for g in groups])}
         return made
 
     def extras(self) -> dict[str, TensorInfo]:
         """Describe the tensors outside the state dict; those that cannot be read are left out."""
         made: dict[str, TensorInfo] = {}
         for keys, value in self.rest.items():
-            made.update(described(self.tree.tensors, value, keys))
+            made.update(self.tree.described(value, keys))
         return made
 
 
 def described(tensors: TensorSource, value: Value, keys: Keys = ()) -> dict[str, TensorInfo]:
     """Describe all tensors below a value by dotted names; those that cannot be read are left out."""
-    tree, made = _Tree(tensors), {}
-    for at, leaf in tree.leaves(value, keys):
-        if tree.is_tensor(leaf):
-            name = ".".join(at)
-            with contextlib.suppress(FormatError):
-                one = tree.tensor(leaf, name)
-                made[name] = TensorInfo(name, one.dtype, one.shape)
-    return made
+    return _Tree(tensors).described(value, keys)
+
+
+def _endless() -> FormatError:
+    return FormatError("its pickle repeats itself without end", reason="hostile", advice=_BOMB)
 
 
 def _choose(tree: _Tree, top: Value) -> _Chosen:
@@ -216,6 +233,8 @@ def _choose(tree: _Tree, top: Value) -> _Chosen:
     others: list[str] = []
     value = top
     while isinstance(value, dict | list | tuple):
+        if len(keys) > MAX_DEPTH:
+            raise _endless()
         pairs = dict(_pairs(value))
         direct = [key for key, one in pairs.items() if tree.is_tensor(one) and not _RANDOM.search(key)]
         nested = [key for key, one in pairs.items() if tree.holds(one) and not tree.is_tensor(one) and not is_trainer(key, one)]
@@ -225,7 +244,7 @@ def _choose(tree: _Tree, top: Value) -> _Chosen:
         if picked is None:
             break
         rest.update(((*keys, key), one) for key, one in pairs.items() if key != picked)
-        others.extend(".".join((*keys, key)) for key in nested if key != picked)
+        others.extend(short(".".join((*keys, key))) for key in nested[:MAX_VALUES] if key != picked)
         keys, value = (*keys, picked), pairs[picked]
     if keys:
         return _Chosen(tree, keys, list(tree.leaves(value)), rest, tuple(others))

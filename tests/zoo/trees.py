@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.numpy import save_file
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -22,25 +21,25 @@ def arrays(seed: int, width: int = 5) -> Arrays:
     }
 
 
-def make_tree(root: Path, *, small: int = 60, large: int = 2, large_width: int = 200_000) -> Path:
-    """Write the tree; the same arguments give the same files."""
+def make_tree(root: Path, *, small: int = 60, large: int = 2, large_width: int = 200_000, first: int = 0) -> Path:
+    """Write the tree; the same arguments give the same files, another `first` seed other weights in most of them."""
     writers = (_safetensors, _torch, _legacy, _npz, _sharded)
     for number in range(small):
         # Every seventh has the weights of the one before it, in another container.
         seed = number - 1 if number % 7 == 6 else number
-        writers[number % len(writers)](root / f"group-{number % 4}" / f"net-{number:04d}", arrays(seed))
+        writers[number % len(writers)](root / f"group-{number % 4}" / f"net-{number:04d}", arrays(first + seed))
     for number in range(small // 4):
         folder = root / f"told/model-{number:03d}"
-        _safetensors(folder / "model", arrays(1000 + number))
+        _safetensors(folder / "model", arrays(first + 1000 + number))
         (folder / "metrics.json").write_text(json.dumps({"test": {"accuracy": number / 100, "loss": 1.0}}))
         (folder / "README.md").write_text(f"---\nlicense: {('mit', 'apache-2.0')[number % 2]}\nbase_model: some/base\n---\n")
     for step in range(1, small // 6 + 1):
         folder = root / f"run-{step % 2}/checkpoint-{10 * step}"
-        _safetensors(folder / "model", arrays(2000 + step))
+        _safetensors(folder / "model", arrays(first + 2000 + step))
         state = {"global_step": 10 * step, "log_history": [{"eval_loss": 1 / step, "step": 10 * step}]}
         (folder / "trainer_state.json").write_text(json.dumps(state))
     for number in range(large):
-        _safetensors(root / f"group-1/net-00{number}5-large", arrays(3000 + number, large_width))
+        _safetensors(root / f"group-1/net-00{number}5-large", arrays(first + 3000 + number, large_width))
     _broken(root / "broken")
     return root
 
@@ -51,11 +50,15 @@ def _safetensors(stem: Path, weights: Arrays) -> None:
 
 
 def _torch(stem: Path, weights: Arrays) -> None:
+    import torch  # here, because processes that only ingest do without
+
     stem.parent.mkdir(parents=True, exist_ok=True)
     torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, stem.with_suffix(".pt"))
 
 
 def _legacy(stem: Path, weights: Arrays) -> None:
+    import torch
+
     stem.parent.mkdir(parents=True, exist_ok=True)
     state_dict = {name: torch.from_numpy(array) for name, array in weights.items()}
     torch.save(state_dict, stem.with_suffix(".pth"), _use_new_zipfile_serialization=False)

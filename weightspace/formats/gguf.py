@@ -198,7 +198,10 @@ class _Header:
                 length = self._length()
                 self._at += length
         else:
-            kept = [self._value(inner, depth + 1) for _ in range(count)][:KEPT]
+            kept = []
+            for _ in range(count):
+                value = self._value(inner, depth + 1)
+                kept += [value] if len(kept) < KEPT else []
         return kept if count <= KEPT else {"length": count, "first": kept}
 
     def _number(self, layout: str) -> Any:

@@ -149,13 +149,13 @@ class _Reader:
     def _text(self, name: str, storage: Storage, descr: str, shape: tuple[int, ...]) -> None:
         """Keep a short text array as metadata; text is no tensor."""
         texts = self.metadata.setdefault("strings", {})
-        if storage.nbytes > MAX_STRINGS or len(texts) >= 1000:
+        if not 0 < storage.nbytes <= MAX_STRINGS or len(texts) >= 1000:
             texts[name] = f"text of shape {list(shape)}"
             return
         try:
             values = np.frombuffer(read(storage), descr).reshape(shape)
             texts[name] = np.char.decode(values, "utf-8", "replace").tolist() if "S" in descr else values.tolist()
-        except (ValueError, UnicodeError):
+        except (ValueError, UnicodeError, SystemError):  # the last for characters beyond Unicode
             texts[name] = f"text of shape {list(shape)} that is not valid"
 
 

@@ -73,7 +73,7 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[str, int, int, TensorInfo
         numbers = [*shape, begin, end]
     except (KeyError, TypeError, ValueError):
         raise FormatError(f"{path}: tensor '{one_line(name, 80)}' lacks dtype, shape or data_offsets", advice="save it again") from None
-    if not isinstance(dtype, str) or dtype not in dtypes.DTYPES:
+    if not isinstance(dtype, str) or dtype not in dtypes.DTYPES or dtypes.DTYPES[dtype].block is not None:
         raise FormatError(
             f"{path}: tensor '{one_line(name, 80)}' has the unknown dtype '{one_line(str(dtype), 40)}'",
             reason="unsupported",
@@ -111,8 +111,8 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
             raise FormatError(
                 f"{path}: the key '{one_line(twice, 80)}' stands twice in its header", reason="hostile", advice="do not load this file"
             )

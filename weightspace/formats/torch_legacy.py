@@ -27,8 +27,9 @@ def open_torch_legacy(path: Path) -> Checkpoint:
     file = SourceFile.at(path)
     magic, version, system, found, keys = _pickles(file)
     if magic.value != MAGIC or version.value != 1001:
+        given = version.value if type(version.value) is int else type(version.value).__name__
         raise FormatError(
-            f"expected torch's protocol 1001, found {str(version.value)[:20]}",
+            f"expected torch's protocol 1001, found {given}",
             reason="unsupported",
             advice="save it again with a newer torch",
         )
