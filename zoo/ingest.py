@@ -19,7 +19,7 @@ from weightspace.zoo.write import write_records, write_tags
 
 TASK_BYTES = 32 << 20
 TASK_FILES = 64
-FLUSH_SECONDS = 2.0
+FLUSH_SECONDS = 2.0  # between writes; longer where the catalog is so large that a write takes more than a tenth of it
 FLUSH_TENSORS = 40_000
 _FEW = 16 << 20  # less work than this is done in this process: starting workers would take longer
 
@@ -128,7 +128,7 @@ class _Ingest:
         self.pending: list[Record] = []
         self.pending_tensors = 0
         self.tagged: list[str] = []
-        self.flushed = time.monotonic()
+        self.flushed, self.pause = time.monotonic(), FLUSH_SECONDS
         self.partials: dict[Path, _Partial] = {}
         self.done = self.found = self.bytes_done = self.bytes_found = 0
 
@@ -228,7 +228,7 @@ class _Ingest:
                 self._pass_over(found)
             elif isinstance(outcome, reading.Read):
                 self._accept(found, outcome)
-        if self.pending_tensors > FLUSH_TENSORS or time.monotonic() - self.flushed > FLUSH_SECONDS:
+        if self.pending_tensors > FLUSH_TENSORS or time.monotonic() - self.flushed > self.pause:
             self.flush()
 
     def _join(self, found: Found, outcome: reading.Outcome) -> reading.Outcome | None:
@@ -337,6 +337,7 @@ class _Ingest:
 
     def flush(self) -> None:
         """Write what has gathered, in one transaction."""
+        started = time.monotonic()
         if self.pending or self.tagged:
             with self.catalog.writing() as connection:
                 count = "select count(*) from models"
@@ -351,6 +352,7 @@ class _Ingest:
                     )
         self.pending, self.pending_tensors, self.tagged = [], 0, []
         self.flushed = time.monotonic()
+        self.pause = max(FLUSH_SECONDS, 10 * (self.flushed - started))
 
 
 def _task(group: Sequence[Found]) -> _Planned:

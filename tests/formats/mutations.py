@@ -317,7 +317,7 @@ def payloads(canary: str) -> dict[str, bytes]:
         "attribute path": b"\x80\x04" + _text("logging") + _text("os.system") + b"\x93" + command + b"\x85R",
         "subprocess": b"csubprocess\ncheck_call\n((" + _text("touch") + _text(canary) + b"ltR",
         "runpy": b"crunpy\n_run_code\n(" + program + b"}tR",
-        "dictionary": b"ccollections\nOrderedDict\n((" + _text("key") + system + command + b"\x85Rt\x85\x85R",
+        "dictionary": b"ccollections\nOrderedDict\n(" + _text("key") + system + command + b"\x85Rt\x85\x85R",
     }  # fmt: skip
 
 

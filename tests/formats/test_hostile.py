@@ -1,41 +1,48 @@
 """Files made by hand to harm their reader, each refused for its exact reason; nothing in them runs."""
 
+import io
 import json
-import time
-import tracemalloc
+import os
+import re
+import struct
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
 import weightspace as ws
 from tests.formats.corpus import samples
 from tests.formats.mutations import payloads
-from tests.formats.test_fuzz import check
+from tests.formats.test_fuzz import bounded, check
 from weightspace.errors import FormatError
 
 PICKLED = ("torch", "torch-legacy", "torchscript", "distcp", "deepspeed", "fsdp", "sharded", "model_folder", "pickle", "npz")
 
 
-def refused(path: Path, reason: str, says: str = "", megabytes: int = 64, seconds: float = 4) -> str:
+def refused(path: Path, reason: str, says: str = "", megabytes: int = 64) -> str:
     """Open and read a file that must be refused for this reason, with little memory and at once."""
-    tracemalloc.start()
-    started = time.process_time()
-    try:
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # lets the high-water mark begin anew
+    with pytest.raises(FormatError) as caught, bounded(str(path)):
         checkpoint = ws.open(path)
         for name in checkpoint.info:
             checkpoint.raw(name)
-    except FormatError as error:
-        spent, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
-        check(error, path)
-        assert error.reason == reason and says in str(error), str(error)
-        assert peak < megabytes << 20 and spent < seconds, (peak, spent)
-        return str(error)
-    finally:
-        tracemalloc.stop()
-    pytest.fail(f"{path} was read: {checkpoint}")
+    grown = memory("VmHWM") - before
+    check(caught.value, path)
+    assert caught.value.reason == reason and says in str(caught.value), str(caught.value)
+    assert grown < megabytes << 20, grown
+    return str(caught.value)
+
+
+def memory(kind: str) -> int:
+    """Bytes of this process: resident now, or at most since the mark was reset."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(rf"{kind}:\s+(\d+) kB", status)[0]) << 10
 
 
 def safetensors(path: Path, header: Any, data: bytes = b"") -> Path:
@@ -87,7 +94,7 @@ def test_absurd_header_lengths(tmp_path: Path, length: int) -> None:
 
 @pytest.mark.slow
 def test_a_header_of_a_hundred_megabytes_of_brackets(tmp_path: Path) -> None:
-    refused(safetensors(tmp_path / "m.safetensors", b'{"a":' + b"[" * 99_000_000), "corrupt", "its JSON is damaged", 500, 20)
+    refused(safetensors(tmp_path / "m.safetensors", b'{"a":' + b"[" * 99_000_000), "corrupt", "its JSON is damaged", 250)
 
 
 NAMES = [
@@ -107,16 +114,19 @@ NAMES = [
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt", "legacy"])
 def test_odd_names_are_kept_verbatim_and_shown_in_one_line(tmp_path: Path, kind: str) -> None:
-    path, tensors = tmp_path / f"m.{kind}", {name: torch.tensor([float(at)]) for at, name in enumerate(NAMES)}
+    names = [name for name in NAMES if kind != "safetensors" or name != "\ud800"]
+    path, tensors = tmp_path / f"m.{kind}", {name: torch.tensor([float(at)]) for at, name in enumerate(names)}
     if kind == "safetensors":
         ws.save(tensors, path)
+        with pytest.raises(FormatError, match=r"ends in '.*\\ud800', which is no Unicode; rename it"):
+            ws.save({"\ud800": torch.ones(1)}, path)
     else:
         torch.save(tensors, path, _use_new_zipfile_serialization=kind == "pt", pickle_protocol=4)
     found = ws.open(path)
-    assert sorted(found) == sorted(NAMES)  # those that are equal when normalised stay two
-    assert [found[name].item() for name in NAMES] == list(range(len(NAMES)))
+    assert sorted(found) == sorted(names)  # those that are equal when normalised stay two
+    assert [found[name].item() for name in names] == list(range(len(names)))
     assert found.id == ws.Checkpoint.of(tensors).id
-    for name in NAMES:
+    for name in names:
         with pytest.raises(ws.errors.UnknownNameError) as caught:
             found[f"{name}?"]
         assert str(caught.value).isprintable() and len(str(caught.value)) <= 600
@@ -156,8 +166,6 @@ def _hostile(data: bytes, payload: bytes) -> bytes:
 
 
 def _rewritten(data: bytes, payload: bytes) -> bytes:
-    import io
-
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
         for info in old.infolist():
@@ -200,16 +208,16 @@ LONG_NAMES = b"0]q\x01" + TENSOR + b"q\x020" + b"}(" + TEXT + b"(" + b"h\x02" * 
         (LOOP, "hostile", "repeats itself without end"),
         (SELF, "hostile", "repeats itself without end"),
         (LAUGHS, "hostile", "repeats itself without end"),
-        (SIZES, "hostile", "steps"),
-        (ENCODED, "hostile", "steps"),
+        (SIZES, "hostile", "copies itself without end"),
+        (ENCODED, "hostile", "copies itself without end"),
         (TEXT + LONG_NAMES, "hostile", "names"),
-        (b"]" * 300_000 + TENSOR + b"a" * 299_999 + b".", "unsupported", "holds no tensors"),
-        (b"(" * 1_000_000, "truncated", "ends unfinished"),
+        (b"]" * 50_000 + TENSOR + b"a" * 49_999 + b".", "unsupported", "holds no tensors"),
+        (b"(" * 100_000, "truncated", "ends unfinished"),
         (b"\x8b\xff\xff\xff\x7f" + b"1" * 100 + b".", "truncated", "ends unfinished"),
         (b"L" + b"9" * 100_000 + b"L\n.", "corrupt", "its pickle is damaged"),
         (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "truncated", "ends unfinished"),
         (b"Nr\xff\xff\xff\xffj\xff\xff\xff\xff.", "unsupported", "holds no tensors"),
-        (b"cos\nsystem\n" * 100_000 + b".", "needs-code", "os.system"),
+        (b"cos\nsystem\n" * 20_000 + b".", "needs-code", "os.system"),
         (b"c" + b"m" * 1_000_000 + b"\n" + b"n" * 1_000_000 + b"\n)R.", "needs-code", "its pickle would run code: mmm"),
         (TENSOR.replace(b"K\x01\x85\x89", b"K\x00\x85\x89").replace(b"K\x00K\x04\x85", b"K\x00\x8a\x05\x00\x00\x00\x00\x10\x85") + b".", "hostile", "by repeating them"),
         (TENSOR.replace(b"K\x00K\x04\x85", b"K\x00J\xff\xff\xff\xff\x85") + b".", "hostile", "is no count"),
@@ -218,7 +226,7 @@ LONG_NAMES = b"0]q\x01" + TENSOR + b"q\x020" + b"}(" + TEXT + b"(" + b"h\x02" * 
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
 def test_hostile_torch_pickles(tmp_path: Path, pickled: bytes, reason: str, says: str) -> None:
-    refused(torch_file(tmp_path / "m.pt", b"\x80\x02" + pickled, **{"0": bytes(16)}), reason, says, megabytes=300, seconds=12)
+    refused(torch_file(tmp_path / "m.pt", b"\x80\x02" + pickled, **{"0": bytes(16)}), reason, says, megabytes=250)
 
 
 def test_a_kilobyte_that_expands_to_274_gigabytes(tmp_path: Path) -> None:

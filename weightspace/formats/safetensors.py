@@ -201,5 +201,9 @@ def _header(checkpoint: Checkpoint, metadata: dict[str, str]) -> tuple[bytes, li
     for one in stored:
         header[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [at, at + one.nbytes]}
         at += one.nbytes
-    raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    try:
+        raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError as error:
+        text = one_line(error.object[max(0, error.start - 20) : error.end], 80)
+        raise FormatError(f"a name or metadata text ends in '{text}', which is no Unicode", reason="unsupported", advice="rename it") from None
     return raw + b" " * (-(8 + len(raw)) % ALIGNMENT), [one.name for one in stored]
