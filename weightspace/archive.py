@@ -9,7 +9,7 @@ from weightspace.errors import FormatError, one_line
 from weightspace.storage import FileSpan, Inflated, SourceFile, Storage, part
 
 TAIL = 1 << 16  # the end record and its comment lie within this many bytes of the end; small archives fit whole
-MAX_MEMBERS = 1_000_000
+MAX_MEMBERS = 300_000
 MAX_DIRECTORY = 1 << 28
 MAX_RATIO, FREE = 200, 1 << 26  # a compressed member may not grow more than this, unless it stays under FREE bytes
 STORED, DEFLATED = 0, 8

@@ -3,9 +3,13 @@
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -20,7 +24,9 @@ def available_cores() -> int:
 def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int) -> Generator[Result, None, None]:
     """Apply a function to every item and yield the results in the order of the items.
 
-    Ctrl-C reaches this process alone, which ends its workers; workers of a process that was killed end by themselves.
+    With several jobs, Ctrl-C is raised here and nowhere else: when the work that has begun is done, and at once when it
+    is pressed again. A caller that stops early waits for what has begun, and closes the generator. Workers of a process
+    that was killed end by themselves.
 
     Args:
         function: importable by name, since it crosses a process border.
@@ -37,28 +43,73 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int)
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     options = {"inner_max_num_threads": 1, "idle_worker_timeout": 10, "initializer": _begin, "initargs": (os.getpid(),)}
-    with joblib.parallel_config("loky", n_jobs=jobs, **options), _without_interrupts():
-        results: Any = joblib.Parallel(return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)(
-            joblib.delayed(function)(item) for item in items
-        )
-    try:
-        yield from results
-    except TerminatedWorkerError as error:
-        raise WorkerDiedError(str(error).splitlines()[0]) from None
-    finally:
-        results.close()
+    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder, _Stop(Path(folder) / "go-on") as stop:
+        with joblib.parallel_config("loky", n_jobs=jobs, **options), _deaf_children():
+            results: Any = joblib.Parallel(return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)(
+                joblib.delayed(_work)(function, stop.path, item) for item in stop.until(items)
+            )
+        try:
+            for done in results:
+                if done is None:
+                    break
+                yield done[0]
+        except TerminatedWorkerError as error:
+            if stop.is_interrupted:
+                raise KeyboardInterrupt from None
+            raise WorkerDiedError(str(error).splitlines()[0]) from None
+        finally:
+            # Run to its end, not closed: joblib and loky are noisy about work that is taken from them.
+            stop.ask()
+            for _ in results:
+                pass
+        if stop.is_interrupted:
+            raise KeyboardInterrupt
+
+
+class _Stop:
+    """Tells workers to begin nothing more, by removing a file; Ctrl-C asks for it instead of being raised anywhere in joblib's own code."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.is_asked, self.is_interrupted = path, False, False
+        self._before: Any = None
+
+    def __enter__(self) -> "_Stop":
+        self.path.touch()
+        # Only where Ctrl-C would be raised in this thread, and not if somebody handles it in another way.
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.is_interrupted:
+            raise KeyboardInterrupt
+        self.is_interrupted = True
+        self.ask()
+
+    def ask(self) -> None:
+        self.is_asked = True
+        self.path.unlink(missing_ok=True)
+
+    def until(self, items: Iterable[Item]) -> Iterator[Item]:
+        for item in items:
+            if self.is_asked:
+                return
+            yield item
+
+
+def _work(function: Callable[[Item], Result], go_on: Path, item: Item) -> tuple[Result] | None:
+    """Do one item in a worker; None when there is no point any more."""
+    return (function(item),) if go_on.exists() else None
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is over; processes started in it never get any, so none of them dies complaining."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Starting the tracker of Python's own multiprocessing lets SIGINT through again (in Python 3.11), so it is started before.
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()
+def _deaf_children() -> Iterator[None]:
+    """Let processes that are started in the block never hear of Ctrl-C, which a terminal sends to all: it is for this one to end them."""
+    resource_tracker.ensure_running()  # which would unblock it again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,10 +1,12 @@
 """Where a tensor's bytes lie, and how they are read block by block without holding a file in memory."""
 
+import itertools
+import math
 import os
 import stat
 import threading
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from weightspace.errors import FormatError, one_line
 
 MAX_EXPANDED = 1 << 20  # a view may repeat its elements up to this many bytes: small expanded buffers are honest, large ones are bombs
+MAX_CUT_AXES = 6  # of one tensor: meshes of devices have two or three axes
 BLOCK = 1 << 18  # bytes read at a time: a block and its scratch stay in a core's second-level cache
 
 
@@ -84,16 +87,23 @@ class SourceFile:
             raise FormatError(
                 f"{self.path}: cannot be read ({error.strerror})", reason="unreadable", advice="check its permissions"
             ) from None
-        status = os.fstat(descriptor)
-        if (status.st_ino, status.st_mtime_ns) != self.stamp:
+        try:
+            self._check(descriptor)
+        except FormatError:
             os.close(descriptor)
-            raise FormatError(
-                f"{self.path}: changed while it was being read", reason="unreadable", advice="open it again when it is complete"
-            )
+            raise
         _open_files[self] = descriptor
         while len(_open_files) > _MAX_OPEN:
             os.close(_open_files.popitem(last=False)[1])
         return descriptor
+
+    def _check(self, descriptor: int) -> None:
+        """Refuse a file that is not the one that was looked at."""
+        status = os.fstat(descriptor)
+        if (status.st_ino, status.st_mtime_ns) != self.stamp:
+            raise FormatError(
+                f"{self.path}: changed while it was being read", reason="unreadable", advice="open it again when it is complete"
+            )
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the buffer from an offset.
@@ -104,7 +114,9 @@ class SourceFile:
         done = 0
         while done < len(buffer):
             with _open_lock:
-                got = os.preadv(self._descriptor(), [buffer[done:]], offset + done)
+                descriptor = self._descriptor()
+                got = os.preadv(descriptor, [buffer[done:]], offset + done)
+                self._check(descriptor)
             if got <= 0:
                 raise FormatError(
                     f"{self.path}: expected {len(buffer)} bytes at offset {offset}, the file ends after {offset + done}",
@@ -332,6 +344,10 @@ class Pieces:
                 reason="missing",
                 advice="bring all shards together",
             )
+        if not _tile(self.shape, [(starts, lengths) for starts, lengths, _ in self.pieces]):
+            raise FormatError(
+                f"the pieces of a tensor of shape {self.shape} overlap and leave holes", reason="hostile", advice="save it again"
+            )
 
     @property
     def nbytes(self) -> int:
@@ -350,6 +366,24 @@ class Pieces:
             box = tuple(slice(s, s + n) for s, n in zip(starts, lengths, strict=True))
             whole[box] = np.frombuffer(read(storage), f"V{self.itemsize}").reshape(lengths)
         yield from Memory(whole.reshape(-1).view(np.uint8).data).blocks(size)
+
+
+def _tile(shape: tuple[int, ...], boxes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
+    """Whether boxes that lie inside a shape fill it, each place once.
+
+    A box is a sum of orthants with signs, one at each of its corners, and such sums are equal only corner by corner;
+    so the corners of all boxes, by their signs, must leave those of the shape. Axes that no box cuts do not count.
+    """
+    cut = [axis for axis, size in enumerate(shape) if any(lengths[axis] != size for _, lengths in boxes)]
+    if not cut or len(cut) > MAX_CUT_AXES:
+        return len(boxes) == 1 or not math.prod(shape)
+    corners: Counter[tuple[int, ...]] = Counter()
+    for sign, whole in ((1, boxes), (-1, [((0,) * len(shape), shape)])):
+        for starts, lengths in whole:
+            for ends in itertools.product((0, 1), repeat=len(cut)):
+                at = tuple(starts[axis] + end * lengths[axis] for axis, end in zip(cut, ends, strict=True))
+                corners[at] += -sign if sum(ends) % 2 else sign
+    return not any(corners.values())
 
 
 def part(storage: Storage, offset: int, count: int) -> Storage:
@@ -381,14 +415,23 @@ def is_contiguous(shape: Sequence[int], stride: Sequence[int]) -> bool:
     return True
 
 
-def inside(root: Path, name: str) -> Path:
-    """Resolve a file name that a checkpoint gives, refusing one that leaves the checkpoint's own folder.
+def inside(root: Path, name: str, namer: Path) -> Path:
+    """Find the file that a checkpoint names, refusing one that leaves the checkpoint's folder.
 
-    Links that are regular entries of the folder may lead elsewhere (the Hugging Face cache links into its blobs);
-    the name itself may not.
+    A link may lead to where the naming file itself leads: the Hugging Face cache links all files of a model into its blobs.
+
+    Args:
+        root: the checkpoint's folder.
+        name: a path below it, as the checkpoint gives it.
+        namer: the file that gives it.
     """
-    if not name or "\x00" in name or Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
-        raise FormatError(
-            f"{root}: names the file '{one_line(name, 80)}' outside its own folder", reason="hostile", advice="do not load this checkpoint"
-        )
-    return root / name
+    parts = Path(name).parts if "\x00" not in name and "\\" not in name else ()
+    place = root / name if parts and ".." not in parts and not Path(name).is_absolute() else None
+    if place is not None:
+        homes = {root.resolve(), namer.resolve().parent}
+        target = place.resolve()
+        if any(target.is_relative_to(home) for home in homes):
+            return place
+    raise FormatError(
+        f"{root}: names the file '{one_line(name, 80)}' outside its own folder", reason="hostile", advice="do not load this checkpoint"
+    )

@@ -117,7 +117,7 @@ class Tensors:
     def view(self, storage: StorageRef, dtype: str, offset: Value, shape: Value, stride: Value) -> Tensor:
         """Take a view of a storage, checked against its bytes."""
         itemsize = ITEMSIZE[dtype]
-        if not (_counts(shape) and _counts(stride) and type(offset) is int and offset >= 0 and len(shape) == len(stride)):
+        if not (is_shape(shape) and is_shape(stride) and type(offset) is int and offset >= 0 and len(shape) == len(stride)):
             raise FormatError("a tensor's shape, stride or offset is no count", reason="hostile", advice="do not load this file")
         base = storage.bytes
         logical = shape if dtype != "F4" else (*shape[:-1], 2 * shape[-1]) if shape else (2,)
@@ -134,7 +134,8 @@ class Tensors:
         return Tensor(dtype, logical, part(base, start, count) if count else Memory(b""), place)
 
 
-def _counts(value: Value) -> bool:
+def is_shape(value: Value) -> bool:
+    """Whether a value is a tuple of counts, as many as torch allows."""
     return isinstance(value, tuple) and len(value) <= MAX_RANK and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 

@@ -26,7 +26,7 @@ STATE_DICT_KEYS = (
     "ema", "student", "teacher", "discriminator_state_dict", "discriminator", "netD", "D_state_dict", "D", "d",
 )  # fmt: skip
 MAX_DEPTH = 64
-MAX_NODES = 2_000_000
+MAX_NODES = 1_000_000
 MAX_TEXT = 1 << 28  # characters of all names: a long key above many tensors stands in each of them
 MAX_VALUES = 1000  # plain values kept beside the tensors
 _TRAINER = re.compile(r"optim|sched|scaler|(^|_)(amp|apex)(_|$)", re.IGNORECASE)
@@ -129,9 +129,13 @@ class _Tree:
 
     def leaves(self, value: Value, keys: Keys = ()) -> Iterator[tuple[Keys, Value]]:
         """Walk plain containers down to the tensors; a container that holds none is one leaf."""
-        stack: list[tuple[Keys, Value]] = [(keys, value)]
+        stack = [iter([(keys, value)])]  # iterators, not entries: a list inside itself has endlessly many of those
         while stack:
-            at, one = stack.pop()
+            found = next(stack[-1], None)
+            if found is None:
+                stack.pop()
+                continue
+            at, one = found
             if self.is_tensor(one) or not self.holds(one):
                 self._text_left -= sum(map(len, at))
                 if self._text_left < 0:
@@ -141,7 +145,7 @@ class _Tree:
             self._left -= len(one)
             if self._left < 0 or len(at) > MAX_DEPTH:
                 raise _endless()
-            stack.extend(((*at, key), inner) for key, inner in reversed(_pairs(one)))
+            stack.append(_below(at, one))
 
     def described(self, value: Value, keys: Keys) -> dict[str, TensorInfo]:
         """Describe all tensors below a value by dotted names; those that cannot be read are left out."""
@@ -231,6 +235,8 @@ def _choose(tree: _Tree, top: Value) -> _Chosen:
     keys: Keys = ()
     rest: dict[Keys, Value] = {}
     others: list[str] = []
+    direct: list[str] = []
+    nested: list[str] = []
     value = top
     while isinstance(value, dict | list | tuple):
         if len(keys) > MAX_DEPTH:
@@ -251,7 +257,8 @@ def _choose(tree: _Tree, top: Value) -> _Chosen:
     pairs = dict(_pairs(top)) if isinstance(top, dict | list | tuple) else {}
     for key in STATE_DICT_KEYS:
         _refuse_objects(pairs.get(key), key)
-    mine = {key: one for key, one in pairs.items() if key in direct or key in nested}
+    wanted = {*direct, *nested}
+    mine = {key: one for key, one in pairs.items() if key in wanted}
     rest = {(key,): one for key, one in pairs.items() if key not in mine}
     if mine:
         return _Chosen(tree, (), list(tree.leaves(mine)), rest, ())
@@ -276,11 +283,15 @@ def _pick(pairs: dict[str, Value], direct: list[str], nested: list[str], *, top:
     return None
 
 
-def _pairs(value: Value) -> list[tuple[str, Value]]:
+def _pairs(value: Value) -> Iterator[tuple[str, Value]]:
     """List a container's entries under text keys."""
     if isinstance(value, dict):
-        return [(key_text(key), one) for key, one in value.items()]
-    return [(str(index), one) for index, one in enumerate(value)]
+        return ((key_text(key), one) for key, one in value.items())
+    return ((str(index), one) for index, one in enumerate(value))
+
+
+def _below(keys: Keys, value: Value) -> Iterator[tuple[Keys, Value]]:
+    return (((*keys, key), one) for key, one in _pairs(value))
 
 
 def _is_dotted(value: Value) -> bool:

@@ -81,7 +81,7 @@ class Catalog:
                     connection.execute("insert into meta values ('schema_version', ?)", [SCHEMA_VERSION])
                     refresh_model_table(connection)
                     connection.execute("commit")
-                fresh.with_suffix(".new.wal").unlink(missing_ok=True)
+                    connection.execute("checkpoint")  # closing does it too, but without a word when the disk is full
                 fresh.replace(self.path)
             finally:
                 fresh.unlink(missing_ok=True)

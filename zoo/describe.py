@@ -88,10 +88,9 @@ class Describer:
         return self._folders[key]
 
     def _place(self, found: Found) -> Place | None:
-        root = found.root if found.root.is_dir() else found.root.parent
-        if root not in self._places:
-            self._places[root] = Places(root, self._listing)
-        return self._places[root].of(found.path)
+        if found.root not in self._places:
+            self._places[found.root] = Places(found.root, self._listing)
+        return self._places[found.root].of(found.path)
 
     def _run(self, place: Place) -> Run | None:
         if place.run is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from weightspace.errors import FormatError
+from weightspace.errors import DAMAGE, FormatError
 from weightspace.formats import formats, sniff
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages.dist-info"})
@@ -29,7 +29,7 @@ class Found:
 
     Attributes:
         path: file, or folder for formats of several files.
-        root: what the user named, from which the model gets its name.
+        root: the folder that the user named, or that of the file: where the model's name begins.
         format: name of the format, for those of several files; None for a single file, into which nobody has looked yet.
         files: all files whose bytes belong to it.
         size: their bytes.
@@ -51,14 +51,12 @@ class Found:
         hub = _hub_name(self.path)
         if hub:
             return hub
-        root = self.root if self.root.is_dir() else self.root.parent
-        parts = list(self.path.relative_to(root).parts) or [self.path.name]
-        stem = (
-            parts[-1] if self.path.is_dir() else _SHARDED_STEM.sub("", Path(parts[-1]).stem.removesuffix(".pth").removesuffix(".weights"))
-        )
-        if stem in _GENERIC_STEMS and not self.path.is_dir():
-            return "/".join(parts[:-1]) or self.path.absolute().parent.name
-        return "/".join([*parts[:-1], stem])
+        above, _, last = below(self.path, self.root).rpartition("/")
+        if self.path in self.files:
+            last = _SHARDED_STEM.sub("", Path(last).stem.removesuffix(".pth").removesuffix(".weights"))
+            if last in _GENERIC_STEMS:
+                return above or self.path.parent.name
+        return f"{above}/{last}" if above else last
 
 
 def discover(roots: Sequence[str | Path]) -> Iterator[Found]:
@@ -78,9 +76,10 @@ def discover(roots: Sequence[str | Path]) -> Iterator[Found]:
         root = Path(os.path.abspath(given))  # noqa: PTH100 - not resolve(): links stay as the user named them
         if not root.exists():
             raise FormatError(f"{root}: does not exist", reason="unreadable", advice="check the path")
-        places = _walk(root) if root.is_dir() else iter([(root.parent, [root])])
+        is_folder = root.is_dir()
+        places = _walk(root) if is_folder else iter([(root.parent, [root])])
         for folder, files in places:
-            for found in _in_folder(folder, files, root):
+            for found in _in_folder(folder, files, root if is_folder else root.parent, whole=is_folder):
                 if found.path not in seen:
                     seen.add(found.path)
                     yield found
@@ -128,13 +127,16 @@ def _stays_inside(entry: "os.DirEntry[str]", root: Path) -> bool:
     return False
 
 
-def _in_folder(folder: Path, files: list[Path], root: Path) -> Iterator[Found]:
+def _in_folder(folder: Path, files: list[Path], root: Path, *, whole: bool) -> Iterator[Found]:
     """Yield the checkpoints of one folder: first those of several files, which claim theirs, then the single files."""
     claimed: set[Path] = set()
     for several in formats.values():
-        if several.claims is None or root.is_file() or not several.sniff(folder, b""):
+        if several.claims is None or not whole:
             continue
-        own = several.claims(folder)
+        try:
+            own = several.claims(folder) if several.sniff(folder, b"") else frozenset()
+        except DAMAGE:  # the folder changes, or cannot be read: its files are looked at one by one
+            continue
         if own and not own & claimed:
             claimed |= own
             found = _found(folder, root, several.name, sorted(own))
@@ -155,7 +157,7 @@ def _leading(path: Path, root: Path) -> Found | None:
     try:
         fit = sniff(path)
         claimed = fit.claims(path) if fit and fit.claims else frozenset()
-    except FormatError:
+    except DAMAGE:
         return None  # the worker that opens it says what is wrong
     return _found(path, root, fit.name, sorted(claimed | {path})) if fit and claimed else None
 
@@ -180,6 +182,14 @@ def is_named_like_weights(path: Path) -> bool:
     return path.suffix.lower() in _WEIGHT_SUFFIXES or _WEIGHT_NAMES.match(path.name) is not None
 
 
+def below(path: Path, root: Path) -> str:
+    """The path from a folder down, with slashes; the name of the folder for itself. Asked of every file, so done on the text."""
+    text, prefix = str(path), str(root).rstrip(os.sep) + os.sep
+    if path == root:
+        return path.name
+    return (text[len(prefix) :] if text.startswith(prefix) else text).replace(os.sep, "/")
+
+
 def hub_revision(path: Path) -> str | None:
     """Read the revision out of a path in the Hugging Face cache, `models--org--name/snapshots/<revision>/...`."""
     snapshot = _snapshot(path)
@@ -187,6 +197,9 @@ def hub_revision(path: Path) -> str | None:
 
 
 def _snapshot(path: Path) -> Path | None:
+    # Asked of every file, so told from the text first.
+    if f"{os.sep}snapshots{os.sep}" not in str(path):
+        return None
     return next((p for p in path.parents if p.parent.name == "snapshots" and p.parent.parent.name.startswith("models--")), None)
 
 
@@ -195,5 +208,5 @@ def _hub_name(path: Path) -> str | None:
     if snapshot is None:
         return None
     name = snapshot.parent.parent.name.removeprefix("models--").replace("--", "/")
-    below = path.relative_to(snapshot).with_suffix("")
-    return name if below.name in _GENERIC_STEMS or _SHARDED_STEM.search(below.name) else f"{name}/{below}"
+    rest = path.relative_to(snapshot).with_suffix("")
+    return name if rest.name in _GENERIC_STEMS or _SHARDED_STEM.search(rest.name) else f"{name}/{rest}"

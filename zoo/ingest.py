@@ -13,7 +13,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
 from weightspace.zoo import describe, reading, store
 from weightspace.zoo.catalog import Catalog
-from weightspace.zoo.discover import Found, discover
+from weightspace.zoo.discover import Found, below, discover
 from weightspace.zoo.records import ModelRecord, Place, Record, Redescription, Refusal, TensorRow
 from weightspace.zoo.write import write_records, write_tags
 
@@ -384,5 +384,5 @@ def known_stamps(catalog: Catalog) -> dict[str, Known]:
 
 def stored_path(path: Path, root: Path) -> str:
     """The path as the catalog keeps it: relative inside the zoo's own folder, so that the folder can be moved; else absolute."""
-    text = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    text = "." if path == root else below(path, root)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -16,6 +16,7 @@ from weightspace.zoo.records import Description, ModelRecord, Place, Record, Red
 from weightspace.zoo.runs import Run
 
 Connection = duckdb.DuckDBPyConnection
+Said = TypeVar("Said", Description, Run)
 
 _TENSOR_COLUMNS = (
     ("dtype", pa.string()),
@@ -51,6 +52,7 @@ def write_records(connection: Connection, records: Sequence[Record]) -> dict[str
     Returns:
         Model ids (surrogate) by path of the file.
     """
+    records = [one if isinstance(one, Refusal) else replace(one, description=_storable(one.description)) for one in records]
     models = [record for record in records if isinstance(record, ModelRecord)]
     refusals = [record for record in records if isinstance(record, Refusal)]
     stamp = now()
@@ -405,5 +407,19 @@ def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def _storable(said: Said) -> Said:
+    """The same with all its text as UTF-8 can store it: a card or a config may hold half a character."""
+    changes: dict[str, Any] = {}
+    for name, value in vars(said).items():
+        if isinstance(value, str):
+            changes[name] = _text(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], str):
+            changes[name] = tuple(map(_text, value))
+        elif isinstance(value, Run):
+            changes[name] = _storable(value)
+    return replace(said, **changes)
+
+
 def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, default=str, ensure_ascii=True, separators=(",", ":"))
+    text = json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode("utf-8")  # half a character is no JSON

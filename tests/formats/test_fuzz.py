@@ -2,65 +2,26 @@
 
 import contextlib
 import os
-import re
 import resource
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 import weightspace as ws
+from tests.formats.bounds import bounded, check
 from tests.formats.corpus import Sample, makers, samples
 from tests.formats.mutations import mutant, payloads
-from weightspace.errors import FormatError, one_line
+from weightspace.errors import FormatError
 from weightspace.formats import formats, sniff
 from weightspace.zoo import Zoo
 from weightspace.zoo.discover import discover
 
-SECONDS = 5  # of CPU time that one file may take in this process
-MEMORY = 256 << 20  # bytes by which this process may grow while it reads one file
 CHILDREN = ("keras", "keras_h5")  # read in child processes, a third of a second each
-SLOW = {"keras": 60, "keras_h5": 130}
-
-
-class Hung(BaseException):
-    """A file took more than `SECONDS`."""
-
-
-@contextlib.contextmanager
-def bounded(what: str) -> Iterator[None]:
-    """Bound CPU time and address space while a file is read; pytest's own timeout watches the clock."""
-
-    def ring(signum: int, frame: object) -> None:
-        raise Hung(what)
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = signal.signal(signal.SIGPROF, ring)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
-def check(error: FormatError, where: Path) -> None:
-    """One line that names the file, with a known reason and some advice."""
-    text = str(error)
-    assert text.isprintable() and text
-    assert one_line(str(where)) in text, text
-    assert error.reason in FormatError.REASONS and error.advice, text
-    # What ran out of memory or stack was not checked before it was believed.
-    assert not re.search(r"MemoryError|cannot allocate|Unable to allocate|reader failed", text), text
 
 
 def outcome(path: Path) -> str:

@@ -36,7 +36,7 @@ def test_reading_without_a_zoo_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_a_damaged_catalog_is_one_clear_line(catalog: Catalog) -> None:
     catalog.path.write_bytes(b"not a database" * 1000)
-    with pytest.raises(CatalogError, match="cannot be opened .* restore it from a backup") as caught, catalog.reading():
+    with pytest.raises(CatalogError, match=r"cannot be opened .* restore it from a backup") as caught, catalog.reading():
         pass
     assert "\n" not in str(caught.value)
 
@@ -44,7 +44,7 @@ def test_a_damaged_catalog_is_one_clear_line(catalog: Catalog) -> None:
 def test_another_schema_version_is_refused(catalog: Catalog) -> None:
     with duckdb.connect(str(catalog.path)) as connection:
         connection.execute("update meta set value = '999'")
-    with pytest.raises(CatalogError, match="has schema version 999, expected 1"), catalog.reading():
+    with pytest.raises(CatalogError, match=r"has schema version 999, expected 1"), catalog.reading():
         pass
 
 

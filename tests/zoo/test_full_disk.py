@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.zoo.trees import make_tree
-from tests.zoo.wholeness import content_with_keys, faults
+from tests.zoo.wholeness import content_with_keys, faults, leftovers
 from weightspace.zoo import Zoo
 
 # A file size limit acts as a full disk does, without any rights; on a real small disk nothing is limited.
@@ -51,13 +51,23 @@ def check(zoo: Zoo, tree: Path, copy: str, done: "subprocess.CompletedProcess[st
 
 
 @pytest.mark.parametrize(
-    ("copy", "limit"),
-    [("leave", 20_000), ("leave", 1_500_000), ("copy", 4_000_000)]
-    + [pytest.param("leave", limit, marks=pytest.mark.slow) for limit in range(100_000, 2_500_000, 150_000)],
+    "limit", [20_000, 300_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in range(50_000, 536_000, 50_000))]
 )
-def test_a_disk_that_is_full(tmp_path: Path, tree: Path, copy: str, limit: int) -> None:
-    """Full while the catalog is made, while it grows, and while weights are copied."""
+def test_full_while_the_catalog_is_made(tmp_path: Path, tree: Path, limit: int) -> None:
     zoo = Zoo(tmp_path / "zoo")
+    done = ingest(zoo, tree, "leave", limit)
+    assert not zoo.catalog.exists() and leftovers(zoo) == []
+    check(zoo, tree, "leave", done, Zoo(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("copy", "limit"),
+    [("leave", 20_000), ("copy", 4_000_000)]
+    + [pytest.param("leave", limit, marks=pytest.mark.slow) for limit in range(2_000, 36_000, 3_000)],
+)
+def test_full_while_the_catalog_or_the_store_grows(tmp_path: Path, tree: Path, copy: str, limit: int) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    zoo.create()
     check(zoo, tree, copy, ingest(zoo, tree, copy, limit), Zoo(tmp_path / "whole"))
 
 

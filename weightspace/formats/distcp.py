@@ -7,7 +7,7 @@ from pathlib import Path
 from weightspace import dtypes, pickle_safety, pickles, torch_tree
 from weightspace.archive import Archive
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import FormatError, one_line
+from weightspace.errors import DAMAGE, FormatError, one_line
 from weightspace.formats import checkpoint_format, torch_zip
 from weightspace.pickles import Call, Global, Opaque, Pickle, Value
 from weightspace.storage import BLOCK, Pieces, SourceFile, Storage, inside
@@ -30,7 +30,10 @@ def sniff(path: Path, head: bytes) -> bool:
 
 def claims(folder: Path) -> frozenset[Path]:
     """The metadata and every file that it names."""
-    return frozenset(_Folder(folder).files)
+    try:
+        return frozenset(_Folder(folder).files)
+    except DAMAGE:  # what is wrong with it is told when it is opened
+        return frozenset({folder / METADATA, *folder.glob("*.distcp")})
 
 
 @checkpoint_format("distcp", sniff=sniff, claims=claims)
@@ -60,7 +63,10 @@ class _Folder:
             self._add_place(_state(key.value if isinstance(key, Opaque) else key, "MetadataIndex"), _state(value, "_StorageInfo"))
         self._files: dict[str, SourceFile] = {}
         self._items_read = 0
-        self.files = [folder / METADATA, *(inside(folder, name) for name in sorted({place[0] for place in self._places.values()}))]
+        self.files = [
+            folder / METADATA,
+            *(inside(folder, name, index.path) for name in sorted({place[0] for place in self._places.values()})),
+        ]
 
     def _add_place(self, key: dict[Value, Value], value: dict[Value, Value]) -> None:
         name, offset = _of(key.get("fqn"), str), key.get("offset")
@@ -119,7 +125,7 @@ class _Folder:
     def _file(self, name: str) -> SourceFile:
         found = self._files.get(name)
         if found is None:
-            place = inside(self._folder, name)
+            place = inside(self._folder, name, self._folder / METADATA)
             if not place.is_file():
                 raise FormatError(
                     f"'{one_line(name, 80)}', which its metadata names, is not there",

@@ -11,7 +11,7 @@ from weightspace.errors import FormatError
 from weightspace.formats import checkpoint_format, torch_zip
 from weightspace.pickles import Call, Global, Pickle, Value
 from weightspace.storage import Pieces, SourceFile, Storage
-from weightspace.torch_tensors import ITEMSIZE, Tensor, Tensors
+from weightspace.torch_tensors import ITEMSIZE, Tensor, Tensors, is_shape
 
 MAX_DEPTH = 16
 _NAME = re.compile(r"(.*)world_size_(\d{1,5})_rank_(\d{1,5})\.pt")
@@ -96,6 +96,8 @@ class _Ranks:
             shard = tensors.shard(other)
             if shard is None:
                 raise FormatError(f"rank {rank} has no shard of it", reason="missing", advice="bring the files of one step together")
+            if not is_shape(shard[0]):
+                raise FormatError(f"rank {rank} has it with a shape that is no tuple of counts", reason="hostile", advice="do not load it")
             local = tensors.tensor(shard[1])
             if rank and (shard[0], local.dtype) != (shape, kind):
                 raise FormatError(

@@ -340,7 +340,7 @@ class _Reader:
 
     def outside(self, name: str, stores: dict[str, str], nbytes: int) -> Storage:
         """Find a tensor that lies in a file beside the model."""
-        target = inside(self.file.path.parent, stores.get("location", ""))
+        target = inside(self.file.path.parent, stores.get("location", ""), self.file.path)
         if not target.is_file():
             raise FormatError(
                 f"{self.file.path}: tensor '{one_line(name, 80)}' lies in '{one_line(target.name, 80)}', which is not there",

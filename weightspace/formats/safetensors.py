@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_HEADER = 100_000_000  # the safetensors library's own limit
+MAX_DEPTH = 64  # of JSON: what is nested deeper than a few hundred cannot cross a process border
 ALIGNMENT = 8
 
 
@@ -111,8 +113,7 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
-            seen: set[str] = set()
-            twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+            twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
             raise FormatError(
                 f"{path}: the key '{one_line(twice, 80)}' stands twice in its header", reason="hostile", advice="do not load this file"
             )
@@ -120,15 +121,31 @@ def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
 
     try:
         made = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        is_deep = _nests_deep(made)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{path}: its JSON is damaged ({error})", reason="corrupt", advice="copy or download it again") from None
+    except RecursionError:
+        made, is_deep = None, True
     except ValueError as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path}: its JSON is damaged ({error})", reason="hostile", advice="do not load this file") from None
+    if is_deep:
+        raise FormatError(f"{path}: its JSON nests deeper than {MAX_DEPTH}", reason="hostile", advice="do not load this file")
     if not isinstance(made, dict):
         raise FormatError(f"{path}: expected a JSON object, found {type(made).__name__}", advice="copy or download it again")
     return made
+
+
+def _nests_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner for one in level for inner in (one.values() if type(one) is dict else one) if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return False
+    return True
 
 
 def save(tensors: "Checkpoint | Mapping[str, torch.Tensor]", path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
@@ -205,5 +222,7 @@ def _header(checkpoint: Checkpoint, metadata: dict[str, str]) -> tuple[bytes, li
         raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     except UnicodeEncodeError as error:
         text = one_line(error.object[max(0, error.start - 20) : error.end], 80)
-        raise FormatError(f"a name or metadata text ends in '{text}', which is no Unicode", reason="unsupported", advice="rename it") from None
+        raise FormatError(
+            f"a name or metadata text ends in '{text}', which is no Unicode", reason="unsupported", advice="rename it"
+        ) from None
     return raw + b" " * (-(8 + len(raw)) % ALIGNMENT), [one.name for one in stored]

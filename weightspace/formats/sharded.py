@@ -6,7 +6,7 @@ from typing import Any
 
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.companions import describe
-from weightspace.errors import FormatError, guarded, one_line
+from weightspace.errors import DAMAGE, FormatError, guarded, one_line
 from weightspace.formats import checkpoint_format, head_of
 from weightspace.formats import sniff as sniff_format
 from weightspace.formats.safetensors import MAX_HEADER, parse_json
@@ -29,11 +29,18 @@ def index_of(folder: Path) -> Path | None:
 
     Where several unusual ones lie side by side, or a whole model.safetensors beside an index of torch files, none does.
     """
-    found = {path.name: path for path in sorted(folder.glob(f"*{SUFFIX}")) if path.is_file() and sniff(path, head_of(path))}
+    found = {path.name: path for path in sorted(folder.glob(f"*{SUFFIX}")) if _is_index(path)}
     if (folder / "model.safetensors").is_file() and _PREFERRED[0] not in found:
         return None
     usual = [found[name] for name in _PREFERRED if name in found]
     return usual[0] if usual else next(iter(found.values())) if len(found) == 1 else None
+
+
+def _is_index(path: Path) -> bool:
+    try:
+        return path.is_file() and sniff(path, head_of(path))
+    except FormatError:
+        return True  # it cannot be read, which opening says
 
 
 def claims(path: Path) -> frozenset[Path]:
@@ -42,8 +49,8 @@ def claims(path: Path) -> frozenset[Path]:
     if index is None:
         return frozenset()
     try:
-        return frozenset({index, *(inside(index.parent, name) for name in set(_weight_map(index)[0].values()))})
-    except FormatError:
+        return frozenset({index, *(inside(index.parent, name, index) for name in set(_weight_map(index)[0].values()))})
+    except DAMAGE:
         # What is wrong with it is told when it is opened.
         return frozenset({index})
 
@@ -111,7 +118,7 @@ def _weight_map(index: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
 
 
 def _open_shard(index: Path, name: str) -> Checkpoint:
-    path = inside(index.parent, name)
+    path = inside(index.parent, name, index)
     if not path.is_file():
         raise FormatError(
             f"{index}: the shard '{one_line(name, 80)}' is not there", reason="missing", advice="bring all shards together in one folder"
