@@ -22,6 +22,7 @@ else:
     # Run-time type checkers look into a parametrised mapping, which would read a tensor at every call they check.
     _Tensors = Mapping
 
+MAX_SHAPE = 1 << 59  # elements of an empty tensor, were it not for its zeros: libraries count their bytes in 63 bits
 MAX_NAME = 1 << 16  # characters of a tensor's name
 MAX_RATIO, FREE = 1032, 1 << 26  # what tensors may take more than the files that they lie in: as deflate can, unless it is little
 
@@ -88,7 +89,7 @@ class Checkpoint(_Tensors):
 
     def __post_init__(self) -> None:
         for name, info in self.info.items():
-            if len(name) > MAX_NAME or (not info.nbytes and math.prod(n or 1 for n in info.shape) >= 1 << 63):
+            if len(name) > MAX_NAME or (not info.nbytes and math.prod(n or 1 for n in info.shape) >= MAX_SHAPE):
                 what = f"a name of {len(name)} characters" if len(name) > MAX_NAME else f"the shape {list(info.shape)}"
                 raise FormatError(f"tensor '{one_line(name, 80)}' has {what}", reason="hostile", advice="do not load this file")
             if self.storages[name].nbytes != info.nbytes:

@@ -41,7 +41,8 @@ def put(home: Path, checkpoint: Checkpoint, model_id: str) -> Path:
                 )
             fresh.replace(path)
     finally:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink()
     return path
 
 

@@ -245,13 +245,11 @@ def _write_parents(connection: Connection, pairs: Sequence[tuple[int, str]]) -> 
 
 
 def _write_files(connection: Connection, described: Sequence[tuple[int, Place, Description]], stamp: datetime) -> None:
-    # One row a path: the same content of several runs, in the store, is one file.
-    described = list({place.path: (number, place, description) for number, place, description in described}.values())
     if not described:
         return
     runs = write_runs(connection, [d.run for _, _, d in described if d.run])
     first = _next(connection, "files", "file_id")
-    kept = list({d[1].path: d for d in described}.values())  # one row a path: a content of the store may be named twice in a batch
+    kept = list({d[1].path: d for d in described}.values())  # one row a path: the same content of several runs, in the store, is one file
     places = [place for _, place, _ in kept]
     _insert(
         connection,

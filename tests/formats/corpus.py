@@ -181,7 +181,7 @@ def _npz(folder: Path) -> Path:
 
 @maker("npz")
 def _packed_npz(folder: Path) -> Path:
-    np.savez_compressed(folder / "m.npz", big=np.arange(5, dtype=">i4"), turned=np.asfortranarray(np.ones((3, 4))), **arrays(0))
+    np.savez_compressed(folder / "m.npz", big=np.arange(5, dtype=">i4"), turned=np.asfortranarray(np.ones((3, 4))), **arrays(0))  # type: ignore[arg-type]
     return folder / "m.npz"
 
 

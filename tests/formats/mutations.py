@@ -40,14 +40,15 @@ def mutant(sample: Sample, seed: int, canary: str) -> tuple[Sample, str]:
     done: list[str] = []
     for _ in range(1 if drawn.random() < 0.8 else drawn.randint(2, 4)):
         if len(sample.files) > 1 and drawn.random() < 0.15:
-            change = drawn.choice(OF_FILES)
-            sample = change(drawn, sample)
+            regroup = drawn.choice(OF_FILES)
+            sample = regroup(drawn, sample)
+            done.append(regroup.__name__.strip("_"))
         else:
             name = drawn.choice(sorted(name for name, data in sample.files.items() if data is not None))
             data = sample.files[name] or b""
             change, broken = _changed(drawn, data, canary)
             sample = replace(sample, files={**sample.files, name: broken})
-        done.append(change.__name__.strip("_"))
+            done.append(change.__name__.strip("_"))
     return sample, "+".join(done)
 
 
@@ -197,7 +198,22 @@ def _tree(drawn: Random, value: Any) -> Any:
     if isinstance(value, list) and value and drawn.random() < 0.8:
         at = drawn.randrange(len(value))
         return [_tree(drawn, one) if place == at else one for place, one in enumerate(value)]
-    others = (None, True, -1, 1.5, float("inf"), float("nan"), [], {}, [[]] * 3, {"a": [1]}, *NUMBERS, *TEXTS, 10**40, -(1 << 63))
+    others: tuple[Any, ...] = (
+        None,
+        True,
+        -1,
+        1.5,
+        float("inf"),
+        float("nan"),
+        [],
+        {},
+        [[]] * 3,
+        {"a": [1]},
+        *NUMBERS,
+        *TEXTS,
+        10**40,
+        -(1 << 63),
+    )
     return value + drawn.choice((-1, 1, 8)) if type(value) is int and drawn.random() < 0.4 else drawn.choice(others)
 
 

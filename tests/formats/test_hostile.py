@@ -45,8 +45,8 @@ def entry(shape: list[Any], end: Any = 0, dtype: str = "F32") -> dict[str, Any]:
         (b"{%s,\"7\":1}" % b",".join(b'"%d":1' % n for n in range(30_000)), "hostile", "the key '7' stands twice"),
         (b'{"a":{"dtype":"F32","dtype":"U8","shape":[],"data_offsets":[0,4]}}', "hostile", "the key 'dtype' stands twice"),
         (b'{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,4]}}' % (b"9" * 5000), "hostile", "its JSON is damaged"),
-        ({"a": entry([1 << 62, 0])}, "", ""),
-        ({"a": entry([1 << 62, 1 << 62, 0])}, "hostile", "has the shape"),
+        ({"a": entry([1 << 58, 0])}, "", ""),
+        ({"a": entry([1 << 62, 0])}, "hostile", "has the shape"),
         ({"a": entry([1 << 62])}, "corrupt", "needs 18446744073709551616 bytes"),
         ({"a": entry([-1])}, "hostile", "has shape [-1]"),
         ({"a": entry([1] * 100, 4)}, "hostile", "has shape"),
@@ -63,7 +63,7 @@ def test_safetensors_headers(tmp_path: Path, header: Any, reason: str, says: str
     if reason:
         refused(path, reason, says, megabytes=150)
     else:
-        assert ws.open(path)["a"].shape == (1 << 62, 0)
+        assert ws.open(path)["a"].shape == (1 << 58, 0)
 
 
 @pytest.mark.parametrize("length", [1 << 20, 100_000_001, 1 << 39, 1 << 40])

@@ -28,7 +28,7 @@ import os, signal, sys
 from weightspace.zoo import Zoo, catalog, ingest, reading, store, write
 
 zoo, tree, jobs, copy, step, after = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "copy", sys.argv[5], int(sys.argv[6])
-ingest.FLUSH_SECONDS, ingest.TASK_FILES, ingest._FEW, reading.PART_BYTES = 0.0, 4, 0, 1 << 18
+ingest.FLUSH_TENSORS, ingest.TASK_FILES, ingest._FEW, reading.PART_BYTES = 0, 4, 0, 1 << 18
 
 def trap(module, name):
     real, left = getattr(module, name), [after]

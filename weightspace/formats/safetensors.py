@@ -1,5 +1,6 @@
 """safetensors: a JSON header and flat little-endian tensors; read lazily, written so that the same weights give the same bytes."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -191,7 +192,8 @@ def save(tensors: "Checkpoint | Mapping[str, torch.Tensor]", path: str | Path, m
             advice="check the folder, its permissions and the free space",
         ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # also where the folder is none
+            temporary.unlink()
     return target
 
 
