@@ -11,7 +11,8 @@ from typing import NamedTuple
 from weightspace import parallel
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
-from weightspace.zoo import describe, reading, store
+from weightspace.zoo import reading, store
+from weightspace.zoo.beside import describe
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.discover import Found, below, discover
 from weightspace.zoo.records import ModelRecord, Place, Record, Redescription, Refusal, TensorRow

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from weightspace.zoo.metrics import Metric
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 TensorRow = tuple[str, str, list[int], str | None, bytes, int, int, int | None, int | None, int | None, *tuple[float | None, ...]]
 """name, dtype, shape, alias_of, hash, numel, nbytes, num_zero, num_nan, num_inf, then the moments of `Statistics` in order."""

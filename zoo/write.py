@@ -13,7 +13,7 @@ from blake3 import blake3
 from weightspace.zoo.metrics import Metric
 from weightspace.zoo.model_table import refresh_model_table
 from weightspace.zoo.records import Description, ModelRecord, Place, Record, Redescription, Refusal
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 Connection = duckdb.DuckDBPyConnection
 Said = TypeVar("Said", Description, Run)

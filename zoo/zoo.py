@@ -17,12 +17,12 @@ from weightspace.formats.safetensors import save
 from weightspace.zoo import query, reading, store
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.diff import TensorDiff, diff
-from weightspace.zoo.importing import ImportReport, import_runs
 from weightspace.zoo.ingest import Progress, Report, ingest
 from weightspace.zoo.look import Look, is_checkpoint_path, look
 from weightspace.zoo.metrics import Metric, metrics_of, number
 from weightspace.zoo.records import Description, ModelRecord
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.importing import ImportReport, import_runs
+from weightspace.zoo.runs.run import Run
 from weightspace.zoo.write import write_metrics, write_records, write_runs, write_tags
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Zoo:
         return ingest(self.catalog, roots, jobs=jobs, tags=tags, copy=copy, prefix=prefix, progress=progress)
 
     def import_runs(self, source: str | Path, *, reader: str | None = None) -> ImportReport:
-        """Read runs and metrics of an experiment tracker and match them to checkpoints; see `weightspace.zoo.importing.import_runs`."""
+        """Read runs and metrics of an experiment tracker and match them to checkpoints; see `weightspace.zoo.runs.importing.import_runs`."""
         return import_runs(self.catalog, source, reader=reader)
 
     @contextmanager

@@ -12,7 +12,7 @@ import weightspace as ws
 from tests.formats.bounds import bounded, refused
 from tests.formats.corpus import samples
 from tests.formats.mutations import payloads
-from weightspace import torch_tree
+from weightspace.containers import torch_tree
 from weightspace.errors import FormatError
 from weightspace.storage import Memory, Pieces, read
 

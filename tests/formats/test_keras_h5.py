@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import weightspace as ws
-from weightspace import isolated
+from weightspace.containers import isolated
 from weightspace.errors import FormatError, MissingDependencyError
 
 RANDOM = np.random.default_rng(0)

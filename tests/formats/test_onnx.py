@@ -238,7 +238,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, made: Any, r
 
 
 def test_absurdly_many_fields_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weightspace.wire.MAX_FIELDS", 20)
+    monkeypatch.setattr("weightspace.containers.wire.MAX_FIELDS", 20)
     path = saved(model(tensor("a"), tensor("b"), tensor("c"), tensor("d")), tmp_path / "m.onnx")
     with pytest.raises(FormatError, match="more than 20 protobuf fields"):
         ws.open(path)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from weightspace import torch_tree
 from weightspace.checkpoint import Checkpoint
+from weightspace.containers import torch_tree
 from weightspace.errors import FormatError
 from weightspace.formats import open_checkpoint, safetensors
 

@@ -10,7 +10,7 @@ import torch
 import weightspace as ws
 from weightspace.errors import CatalogError, FormatError, RecordError, UnknownNameError
 from weightspace.zoo import Added, Zoo
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from weightspace import torch_tree
-from weightspace.archive import Archive
 from weightspace.checkpoint import Checkpoint, TensorInfo, tied
+from weightspace.containers import torch_tree
+from weightspace.containers.archive import Archive
+from weightspace.containers.pickles import Call, Value
+from weightspace.containers.plain import Plain
+from weightspace.containers.torch_tensors import ITEMSIZE, Tensor
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format, torch_zip
-from weightspace.pickles import Call, Value
-from weightspace.plain import Plain
 from weightspace.storage import Pieces, SourceFile, Storage, part
-from weightspace.torch_tensors import ITEMSIZE, Tensor
 
 _OPTIMIZER = re.compile(r"(?:\w+_)?zero_pp_rank_(\d{1,5})_mp_rank_(\d+)_optim_states\.pt")
 _MODEL = re.compile(r"(?:zero_pp_rank_(\d{1,5})_)?mp_rank_(\d+)_model_states\.pt")

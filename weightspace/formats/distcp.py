@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from weightspace import dtypes, pickle_safety, pickles, torch_tree
-from weightspace.archive import Archive
+from weightspace import dtypes
 from weightspace.checkpoint import Checkpoint
+from weightspace.containers import pickle_safety, pickles, torch_tree
+from weightspace.containers.archive import Archive
+from weightspace.containers.pickles import Call, Global, Opaque, Pickle, Value
+from weightspace.containers.torch_tensors import ITEMSIZE, Tensor
 from weightspace.errors import DAMAGE, FormatError, one_line
 from weightspace.formats import checkpoint_format, torch_zip
-from weightspace.pickles import Call, Global, Opaque, Pickle, Value
 from weightspace.storage import BLOCK, Pieces, SourceFile, Storage, inside
-from weightspace.torch_tensors import ITEMSIZE, Tensor
 
 METADATA = ".metadata"
 MAX_ITEMS_READ, MAX_ITEM = 200, 1 << 20  # plain values beside the tensors, each a little file of its own

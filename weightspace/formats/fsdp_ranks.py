@@ -4,14 +4,14 @@ import re
 from math import prod
 from pathlib import Path
 
-from weightspace import torch_tree
-from weightspace.archive import Archive
 from weightspace.checkpoint import Checkpoint
+from weightspace.containers import torch_tree
+from weightspace.containers.archive import Archive
+from weightspace.containers.pickles import Call, Global, Pickle, Value
+from weightspace.containers.torch_tensors import ITEMSIZE, Tensor, Tensors, is_shape
 from weightspace.errors import FormatError
 from weightspace.formats import checkpoint_format, torch_zip
-from weightspace.pickles import Call, Global, Pickle, Value
 from weightspace.storage import Pieces, SourceFile, Storage
-from weightspace.torch_tensors import ITEMSIZE, Tensor, Tensors, is_shape
 
 MAX_DEPTH = 16
 _NAME = re.compile(r"(.*)world_size_(\d{1,5})_rank_(\d{1,5})\.pt")

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from weightspace import isolated
-from weightspace.archive import STORED, Archive, first_name
 from weightspace.checkpoint import Checkpoint, TensorInfo, tied
 from weightspace.companions import MAX_CONFIG
+from weightspace.containers import isolated
+from weightspace.containers.archive import STORED, Archive, first_name
 from weightspace.errors import FormatError, MissingDependencyError
 from weightspace.formats import checkpoint_format
 from weightspace.formats.safetensors import parse_json
@@ -85,7 +85,7 @@ def _open(
     """Turn a child's listing of an HDF5 file into a checkpoint; `span` takes a range of the HDF5 file's bytes."""
     if importlib.util.find_spec("h5py") is None:
         raise MissingDependencyError.of("h5py", "reading Keras HDF5", "keras")
-    lines = isolated.run("weightspace.hdf5_reading:list_datasets", source, subject=str(path), limit=MAX_LISTING).splitlines()
+    lines = isolated.run("weightspace.containers.hdf5_reading:list_datasets", source, subject=str(path), limit=MAX_LISTING).splitlines()
     attributes, *entries = [json.loads(line) for line in lines]
     info: dict[str, TensorInfo] = {}
     owners: dict[str, str] = {}
@@ -148,7 +148,7 @@ class _Decoder:
             batch.append(following)
         sizes = {one.name: one.nbytes for one in batch}
         raw = isolated.run(
-            "weightspace.hdf5_reading:read_datasets",
+            "weightspace.containers.hdf5_reading:read_datasets",
             {**self.source, "names": list(sizes)},
             subject=self.source["path"],
             limit=sum(sizes.values()),

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from weightspace import dtypes
-from weightspace.archive import Archive, first_name
 from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.containers.archive import Archive, first_name
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
 from weightspace.storage import FileSpan, Produced, SourceFile, Storage, Strided, read

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from weightspace import dtypes
 from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.containers.wire import BYTES, VARINT, Field, Message, signed
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
 from weightspace.storage import FileSpan, Produced, SourceFile, Storage, inside, read
-from weightspace.wire import BYTES, VARINT, Field, Message, signed
 
 MAX_DEPTH = 32
 MAX_TEXT = 1 << 16

@@ -6,8 +6,8 @@ import re
 import zlib
 from pathlib import Path
 
-from weightspace import pickle_safety, pickles
 from weightspace.checkpoint import Checkpoint
+from weightspace.containers import pickle_safety, pickles
 from weightspace.errors import FormatError
 from weightspace.formats import checkpoint_format, torch_legacy
 from weightspace.storage import SourceFile

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from weightspace import pickle_safety, pickles, torch_tree
 from weightspace.checkpoint import Checkpoint
+from weightspace.containers import pickle_safety, pickles, torch_tree
+from weightspace.containers.pickles import Pickle, Value
+from weightspace.containers.torch_tensors import ITEMSIZE, StorageRef, Tensors, storage_dtype
 from weightspace.errors import FormatError
 from weightspace.formats import checkpoint_format
-from weightspace.pickles import Pickle, Value
 from weightspace.storage import FileSpan, SourceFile, part
-from weightspace.torch_tensors import ITEMSIZE, StorageRef, Tensors, storage_dtype
 
 MAGIC = 0x1950A86A20F9469CFC6C
 FIRST_READ = 1 << 18

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from weightspace import pickle_safety, pickles, torch_tree
-from weightspace.archive import Archive, first_name
 from weightspace.checkpoint import Checkpoint
+from weightspace.containers import pickle_safety, pickles, torch_tree
+from weightspace.containers.archive import Archive, first_name
+from weightspace.containers.pickles import Pickle
+from weightspace.containers.torch_archive import ArchiveStorages, root_of
+from weightspace.containers.torch_tensors import Tensors
 from weightspace.errors import FormatError
 from weightspace.formats import checkpoint_format, torchscript
-from weightspace.pickles import Pickle
 from weightspace.storage import SourceFile
-from weightspace.torch_archive import ArchiveStorages, root_of
-from weightspace.torch_tensors import Tensors
 
 
 def sniff(path: Path, head: bytes) -> bool:

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from weightspace import pickle_safety, pickles
-from weightspace.archive import Archive, first_name
 from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.containers import pickle_safety, pickles
+from weightspace.containers.archive import Archive, first_name
+from weightspace.containers.pickles import Call, Global, Value
+from weightspace.containers.torch_archive import ArchiveStorages, root_of
+from weightspace.containers.torch_tensors import Tensors
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
-from weightspace.pickles import Call, Global, Value
 from weightspace.storage import SourceFile, Storage
-from weightspace.torch_archive import ArchiveStorages, root_of
-from weightspace.torch_tensors import Tensors
 
 MAX_CODE = 16 << 20
 MAX_MODULES = 1_000_000

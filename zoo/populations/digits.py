@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from weightspace.zoo.populations import population
-from weightspace.zoo.runs import Run, Value
+from weightspace.zoo.runs.run import Run, Value
 from weightspace.zoo.zoo import Added
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from weightspace.errors import RecordError, one_line
 from weightspace.registry import Registry
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weightspace.errors import RecordError, one_line
-from weightspace.zoo.documents import load_yaml, read_text
+from weightspace.zoo.beside.documents import load_yaml, read_text
 from weightspace.zoo.metrics import History, number_in_text, whole
 from weightspace.zoo.readers import tracker_reader
 from weightspace.zoo.readers.mlflow_values import make_run, milliseconds
-from weightspace.zoo.runs import MAX_VALUES, Run
+from weightspace.zoo.runs.run import MAX_VALUES, Run
 
 MAX_LINE = 4096
 MAX_LEVELS = 8  # a metric named a/b/c lies in folders a/b

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from weightspace.errors import RecordError, one_line
-from weightspace.zoo.documents import parse_json
+from weightspace.zoo.beside.documents import parse_json
 from weightspace.zoo.metrics import History, whole
 from weightspace.zoo.readers import tracker_reader
 from weightspace.zoo.readers.mlflow_values import finite, make_run, milliseconds
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 TIMEOUT = 30.0  # seconds for one answer
 MAX_ANSWER = 64 << 20

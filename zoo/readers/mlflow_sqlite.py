@@ -9,7 +9,7 @@ from weightspace.zoo.metrics import History, whole
 from weightspace.zoo.readers import tracker_reader
 from weightspace.zoo.readers.mlflow_values import finite, make_run, milliseconds
 from weightspace.zoo.readers.sqlite_files import columns_of, has_tables, open_sqlite
-from weightspace.zoo.runs import MAX_VALUES, Run
+from weightspace.zoo.runs.run import MAX_VALUES, Run
 
 _TABLES = {
     "runs": frozenset({"run_uuid", "status", "start_time", "end_time", "artifact_uri", "lifecycle_stage", "experiment_id"}),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from weightspace.zoo.metrics import History
-from weightspace.zoo.runs import Run, plain_value, seed_of, utc
+from weightspace.zoo.runs.run import Run, plain_value, seed_of, utc
 
 STATUS = {"1": "running", "2": "scheduled", "3": "finished", "4": "failed", "5": "killed"}  # numbers in the file store
 LARGEST = 1.7976931348623e308  # its database keeps infinities as the largest float

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from weightspace.errors import RecordError, one_line
-from weightspace.zoo.documents import Row, csv_rows, json_rows
+from weightspace.zoo.beside.documents import Row, csv_rows, json_rows
 from weightspace.zoo.metrics import COUNTERS, History, flat, number_in_text, step_of
 from weightspace.zoo.readers import tracker_reader
-from weightspace.zoo.runs import Run, Value, plain_value, seed_of, utc, utc_text
+from weightspace.zoo.runs.run import Run, Value, plain_value, seed_of, utc, utc_text
 
 MAX_RUNS = 100_000
 MAX_TABLE = 64 << 20  # the runs may stand in any order, so that all points are held at once

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weightspace.errors import RecordError
-from weightspace.zoo.documents import parse_json
+from weightspace.zoo.beside.documents import parse_json
 from weightspace.zoo.metrics import History, flat, whole
 from weightspace.zoo.readers import tracker_reader
 from weightspace.zoo.readers.sqlite_files import columns_of, has_tables, open_sqlite
-from weightspace.zoo.runs import Run, plain_values, seed_of, utc_text
+from weightspace.zoo.runs.run import Run, plain_values, seed_of, utc_text
 
 _TABLES = {"metrics": frozenset({"timestamp", "run_name", "step", "metrics"})}
 

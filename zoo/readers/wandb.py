@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from weightspace.errors import RecordError, one_line
-from weightspace.zoo.documents import load_json, load_yaml, parse_json
+from weightspace.zoo.beside.documents import load_json, load_yaml, parse_json
 from weightspace.zoo.metrics import History, flat, number_in_text, whole
 from weightspace.zoo.readers import tracker_reader
 from weightspace.zoo.readers.wandb_log import MAGIC, fields, records
-from weightspace.zoo.runs import MAX_VALUES, Run, plain_values, seed_of, utc, utc_text
+from weightspace.zoo.runs.run import MAX_VALUES, Run, plain_values, seed_of, utc, utc_text
 
 _HISTORY, _SUMMARY, _CONFIG, _STATS, _ARTIFACT, _RUN, _EXIT, _ENVIRONMENT = 2, 3, 5, 7, 8, 17, 18, 26
 _OWN_ARTIFACTS = frozenset({"wandb-history", "wandb-events", "job", "code", "run_table"})

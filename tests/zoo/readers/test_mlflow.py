@@ -14,7 +14,7 @@ import pytest
 from weightspace.errors import RecordError
 from weightspace.zoo.metrics import Metric
 from weightspace.zoo.readers import mlflow_server, read_runs
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 TIME = 1_767_225_600_000  # 2026-01-01, in the milliseconds that MLflow counts
 START, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 1, tzinfo=UTC)

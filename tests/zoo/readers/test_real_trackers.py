@@ -17,7 +17,7 @@ import pytest
 
 from weightspace.zoo.metrics import Metric
 from weightspace.zoo.readers import read_runs
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from weightspace.errors import RecordError
 from weightspace.zoo.metrics import Metric
 from weightspace.zoo.readers import read_runs
 from weightspace.zoo.readers.wandb_log import BLOCK, fields, records
-from weightspace.zoo.runs import Run
+from weightspace.zoo.runs.run import Run
 
 SECONDS = 1_767_225_600  # 2026-01-01
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ from weightspace.cli.options import zoo_at
 from weightspace.cli.output import say, write
 
 if TYPE_CHECKING:
-    from weightspace.zoo.questions import Answer
+    from weightspace.zoo.demo.questions import Answer
 
 PLACE = 90
 
@@ -37,7 +37,7 @@ def demo(
       weightspace demo
       weightspace demo --zoo tour --seed 1 -o tour.html
     """
-    from weightspace.zoo.demo import demo as run
+    from weightspace.zoo.demo.demo import demo as run
 
     made = run(zoo_at(zoo), seed=seed, jobs=jobs, paths=paths or [], report=output, say=say)
     for answer in made.answers:

@@ -11,7 +11,7 @@ from weightspace.cli.output import print_data, write
 from weightspace.cli.progress import progress
 
 if TYPE_CHECKING:
-    from weightspace.zoo.importing import ImportReport
+    from weightspace.zoo.runs.importing import ImportReport
 
 PLACE = 12
 FIRST_FEW = 3

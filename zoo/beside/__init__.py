@@ -1,0 +1,1 @@
+"""What lies beside checkpoints: configuration, model cards, licences, metrics, trainer state."""

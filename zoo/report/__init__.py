@@ -1,0 +1,1 @@
+"""A zoo as one self-contained HTML page."""
