@@ -203,7 +203,8 @@ def _dequantized(raw: Bytes, kind: DType) -> npt.NDArray[np.float32]:
     try:
         size = kind.block[1] if kind.block else 1
         blocks = raw.reshape(raw.size // size, size)
-        made = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind.name])
+        with np.errstate(all="ignore"):  # a block's scale may be infinite
+            made = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind.name])
     except (NotImplementedError, KeyError):
         advice = "read .raw(name) instead"
         raise FormatError(f"the installed gguf package cannot expand dtype '{kind.name}'", reason="unsupported", advice=advice) from None

@@ -44,8 +44,8 @@ def mutant(sample: Sample, seed: int, canary: str) -> tuple[Sample, str]:
             sample = regroup(drawn, sample)
             done.append(regroup.__name__.strip("_"))
         else:
-            name = drawn.choice(sorted(name for name, data in sample.files.items() if data is not None))
-            data = sample.files[name] or b""
+            name = drawn.choice(sorted(name for name, data in sample.files.items() if data is not None) or ["all gone"])
+            data = sample.files.get(name) or b""
             change, broken = _changed(drawn, data, canary)
             sample = replace(sample, files={**sample.files, name: broken})
             done.append(change.__name__.strip("_"))

@@ -241,6 +241,16 @@ def test_what_duckdb_raises_in_a_block_is_one_line(catalog: Catalog) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_ctrl_c_ends_a_long_question_at_once(catalog: Catalog) -> None:
+    zoo = Zoo(catalog.home.parent)
+    threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        zoo.sql("select count(*) from range(30000000) a, range(30000) b where a.range * b.range % 7 = 3")
+    assert time.monotonic() - started < 10
+    assert zoo.sql("select 1 as one").to_pylist() == [{"one": 1}]
+
+
 def test_ctrl_c_in_a_query_is_a_keyboard_interrupt(catalog: Catalog) -> None:
     with pytest.raises(KeyboardInterrupt), catalog.reading() as connection:
         timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])

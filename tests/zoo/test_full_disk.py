@@ -9,6 +9,7 @@ import pytest
 
 from tests.zoo.trees import make_tree
 from tests.zoo.wholeness import content_with_keys, faults, leftovers
+from weightspace.errors import FormatError
 from weightspace.zoo import Zoo
 
 # A file size limit acts as a full disk does, without any rights; on a real small disk nothing is limited.
@@ -96,10 +97,15 @@ def test_a_real_disk_that_is_full(tmp_path: Path, small_disk: Path, tree: Path, 
 def test_exporting_to_a_full_disk_leaves_no_file(tmp_path: Path, small_disk: Path) -> None:
     zoo = Zoo(tmp_path / "zoo")
     zoo.ingest(make_tree(tmp_path / "tree", small=1, large=1, large_width=300_000), jobs=1)
-    from weightspace.errors import FormatError
-
     with pytest.raises(
         FormatError, match=r"cannot be written \(No space left on device\); check the folder, its permissions and the free space"
     ):
         zoo.export("group-1/net-0005-large", small_disk / "out.safetensors")
     assert list(small_disk.iterdir()) == []
+
+
+def test_exporting_below_a_file_is_one_clear_line(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    zoo.ingest(make_tree(tmp_path / "tree", small=1, large=0), jobs=1)
+    with pytest.raises(FormatError, match=r"cannot be written \(Not a directory\)"):
+        zoo.export("group-0/net-0000", tmp_path / "tree/broken/junk.pth/out.safetensors")

@@ -69,6 +69,9 @@ def summary(report: "Report") -> Iterator[str]:
             yield f"  {cells.safe(refusal.reason)}: {cells.safe(refusal.detail)}"
         more = len(report.quarantined) - FIRST_FEW
         yield f"  {f'and {more:,} more; ' if more > 0 else ''}'weightspace ls --quarantined' lists all with advice"
+    if report.not_copied:
+        told = cells.safe(report.not_copied[0].detail)
+        yield f"{cells.counted(len(report.not_copied), 'checkpoint')} catalogued, but not copied: {told}{', …' if len(report.not_copied) > 1 else ''}"
     if report.non_finite:
         names = ", ".join(map(cells.safe, report.non_finite[:FIRST_FEW])) + (", …" if len(report.non_finite) > FIRST_FEW else "")
         yield f"{cells.counted(len(report.non_finite), 'model')} with NaN or infinite weights, catalogued and flagged: {names}"
@@ -90,6 +93,9 @@ def _row(report: "Report") -> dict[str, Any]:
             {"path": one.place.path, "reason": one.reason, "detail": one.detail, "advice": one.advice} for one in report.quarantined
         ],
         "non_finite": report.non_finite,
+        "not_copied": [
+            {"path": one.place.path, "reason": one.reason, "detail": one.detail, "advice": one.advice} for one in report.not_copied
+        ],
         "bytes_read": report.bytes_read,
         "seconds": report.seconds,
         "interrupted": report.interrupted,
