@@ -4,7 +4,7 @@ import os
 import re
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ def _interruptible(connection: Connection, sql: str, parameters: Sequence[Any]) 
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(_fetched, connection, sql, parameters)
         try:
+            while wait([answer], 0.2).not_done:  # in turns, since a signal that another thread was given wakes nobody here
+                continue
             return answer.result()
         except KeyboardInterrupt:
             connection.interrupt()
