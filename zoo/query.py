@@ -2,9 +2,7 @@
 
 import os
 import re
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,29 +25,10 @@ def arrow(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> p
         CatalogError: the statement is wrong, or would write or leave the catalog; DuckDB's own first line says why.
     """
     try:
-        return _interruptible(connection, sql, parameters)
+        relation = connection.sql(sql, params=list(parameters))
+        return pa.table({}) if relation is None else relation.to_arrow_table()
     except duckdb.Error as error:
         raise CatalogError(_explained(error)) from None
-
-
-def _interruptible(connection: Connection, sql: str, parameters: Sequence[Any]) -> pa.Table:
-    """Run a query so that Ctrl-C ends it at once: DuckDB itself looks for that between its tasks, which may be minutes apart."""
-    if threading.current_thread() is not threading.main_thread():
-        return _fetched(connection, sql, parameters)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(_fetched, connection, sql, parameters)
-        try:
-            while wait([answer], 0.2).not_done:  # in turns, since a signal that another thread was given wakes nobody here
-                continue
-            return answer.result()
-        except KeyboardInterrupt:
-            connection.interrupt()
-            raise
-
-
-def _fetched(connection: Connection, sql: str, parameters: Sequence[Any]) -> pa.Table:
-    relation = connection.sql(sql, params=list(parameters))
-    return pa.table({}) if relation is None else relation.to_arrow_table()
 
 
 def _explained(error: duckdb.Error) -> str:

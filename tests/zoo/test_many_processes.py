@@ -67,7 +67,7 @@ def together(folder: Path, rounds: int) -> None:
 
 
 def test_eight_processes_ingest_and_ask_at_once(tmp_path: Path) -> None:
-    together(make_ground(tmp_path, small=8), 1)
+    together(make_ground(tmp_path, small=7), 1)
 
 
 @pytest.mark.slow
