@@ -113,6 +113,7 @@ class Checkpoint(_Tensors):
         storages: dict[str, Storage] = {}
         first: dict[tuple[Any, ...], str] = {}
         for name, tensor in tensors.items():
+            _expect_tensor(name, tensor)
             element = dtypes.from_torch(str(tensor.dtype))
             where = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), element.name)
             owner = first.setdefault(where, name) if tensor.numel() else name
@@ -246,11 +247,24 @@ def _logical_shape(shape: tuple[int, ...], element: DType) -> tuple[int, ...]:
     return (*shape[:-1], shape[-1] * 2) if element.name == "F4" and shape else shape
 
 
+def _expect_tensor(name: object, tensor: object) -> None:
+    import torch
+
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        found = f"{type(name).__name__} -> {type(tensor).__name__}"
+        raise FormatError(
+            f"a state dict maps names to tensors, found {found} at '{one_line(str(name), 80)}'", advice="flatten it, or convert the value"
+        )
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        kind = "on the meta device" if tensor.is_meta else str(tensor.layout)
+        raise FormatError(
+            f"tensor '{one_line(name, 80)}' is {kind}, expected a dense one", reason="unsupported", advice="save tensor.to_dense()"
+        )
+
+
 def _tensor_bytes(tensor: "torch.Tensor") -> memoryview:
     import torch
 
-    if tensor.layout is not torch.strided:
-        raise FormatError(f"a tensor is {tensor.layout}, expected a dense one", reason="unsupported", advice="save tensor.to_dense()")
     plain = tensor.detach().cpu().contiguous().reshape(-1)
     if plain.is_conj() or plain.is_neg():
         plain = plain.resolve_conj().resolve_neg()

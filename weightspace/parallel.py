@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import tempfile
 import threading
@@ -43,7 +44,7 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int)
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     options = {"inner_max_num_threads": 1, "idle_worker_timeout": 10, "initializer": _begin, "initargs": (os.getpid(),)}
-    with tempfile.TemporaryDirectory(prefix="weightspace-") as folder, _Stop(Path(folder) / "go-on") as stop:
+    with _Stop(Path(tempfile.gettempdir()) / f"weightspace-{os.getpid()}-{secrets.token_hex(8)}.stop") as stop:
         with joblib.parallel_config("loky", n_jobs=jobs, **options), _deaf_children():
             results: Any = joblib.Parallel(return_as="generator", pre_dispatch="3*n_jobs", batch_size=1)(
                 joblib.delayed(_work)(function, stop.path, item) for item in stop.until(items)
@@ -67,20 +68,21 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int)
 
 
 class _Stop:
-    """Tells workers to begin nothing more, by removing a file; Ctrl-C asks for it instead of being raised anywhere in joblib's own code."""
+    """Tells workers to begin nothing more, by making a file; Ctrl-C asks for it instead of being raised anywhere in joblib's own code."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.is_asked, self.is_interrupted = path, False, False
         self._before: Any = None
 
     def __enter__(self) -> "_Stop":
-        self.path.touch()
         # Only where Ctrl-C would be raised in this thread, and not if somebody handles it in another way.
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *raised: object) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
@@ -92,7 +94,8 @@ class _Stop:
 
     def ask(self) -> None:
         self.is_asked = True
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a full disk they go on to the end of what was handed out
+            self.path.touch()
 
     def until(self, items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
@@ -101,9 +104,9 @@ class _Stop:
             yield item
 
 
-def _work(function: Callable[[Item], Result], go_on: Path, item: Item) -> tuple[Result] | None:
+def _work(function: Callable[[Item], Result], stop: Path, item: Item) -> tuple[Result] | None:
     """Do one item in a worker; None when there is no point any more."""
-    return (function(item),) if go_on.exists() else None
+    return None if stop.exists() else (function(item),)
 
 
 @contextlib.contextmanager

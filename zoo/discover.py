@@ -177,6 +177,13 @@ def _found(path: Path, root: Path, format: str | None, files: Sequence[Path]) ->
     return Found(path, root, format, tuple(files), size, modified, int.from_bytes(hasher.digest(8), "little"))
 
 
+def stamp_at(path: Path) -> int | None:
+    """Fingerprint of the checkpoint at a path as it lies there now; None where there is none."""
+    if not path.exists():
+        return None
+    return next((found.stamp for found in discover([path]) if found.path == path), None)
+
+
 def is_named_like_weights(path: Path) -> bool:
     """Whether a file's name promises weights, so that content of no known format is worth a complaint."""
     return path.suffix.lower() in _WEIGHT_SUFFIXES or _WEIGHT_NAMES.match(path.name) is not None

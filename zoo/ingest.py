@@ -1,6 +1,7 @@
 """Ingest: find checkpoints, read each tensor once on several processes, write them to the catalog in batches."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from weightspace.zoo.beside import describe
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.discover import Found, below, discover
 from weightspace.zoo.records import ModelRecord, Place, Record, Redescription, Refusal, TensorRow
-from weightspace.zoo.write import write_records, write_tags
+from weightspace.zoo.write import forget_paths, write_records, write_tags
 
 TASK_BYTES = 32 << 20
 TASK_FILES = 64
@@ -104,10 +105,13 @@ def ingest(
         FormatError: a root does not exist. What is wrong with a single file is in the report instead.
     """
     started = time.monotonic()
+    if not all(str(root) for root in roots):
+        raise FormatError("a path to ingest is empty", reason="unreadable", advice="name a file or folder; '.' is the working folder")
     catalog.create()
     run = _Ingest(catalog, dict(tags or {}), copy, prefix, progress)
     try:
         run.take(discover(roots), jobs or parallel.available_cores())
+        run.forget_missing(roots)
     except KeyboardInterrupt:
         run.report.interrupted = True
     finally:
@@ -335,6 +339,14 @@ class _Ingest:
     def _tell(self, bytes_done: int) -> None:
         if self.progress:
             self.progress(Progress(self.done, self.found, bytes_done, self.bytes_found))
+
+    def forget_missing(self, roots: Sequence[str | Path]) -> None:
+        """Forget files below the roots that are no longer there, so that a moved file is not taken for a copy."""
+        folders = [f"{os.path.abspath(root).rstrip(os.sep)}{os.sep}" for root in roots]  # noqa: PTH100 - as discovery writes paths
+        gone = [path for path in self.known if path.startswith(tuple(folders)) and not os.path.lexists(path)]
+        if gone:
+            with self.catalog.writing() as connection:
+                forget_paths(connection, [stored_path(Path(path), self.catalog.home.parent) for path in gone])
 
     def flush(self) -> None:
         """Write what has gathered, in one transaction."""

@@ -13,7 +13,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError, guarded
 from weightspace.formats import open_checkpoint, sniff
 from weightspace.zoo import query, reading
-from weightspace.zoo.discover import discover
+from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.ingest import stored_path
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _page_at(zoo: "Zoo", path: Path) -> query.ModelPage | None:
         return None
     with zoo.reading() as connection:
         known = connection.execute("select model_id, stamp from files where path = ?", [stored_path(path, zoo.folder)]).fetchall()
-        if not known or known[0][1] != next((found.stamp for found in discover([path]) if found.path == path), None):
+        if not known or known[0][1] != stamp_at(path):
             return None
         return query.page(connection, known[0][0])
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, SupportsFloat
 
 from weightspace.errors import one_line
 
@@ -66,11 +66,11 @@ def split_name(key: str) -> tuple[str, str | None]:
 
 def number(value: object) -> float | None:
     """Read a finite number; booleans, text, NaN and infinities are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | SupportsFloat) or isinstance(value, str):
         return None
     try:
         read = float(value)
-    except OverflowError:
+    except (OverflowError, TypeError, ValueError, RuntimeError):  # too large, or an array of several numbers
         return None
     return read if math.isfinite(read) else None
 

@@ -11,7 +11,9 @@ import duckdb
 import pyarrow as pa
 
 from weightspace.errors import CatalogError, UnknownNameError, close_names, one_line
+from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.literals import quoted
+from weightspace.zoo.store import STAMP
 
 Connection = duckdb.DuckDBPyConnection
 _HEX = re.compile(r"[0-9a-f]{4,64}")
@@ -25,6 +27,8 @@ def arrow(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> p
         CatalogError: the statement is wrong, or would write or leave the catalog; DuckDB's own first line says why.
     """
     try:
+        if len(connection.extract_statements(sql)) != 1:
+            raise CatalogError("sql: expected one statement; ask them one by one")
         relation = connection.sql(sql, params=list(parameters))
         return pa.table({}) if relation is None else relation.to_arrow_table()
     except duckdb.Error as error:
@@ -74,8 +78,9 @@ def _filtered(connection: Connection, source: str, where: str | None, order_by: 
 
 
 def _ending(where: str | None, order_by: str, limit: int | None) -> str:
-    condition = f" where {where}" if where else ""
-    return f"{condition} order by {order_by}" + (f" limit {int(limit)}" if limit is not None else "")
+    # Each on a line of its own, so that a comment in one does not swallow the next.
+    condition = f"\nwhere {where}" if where else ""
+    return f"{condition}\norder by {order_by}" + (f"\nlimit {int(limit)}" if limit is not None else "")
 
 
 def resolve(connection: Connection, model: str, root: Path) -> int:
@@ -100,9 +105,18 @@ def resolve(connection: Connection, model: str, root: Path) -> int:
             raise CatalogError(f"id '{model}' fits several models: {', '.join(one_line(name, 60) for _, name in found)}; give more digits")
     path = Path(os.path.abspath(model))  # noqa: PTH100 - as discovery writes paths
     stored = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-    by_path = connection.execute("select model_id from files where path = ?", [stored]).fetchall()
+    stored = stored.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    by_path = connection.execute("select model_id, stamp from files where path = ?", [stored]).fetchall()
     if by_path:
+        if by_path[0][1] not in (STAMP, stamp_at(path)) and path.exists():
+            raise CatalogError(f"{one_line(str(path))}: has changed since it was catalogued; ingest it again")
         return int(by_path[0][0])
+    # A folder stands for the one model in it.
+    inside = connection.execute(
+        "select distinct model_id from files where starts_with(path, ?) limit 2", [stored.rstrip("/") + "/"]
+    ).fetchall()
+    if len(inside) == 1 and path.is_dir():
+        return int(inside[0][0])
     names = connection.execute(
         "select name from models order by jaro_winkler_similarity(lower(name), lower(?)) desc, name limit 8", [model]
     ).fetchall()

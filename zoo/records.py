@@ -12,6 +12,9 @@ TensorRow = tuple[str, str, list[int], str | None, bytes, int, int, int | None, 
 """name, dtype, shape, alias_of, hash, numel, nbytes, num_zero, num_nan, num_inf, then the moments of `Statistics` in order."""
 
 
+BESIDE = "beside it"  # source of metrics that were read from files beside a checkpoint
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a checkpoint file or folder lies, and how it looked when it was read."""

@@ -12,6 +12,8 @@ from weightspace.errors import CatalogError, FormatError
 from weightspace.formats.safetensors import open_safetensors, save
 from weightspace.zoo.records import Description, ModelRecord, Place
 
+STAMP = 0  # files of the store never change: their name is the identity of what is in them
+
 
 def store_path(home: Path, model_id: str) -> Path:
     """Where the weights with this id (hex) lie in the store of a zoo."""
@@ -68,4 +70,4 @@ def place_of(home: Path, path: Path) -> Place:
     """Describe a file of the store."""
     status = path.stat()
     modified = datetime.fromtimestamp(status.st_mtime_ns / 1e9, UTC).replace(tzinfo=None)
-    return Place(str(path.relative_to(home.parent)), "safetensors", 1, status.st_size, modified, stamp=0)
+    return Place(str(path.relative_to(home.parent)), "safetensors", 1, status.st_size, modified, stamp=STAMP)

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from weightspace.zoo.metrics import Metric
 from weightspace.zoo.model_table import refresh_model_table
-from weightspace.zoo.records import Description, ModelRecord, Place, Record, Redescription, Refusal
+from weightspace.zoo.records import BESIDE, Description, ModelRecord, Place, Record, Redescription, Refusal
 from weightspace.zoo.runs.run import Run
 
 Connection = duckdb.DuckDBPyConnection
@@ -56,14 +56,15 @@ def write_records(connection: Connection, records: Sequence[Record]) -> dict[str
     models = [record for record in records if isinstance(record, ModelRecord)]
     refusals = [record for record in records if isinstance(record, Refusal)]
     stamp = now()
-    _forget_paths(connection, [record.place.path for record in records if not isinstance(record, Redescription)])
+    forget_paths(connection, [record.place.path for record in records if not isinstance(record, Redescription)])
     by_id = _write_models(connection, models, stamp)
     described: list[tuple[int, Place, Description]] = [(by_id[m.id], m.place, m.description) for m in models]
     redescribed = [record for record in records if isinstance(record, Redescription)]
     if redescribed:
         known = _known_files(connection, [r.place.path for r in redescribed])
         again = [(known[r.place.path][0], *_as_known(r, *known[r.place.path][1:])) for r in redescribed if r.place.path in known]
-        _forget_paths(connection, [place.path for _, place, _ in again])
+        forget_paths(connection, [place.path for _, place, _ in again])
+        _forget_metrics_beside(connection, [model_id for model_id, _, _ in again])
         described += again
     _write_files(connection, described, stamp)
     _write_refusals(connection, refusals, stamp)
@@ -105,12 +106,22 @@ def _as_known(record: Redescription, format: str, container: str | None) -> tupl
     return replace(record.place, format=format), replace(record.description, metadata=metadata)
 
 
-def _forget_paths(connection: Connection, paths: Sequence[str]) -> None:
+def forget_paths(connection: Connection, paths: Sequence[str]) -> None:
+    """Drop what is known of files; the models that they held stay, with all that was recorded of them."""
     if paths:
         connection.register("gone", pa.table({"path": pa.array(paths, pa.string())}))
         connection.execute("delete from files using gone where files.path = gone.path")
         connection.execute("delete from quarantine using gone where quarantine.path = gone.path")
         connection.unregister("gone")
+
+
+def _forget_metrics_beside(connection: Connection, model_ids: Sequence[int]) -> None:
+    """Drop what was read beside models before it is read anew, so that a metric taken out of a file goes."""
+    if model_ids:
+        connection.register("again", pa.table({"model_id": pa.array(model_ids, pa.int32())}))
+        connection.execute("delete from metrics using again where metrics.model_id = again.model_id and source = ?", [BESIDE])
+        connection.unregister("again")
+        refresh_model_table(connection)
 
 
 def _write_models(connection: Connection, models: Sequence[ModelRecord], stamp: datetime) -> dict[bytes, int]:

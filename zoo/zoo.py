@@ -17,9 +17,10 @@ from weightspace.formats.safetensors import save
 from weightspace.zoo import query, reading, store
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.diff import TensorDiff, diff
+from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.ingest import Progress, Report, ingest
 from weightspace.zoo.look import Look, is_checkpoint_path, look
-from weightspace.zoo.metrics import Metric, metrics_of, number
+from weightspace.zoo.metrics import Metric, metrics_of, number, whole
 from weightspace.zoo.records import Description, ModelRecord
 from weightspace.zoo.runs.importing import ImportReport, import_runs
 from weightspace.zoo.runs.run import Run
@@ -181,16 +182,14 @@ class Zoo:
         """
         with self.catalog.reading() as connection:
             model_id = query.resolve(connection, model, self.folder)
-            places = [
-                self.folder / path
-                for (path,) in connection.execute("select path from files where model_id = ? order by file_id", [model_id]).fetchall()
-            ]
-        for place in places:
-            if place.exists():
-                return open_checkpoint(place)
-        gone = ", ".join(str(place) for place in places[:3])
+            rows = connection.execute("select path, stamp from files where model_id = ? order by file_id", [model_id]).fetchall()
+        for path, stamp in rows:
+            # A file of the store has its id for a name; any other may have been written over since.
+            if (self.folder / path).exists() and (stamp == store.STAMP or stamp_at(self.folder / path) == stamp):
+                return open_checkpoint(self.folder / path)
+        places = ", ".join(path for path, _ in rows[:3]) or "another model took its place"
         raise FormatError(
-            f"model '{model}' is catalogued, but its file is gone ({gone})",
+            f"model '{model}' is catalogued, but its file is gone or has changed since ({places})",
             reason="missing",
             advice="bring it back, or ingest its new place",
         )
@@ -291,6 +290,8 @@ class Zoo:
 def _metrics(metrics: Mapping[str, Any] | None, step: int | None) -> tuple[Metric, ...]:
     """Read a user's metrics strictly: what is not a finite number is an error, not a gap."""
     pending: list[tuple[str, Any]] = list((metrics or {}).items())
+    if step is not None and whole(step) is None:
+        raise RecordError(f"step is {step!r}, expected a whole number of at most 62 bits")
     for name, value in pending:
         if isinstance(value, Mapping):
             pending.extend((f"{name}.{key}", one) for key, one in value.items())

@@ -303,3 +303,29 @@ def content(zoo: Zoo) -> dict[str, list[tuple[object, ...]]]:
             "metrics": connection.execute("select * exclude (recorded) from metrics order by all").fetchall(),
             "runs": connection.execute("select * from runs order by all").fetchall(),
         }
+
+
+def test_a_moved_file_is_not_taken_for_a_copy_and_a_deleted_bad_one_is_forgotten(zoo: Zoo, tree: Path) -> None:
+    zoo.ingest(tree, jobs=1)
+    (tree / "b/same.pt").unlink()
+    (tree / "a/first.safetensors").rename(tree / "a/second.safetensors")
+    (tree / "bad/junk.pth").unlink()
+    zoo.ingest(tree, jobs=1)
+    assert zoo.duplicates().num_rows == 0
+    assert zoo.open("a/first").path == tree / "a/second.safetensors"
+    assert not [path for path in zoo.quarantined().column("path").to_pylist() if "junk" in path]
+
+
+def test_a_metric_taken_out_of_a_file_goes(zoo: Zoo, tree: Path) -> None:
+    (tree / "a/metrics.json").write_text('{"acc": 0.5}')
+    zoo.ingest(tree / "a", jobs=1)
+    zoo.record("first", metrics={"mine": 1.0})
+    (tree / "a/metrics.json").write_text('{"loss": 0.75}')
+    zoo.ingest(tree / "a", jobs=1)
+    names = zoo.sql("select name from metrics order by name").column("name").to_pylist()
+    assert names == ["loss", "mine"]
+
+
+def test_an_empty_path_is_not_the_working_folder(zoo: Zoo) -> None:
+    with pytest.raises(FormatError, match="a path to ingest is empty"):
+        zoo.ingest("")

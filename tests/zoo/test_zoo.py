@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy
 import pandas
 import polars
 import pytest
 import torch
 
 import weightspace as ws
+from weightspace.checkpoint import Checkpoint
 from weightspace.errors import CatalogError, FormatError, RecordError, UnknownNameError
 from weightspace.zoo import Added, Zoo
 from weightspace.zoo.runs.run import Run
@@ -192,3 +194,53 @@ def test_one_content_of_two_runs_is_one_file_of_the_store(tmp_path: Path) -> Non
     zoo.add_many([Added({"w": torch.ones(2)}, "start", run=run, step=0) for run in runs])
     assert zoo.sql("select count(*) as n from files").to_pylist() == [{"n": 1}]
     assert zoo.duplicates().num_rows == 0
+
+
+def test_a_file_that_was_written_over_is_not_opened_under_the_old_id(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    path = ws.save({"w": torch.ones(3)}, tmp_path / "m.safetensors")
+    zoo.ingest(path, jobs=1)
+    ws.save({"w": torch.zeros(4)}, path)
+    with pytest.raises(FormatError, match=r"its file is gone or has changed since .*; bring it back, or ingest its new place"):
+        zoo.open("m")
+    with pytest.raises(CatalogError, match=r"has changed since it was catalogued; ingest it again"):
+        zoo.record(str(path), metrics={"loss": 1.0})
+
+
+def test_a_folder_stands_for_the_one_model_in_it(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    (tmp_path / "in/run").mkdir(parents=True)
+    ws.save({"w": torch.ones(3)}, tmp_path / "in/run/model.safetensors")
+    zoo.ingest(tmp_path / "in", jobs=1)
+    assert zoo.page(str(tmp_path / "in/run")).model["name"] == "run"
+
+
+def test_questions_are_asked_one_by_one(zoo: Zoo) -> None:
+    with pytest.raises(CatalogError, match="sql: expected one statement; ask them one by one"):
+        zoo.sql("select 1; select 2")
+    with pytest.raises(CatalogError, match="expected one statement"):
+        zoo.models(order_by="name; select 1")
+    assert zoo.models("true -- a comment", limit=1).num_rows == 1
+
+
+def test_steps_and_numbers_of_other_kinds(zoo: Zoo) -> None:
+    zoo.record("net/1", metrics={"half": torch.tensor(0.5), "single": numpy.float32(0.25), "count": numpy.int64(3)})
+    row = zoo.models("name = 'net/1'").to_pylist()[0]
+    assert (row["half"], row["single"], row["count"]) == (0.5, 0.25, 3.0)
+    with pytest.raises(RecordError, match=r"step is .*, expected a whole number"):
+        zoo.record("net/1", metrics={"loss": 1.0}, step=2**70)
+
+
+@pytest.mark.parametrize("state_dict", [{"w": 1}, {"w": None}, {"a": {"b": torch.ones(1)}}, {1: torch.ones(1)}])
+def test_a_state_dict_of_other_things_is_one_clear_line(tmp_path: Path, state_dict: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(FormatError, match=r"a state dict maps names to tensors, found .*; flatten it, or convert the value"):
+        Checkpoint.of(state_dict)
+
+
+def test_a_link_is_written_through_and_a_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "target.safetensors")
+    ws.save({"w": torch.ones(3)}, tmp_path / "link.safetensors")
+    assert (tmp_path / "link.safetensors").is_symlink() and (tmp_path / "target.safetensors").is_file()
+    for place in ("/dev/null", "."):
+        with pytest.raises(FormatError, match="cannot be written, it is no regular file"):
+            ws.save({"w": torch.ones(3)}, place)

@@ -58,7 +58,7 @@ class Layer:
     def std(self) -> float | None:
         """Standard deviation over all elements."""
         mean = self.mean
-        if mean is None:
+        if mean is None or any(one["std"] is None for one in self.tensors if _finite(one)):
             return None
         return math.sqrt(
             sum((one["std"] ** 2 + (one["mean"] - mean) ** 2) * _finite(one) for one in self.tensors if _finite(one)) / self.finite

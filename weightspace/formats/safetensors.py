@@ -173,6 +173,10 @@ def save(tensors: "Checkpoint | Mapping[str, torch.Tensor]", path: str | Path, m
         tensor(4.)
     """
     target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()  # the link stays, what it leads to is written
+    if not target.name or (target.exists() and not target.is_file()):
+        raise FormatError(f"{path}: cannot be written, it is no regular file", reason="unreadable", advice="name a file in a folder")
     checkpoint = tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors)
     header, order = _header(checkpoint, dict(metadata or {}))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

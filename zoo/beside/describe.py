@@ -9,7 +9,7 @@ from blake3 import blake3
 from weightspace.zoo.beside import licences
 from weightspace.zoo.beside.sidecars import RESULT_FILES, Folder, Sidecars, folder_sidecars, for_checkpoint
 from weightspace.zoo.discover import Found, hub_revision
-from weightspace.zoo.records import Description
+from weightspace.zoo.records import BESIDE, Description
 from weightspace.zoo.runs.places import Place, Places, stem_of
 from weightspace.zoo.runs.run import Run
 from weightspace.zoo.runs.run_folders import read_run_folder
@@ -61,7 +61,7 @@ class Describer:
             family=_family(beside.config),
             run=self._run(place) if place else None,
             step=place.step if place else None,
-            metrics=tuple((metric, "beside it") for metric in beside.metrics),
+            metrics=tuple((metric, BESIDE) for metric in beside.metrics),
             tags={"revision": revision} if revision else {},
         )
 

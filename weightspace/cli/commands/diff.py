@@ -62,7 +62,7 @@ def diff(
             )
     else:
         print_data([_row(one) for one in listed], format)
-    if exit_code and set(counts) - {"same"}:
+    if exit_code and set(counts) - {"same", "moved"}:
         raise typer.Exit(DIFFERENT)
 
 
