@@ -110,12 +110,14 @@ def ingest(
     catalog.create()
     run = _Ingest(catalog, dict(tags or {}), copy, prefix, progress)
     try:
-        run.take(discover(roots), jobs or parallel.available_cores())
+        with reading.uncollected():
+            run.take(discover(roots), jobs or parallel.available_cores())
         run.forget_missing(roots)
+        run.flush()
     except KeyboardInterrupt:
         run.report.interrupted = True
     finally:
-        run.flush()
+        run.flush()  # what an interruption or an error left over
     run.report.seconds = time.monotonic() - started
     return run.report
 

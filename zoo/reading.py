@@ -1,6 +1,8 @@
 """The work of one ingest worker: open checkpoints, measure their tensors, hand back plain values."""
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,19 @@ class Passed:
 Outcome = Read | Part | Refused | Passed
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Pause the cyclic garbage collector: many rows without cycles are alive at once, and it would walk them again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@uncollected()
 def work(task: Task) -> list[Outcome]:
     """Do one task; what goes wrong with a file becomes its outcome, so that the others are not lost."""
     opened = [_opened(path, format) for path, format in zip(task.paths, task.formats, strict=True)]
