@@ -82,9 +82,13 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-@uncollected()
 def work(task: Task) -> list[Outcome]:
     """Do one task; what goes wrong with a file becomes its outcome, so that the others are not lost."""
+    with uncollected():
+        return _worked(task)
+
+
+def _worked(task: Task) -> list[Outcome]:
     opened = [_opened(path, format) for path, format in zip(task.paths, task.formats, strict=True)]
     whole = [one for one in opened if isinstance(one, Checkpoint)]
     names = [tuple(one.info) if task.names is None else task.names for one in whole]
