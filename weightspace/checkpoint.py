@@ -118,7 +118,7 @@ class Checkpoint(_Tensors):
             where = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), element.name)
             owner = first.setdefault(where, name) if tensor.numel() else name
             info[name] = TensorInfo(name, element.name, _logical_shape(tuple(tensor.shape), element), None if owner == name else owner)
-            storages[name] = Memory(_tensor_bytes(tensor))
+            storages[name] = Memory(tensor_bytes(tensor))
         return cls(info, storages, "memory", metadata=metadata or {}, kind=kind)
 
     def __getitem__(self, name: str) -> "torch.Tensor":
@@ -262,7 +262,8 @@ def _expect_tensor(name: object, tensor: object) -> None:
         )
 
 
-def _tensor_bytes(tensor: "torch.Tensor") -> memoryview:
+def tensor_bytes(tensor: "torch.Tensor") -> memoryview:
+    """The little-endian, C-contiguous bytes of a dense tensor."""
     import torch
 
     plain = tensor.detach().cpu().contiguous().reshape(-1)

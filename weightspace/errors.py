@@ -62,6 +62,14 @@ class ShapeMismatchError(WeightSpaceError, ValueError):
     """A tensor whose shape is not the one that is needed."""
 
 
+class SymmetryError(WeightSpaceError, ValueError):
+    """Axes, a group element or a module whose symmetry cannot be stated, or does not fit its tensors."""
+
+
+class TaskError(WeightSpaceError, ValueError):
+    """A module, its batches or a user's function that does not do what is asked of it."""
+
+
 class FormatError(WeightSpaceError, ValueError):
     """A file that cannot be read as a checkpoint.
 

@@ -183,10 +183,12 @@ class Zoo:
         with self.catalog.reading() as connection:
             model_id = query.resolve(connection, model, self.folder)
             rows = connection.execute("select path, stamp from files where model_id = ? order by file_id", [model_id]).fetchall()
+            made = connection.execute("select recipe from recipes join models using (recipe_id) where model_id = ?", [model_id]).fetchone()
         for path, stamp in rows:
             # A file of the store has its id for a name; any other may have been written over since.
             if (self.folder / path).exists() and (stamp == store.STAMP or stamp_at(self.folder / path) == stamp):
-                return open_checkpoint(self.folder / path)
+                opened = open_checkpoint(self.folder / path)
+                return replace(opened, recipe=json.loads(made[0])) if made else opened
         places = ", ".join(path for path, _ in rows[:3]) or "another model took its place"
         raise FormatError(
             f"model '{model}' is catalogued, but its file is gone or has changed since ({places})",

@@ -10,10 +10,12 @@ import contextlib
 import itertools
 import math
 import platform
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from weightspace.modules import module_builders
 from weightspace.zoo.populations import population
 from weightspace.zoo.runs.run import Run, Value
 from weightspace.zoo.zoo import Added
@@ -163,6 +165,41 @@ def _convolutional(weights: "Mapping[str, torch.Tensor]", images: "torch.Tensor"
         maps = maps.reshape(models, batch, side // 2, side // 2, -1).relu()
     features = maps.permute(0, 1, 4, 2, 3).flatten(2)
     return torch.baddbmm(weights["fc.bias"][:, None], features, weights["fc.weight"].mT)
+
+
+def build_mlp(recipe: Mapping[str, Any]) -> "torch.nn.Module":
+    """Build the module of a perceptron of this population, for images `(batch, 64)`."""
+    import torch
+
+    settings, nn = recipe["hyperparameters"], torch.nn
+    sizes = [_SIDE * _SIDE, *[settings["width"]] * settings["depth"], _CLASSES]
+    layers: dict[str, torch.nn.Module] = {}
+    for at, (columns, rows) in enumerate(itertools.pairwise(sizes), 1):
+        layers[f"fc{at}"] = nn.Linear(columns, rows)
+        if at <= settings["depth"]:
+            layers[f"relu{at}"] = nn.ReLU()
+    return nn.Sequential(OrderedDict(layers))
+
+
+def build_cnn(recipe: Mapping[str, Any]) -> "torch.nn.Module":
+    """Build the module of a convolutional network of this population, for images `(batch, 64)`."""
+    import torch
+
+    width, nn = recipe["hyperparameters"]["width"], torch.nn
+    layers = {
+        "image": nn.Unflatten(1, (1, _SIDE, _SIDE)),
+        "conv1": nn.Conv2d(1, width, 3, stride=2, padding=1),
+        "relu1": nn.ReLU(),
+        "conv2": nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        "relu2": nn.ReLU(),
+        "flat": nn.Flatten(),
+        "fc": nn.Linear(2 * width * 4, _CLASSES),
+    }
+    return nn.Sequential(OrderedDict(layers))
+
+
+module_builders.add("digits-mlp", build_mlp)
+module_builders.add("digits-cnn", build_cnn)
 
 
 def _trained(group: _Group, networks: Sequence[tuple[float, int]], steps: Sequence[int]) -> Iterator[Added]:

@@ -1,0 +1,437 @@
+"""Elements of an architecture's symmetry group: permutations, signs, scales and matrices that act on its weights.
+
+The convention, once: `w_new = w_old[index]`, then times `diagonal ** exponent`; a matrix acts as `w_new = M @ w_old` along a
+plain axis and by its inverse transpose along a dual one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from weightspace import dtypes
+from weightspace.axes import Block, Leaf, leaves
+from weightspace.checkpoint import Checkpoint, tensor_bytes
+from weightspace.errors import SymmetryError, UnknownNameError
+from weightspace.spec import MATRIX, NeuronGroup, SymmetrySpec, place, plane
+from weightspace.storage import Produced, Storage
+
+StateDict = Mapping[str, Tensor]
+Weights = TypeVar("Weights", bound=Checkpoint | StateDict)
+
+
+@dataclass(frozen=True, eq=False)
+class Action:
+    """What an element does to one group.
+
+    Attributes:
+        index: where each new member comes from, shape (*parents, n).
+        diagonal: signs, scales or (for rotations) complex numbers of the new members, shape (*parents, n).
+        matrix: a mixing of the members in place of an index, shape (*parents, n, n).
+    """
+
+    index: Tensor
+    diagonal: Tensor | None = None
+    matrix: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Action":
+        """The action with its index, its diagonal and its matrix each changed by a function."""
+        optional = [None if values is None else change(values) for values in (self.diagonal, self.matrix)]
+        return Action(change(self.index), *optional)
+
+    def to(self, device: torch.device | str) -> "Action":
+        """The same action on another device."""
+        return self.each(lambda values: values.to(device))
+
+    @cached_property
+    def as_matrix(self) -> Tensor:
+        """The action as matrices, shape (*parents, n, n)."""
+        if self.matrix is not None:
+            return self.matrix
+        dtype = torch.float64 if self.diagonal is None else self.diagonal.dtype
+        rows = torch.eye(self.index.shape[-1], dtype=dtype, device=self.index.device)[self.index]
+        return rows if self.diagonal is None else rows * self.diagonal[..., None]
+
+    @cached_property
+    def dual(self) -> Tensor:
+        """The inverse transpose of the matrix."""
+        inverse: Tensor = torch.linalg.inv(self.as_matrix)
+        return inverse.mT
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Symmetry:
+    """One element of the group that a spec describes.
+
+    Attributes:
+        spec: what it is an element of.
+        actions: what it does to each group that it moves; groups left out stay as they are.
+    """
+
+    spec: SymmetrySpec
+    actions: Mapping[str, Action]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "actions", MappingProxyType(dict(self.actions)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Symmetry, (self.spec, dict(self.actions))
+
+    def __matmul__(self, other: "Symmetry") -> "Symmetry":
+        """The element that acts as `other` first and this one after."""
+        if self.spec != other.spec:
+            raise SymmetryError("the two elements belong to different specs; compare them with spec.diff")
+        made: dict[str, Action] = {}
+        for group in self.spec.movable:
+            if group.name in self.actions or group.name in other.actions:
+                last, first = self.action(group.name), other._moved(group.name, self)
+                made[group.name] = _after(last, first)
+        return Symmetry(self.spec, made)
+
+    def action(self, group: str) -> Action:
+        """What the element does to one group, also when that is nothing."""
+        return self.actions[group] if group in self.actions else _nothing(self.spec, group)
+
+    def _moved(self, group: str, parents: "Symmetry") -> Action:
+        """The action on a group with its parents' members reordered as another element does."""
+        mine = self.action(group)
+        chain = self.spec.parents(group)
+        if not any(p.name in parents.actions for p in chain):
+            return mine
+        at = _parent_places(parents, chain)
+        return mine.each(lambda values: values[at])
+
+    def inverse(self) -> "Symmetry":
+        """The element that undoes this one."""
+        made: dict[str, Action] = {}
+        for group in self.spec.movable:
+            if group.name not in self.actions:  # nothing undone is nothing, whatever its parents do
+                continue
+            undone, chain = _undone(self.actions[group.name]), self.spec.parents(group.name)
+            if any(parent.name in self.actions for parent in chain):
+                back = _parent_places(self, chain)
+                undone = undone.each(partial(_put, back))
+            made[group.name] = undone
+        return Symmetry(self.spec, made)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it does nothing at all."""
+        return all(
+            action.matrix is None
+            and bool((action.index == torch.arange(action.index.shape[-1], device=action.index.device)).all())
+            and (action.diagonal is None or bool((action.diagonal == 1).all()))
+            for action in self.actions.values()
+        )
+
+    def to(self, device: torch.device | str) -> "Symmetry":
+        """The same element on another device."""
+        return Symmetry(self.spec, {name: action.to(device) for name, action in self.actions.items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The element as named tensors, `GROUP.index`, `GROUP.diagonal` and `GROUP.matrix`, to be saved beside its spec."""
+        parts = (
+            (f"{name}.{part}", getattr(action, part)) for name, action in self.actions.items() for part in ("index", "diagonal", "matrix")
+        )
+        return {name: tensor for name, tensor in parts if tensor is not None}
+
+    def __repr__(self) -> str:
+        moved = []
+        for name, action in self.actions.items():
+            still = int((action.index == torch.arange(action.index.shape[-1], device=action.index.device)).sum())
+            extra = " and a matrix" if action.matrix is not None else " and a diagonal" if action.diagonal is not None else ""
+            moved.append(f"{name}: moves {action.index.numel() - still} of {action.index.numel()}{extra}")
+        return f"<Symmetry: {'; '.join(moved) or 'identity'}>"
+
+
+def element(spec: SymmetrySpec, actions: Mapping[str, Any]) -> Symmetry:
+    """Make an element from an index, an (index, diagonal) pair, a matrix or an `Action` by group, and see that it is one.
+
+    Raises:
+        UnknownNameError: the spec has no such group.
+        SymmetryError: an action that the group does not have.
+
+    Example:
+        >>> spec = SymmetrySpec.parse({"fc.bias": "h"}, sizes={"h": 2})
+        >>> act(spec.element({"h": [1, 0]}), {"fc.bias": torch.tensor([1., 2.])})
+        {'fc.bias': tensor([2., 1.])}
+    """
+    made: dict[str, Action] = {}
+    for name, given in actions.items():
+        if name not in spec.groups:
+            raise UnknownNameError.of("neuron group", name, spec.groups)
+        group, lead = spec.groups[name], tuple(parent.size for parent in spec.parents(name))
+        action = _as_action(group, lead, given)
+        _check_action(group, lead, action)
+        made[name] = action
+    return Symmetry(spec, made)
+
+
+def random(spec: SymmetrySpec, generator: torch.Generator | None = None, *, discrete: bool = False) -> Symmetry:
+    """Draw an element: uniform permutations and signs, log-normal scales, uniform angles, well-conditioned matrices.
+
+    Args:
+        spec: of what to draw an element.
+        generator: source of chance.
+        discrete: permutations and signs alone.
+    """
+    return Symmetry(
+        spec, {g.name: _random_action(g, tuple(p.size for p in spec.parents(g.name)), generator, discrete) for g in spec.movable}
+    )
+
+
+def _random_action(group: NeuronGroup, lead: tuple[int, ...], generator: torch.Generator | None, discrete: bool) -> Action:
+    """Draw one action, independent for each member of the parents."""
+    count = group.size
+    if group.symmetry in MATRIX and not discrete:
+        turn = torch.linalg.qr(_normal(generator, *lead, count, count))[0]
+        if group.symmetry == "orthogonal":
+            return Action(_in_order(lead, count), matrix=turn)
+        stretch = (_normal(generator, *lead, count) / 4).clamp(-0.5, 0.5).exp()  # condition number at most e
+        return Action(
+            _in_order(lead, count), matrix=turn * stretch[..., None, :] @ torch.linalg.qr(_normal(generator, *lead, count, count))[0]
+        )
+    index = _in_order(lead, count)
+    if group.kind == "permutable":
+        index = torch.rand(*lead, count, generator=generator, dtype=torch.float64).argsort(-1)
+    if group.symmetry == "sign":
+        return Action(index, torch.randint(0, 2, (*lead, count), generator=generator).double() * 2 - 1)
+    if group.symmetry == "scale" and not discrete:
+        return Action(index, (_normal(generator, *lead, count) / 2).exp())
+    if group.symmetry == "rotation" and not discrete:
+        return Action(index, torch.polar((_normal(generator, *lead, count) / 4).exp(), _normal(generator, *lead, count) * 3))
+    return Action(index)
+
+
+def _in_order(lead: Sequence[int], count: int) -> Tensor:
+    return torch.arange(count).repeat(*lead, 1).reshape(*lead, count)
+
+
+def _normal(generator: torch.Generator | None, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def act(element: Symmetry, weights: Weights) -> Weights:
+    """Apply one group element to every axis that its groups index.
+
+    A state dict comes back as a new one, a `Checkpoint` as a `Checkpoint` whose tensors are moved when they are read, one at a
+    time. Integer tensors stay as they are; what is computed (scales, matrices) is computed in float32 or wider and rounded once.
+
+    Raises:
+        SymmetryError, ShapeMismatchError: the weights are not of the element's spec.
+    """
+    spec = element.spec
+    spec.check(weights)
+    moved = {name for name in [*spec.tensors, *spec.aliases] if any(True for _ in _touched(element, name))}
+    if isinstance(weights, Checkpoint):
+        return cast(Weights, _act_lazily(element, weights, moved))
+    made: dict[int, Tensor] = {}
+    out: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name in moved and tensor.is_floating_point():
+            if id(tensor) not in made:  # one tensor under two names stays one
+                made[id(tensor)] = act_on_tensor(element, name, tensor)
+            out[name] = made[id(tensor)]
+        else:
+            out[name] = tensor
+    return cast(Weights, out)
+
+
+def act_on_tensor(element: Symmetry, name: str, tensor: Tensor) -> Tensor:
+    """Apply one group element to one tensor of its spec, into a new tensor."""
+    spec = element.spec
+    out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    for new, old in zip(spec.blocks(name, out), spec.blocks(name, tensor), strict=True):
+        new.view.copy_(_act_on_block(element, name, old))
+    return out
+
+
+def _act_on_block(element: Symmetry, name: str, block: Block) -> Tensor:
+    """Move one block: each group's members in turn, parents before children, who are counted by their parents' new places."""
+    spec, values = element.spec, block.view
+    order = [j for j, term in enumerate(block.terms) if isinstance(term, Leaf) and term.group in element.actions]
+    order.sort(key=lambda j: len(spec.parents(cast(Leaf, block.terms[j]).group)))
+    for j in order:
+        leaf = cast(Leaf, block.terms[j])
+        action, beside = element.actions[leaf.group].to(values.device), place(spec, name, block, j)
+        if action.matrix is None:
+            values = _reorder(values, action.index, beside, j)
+        if action.diagonal is not None and leaf.power:
+            if action.diagonal.is_complex():
+                values = _rotate(values, action.diagonal, leaf, beside, j, plane(name, block, j))
+            else:
+                values = _widened(values) * _spread(action.diagonal.to(_wide(values)) ** leaf.exponent, values.dim(), (*beside, j))
+        if action.matrix is not None:
+            values = _mix(_widened(values), action.dual if leaf.dual else action.matrix, beside, j)
+    return values
+
+
+def _reorder(values: Tensor, index: Tensor, parents: Sequence[int], j: int) -> Tensor:
+    """Take members of dimension j in a new order, one for each member of the parent dimensions."""
+    if not parents:
+        return values.index_select(j, index)
+    front = values.movedim((*parents, j), tuple(range(len(parents) + 1)))
+    grids = torch.meshgrid(*(torch.arange(n, device=values.device) for n in index.shape), indexing="ij")[:-1]
+    return front[(*grids, index)].movedim(tuple(range(len(parents) + 1)), (*parents, j))
+
+
+def _mix(values: Tensor, matrix: Tensor, parents: Sequence[int], j: int) -> Tensor:
+    """Multiply the members of dimension j by a matrix for each member of the parent dimensions."""
+    places = (*parents, j)
+    front = values.movedim(places, tuple(range(len(places))))
+    flat = front.flatten(len(places)) if front.dim() > len(places) else front.unsqueeze(-1)
+    return (matrix.to(values.dtype) @ flat).reshape(front.shape).movedim(tuple(range(len(places))), places)
+
+
+def _rotate(values: Tensor, diagonal: Tensor, leaf: Leaf, parents: Sequence[int], j: int, pair: int) -> Tensor:
+    """Multiply planes by complex numbers; the inverse transpose of a number c, as a matrix, is c / |c|^2."""
+    wide = _widened(values)
+    factor = diagonal.to(torch.complex128 if wide.dtype == torch.float64 else torch.complex64)
+    for _ in range(leaf.power - 1):
+        factor = factor * diagonal
+    if leaf.dual:
+        factor = 1 / factor.conj()
+    spread = _spread(factor, values.dim(), (*parents, j)).narrow(pair, 0, 1)
+    x, y = wide.narrow(pair, 0, 1), wide.narrow(pair, 1, 1)
+    return torch.cat([spread.real * x - spread.imag * y, spread.imag * x + spread.real * y], pair)
+
+
+def _spread(values: Tensor, dims: int, places: Sequence[int]) -> Tensor:
+    """Lay values over a block's dimensions: those of `places` in order, size one elsewhere."""
+    order = sorted(range(len(places)), key=lambda k: places[k])
+    shape = [1] * dims
+    for k in order:
+        shape[places[k]] = values.shape[k]
+    return values.permute(order).reshape(shape)
+
+
+def _wide(values: Tensor) -> torch.dtype:
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def _widened(values: Tensor) -> Tensor:
+    return values.to(_wide(values))
+
+
+def _parent_places(mover: Symmetry, chain: Sequence[NeuronGroup]) -> tuple[Tensor, ...]:
+    """For every combination of the parents' new members, where those stood before: an index into the leading dimensions."""
+    sizes = [parent.size for parent in chain]
+    grids = list(torch.meshgrid(*(torch.arange(n) for n in sizes), indexing="ij"))
+    old: list[Tensor] = []
+    for depth, parent in enumerate(chain):
+        # A parent is itself counted by the new places of its own parents, all of them before it in the chain.
+        old.append(mover.action(parent.name).index[tuple(grids[: depth + 1])])
+    return tuple(old)
+
+
+def _put(places: tuple[Tensor, ...], values: Tensor) -> Tensor:
+    return torch.empty_like(values).index_put(places, values)
+
+
+def _after(last: Action, first: Action) -> Action:
+    """One action after another, members of both counted by the same parents."""
+    if last.matrix is not None or first.matrix is not None:
+        return Action(
+            torch.arange(last.index.shape[-1]).expand(last.index.shape), matrix=last.as_matrix @ first.as_matrix.to(last.as_matrix.dtype)
+        )
+    index = first.index.gather(-1, last.index)
+    if last.diagonal is None and first.diagonal is None:
+        return Action(index)
+    before = torch.ones(index.shape, dtype=torch.float64) if first.diagonal is None else first.diagonal.gather(-1, last.index)
+    return Action(index, before if last.diagonal is None else last.diagonal * before)
+
+
+def _undone(action: Action) -> Action:
+    if action.matrix is not None:
+        return Action(action.index, matrix=torch.linalg.inv(action.matrix))
+    index = action.index.argsort(-1)
+    return Action(index, None if action.diagonal is None else 1 / action.diagonal.gather(-1, index))
+
+
+def _nothing(spec: SymmetrySpec, group: str) -> Action:
+    lead = tuple(parent.size for parent in spec.parents(group))
+    return Action(torch.arange(spec.groups[group].size).expand(*lead, -1))
+
+
+def _as_action(group: NeuronGroup, lead: tuple[int, ...], given: Any) -> Action:
+    """Read what a user gave for a group."""
+    if isinstance(given, Action):
+        return given
+    plain = torch.arange(group.size).expand(*lead, group.size)
+    if group.symmetry in MATRIX and isinstance(given, Tensor) and given.is_floating_point():
+        return Action(plain, matrix=given)
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], (Tensor, Sequence)):
+        diagonal = torch.as_tensor(given[1])
+        index = plain if given[0] is None else torch.as_tensor(given[0])
+        return Action(index.long(), diagonal if diagonal.is_complex() else diagonal.double())
+    return Action(torch.as_tensor(given).long())
+
+
+def _check_action(group: NeuronGroup, lead: tuple[int, ...], action: Action) -> None:
+    """See that an action is one that the group has."""
+    shape = (*lead, group.size)
+    where = f"group '{group.name}'"
+    if tuple(action.index.shape) != shape:
+        raise SymmetryError(f"the index of {where} has shape {list(action.index.shape)}; expected {list(shape)}")
+    plain = torch.arange(group.size, device=action.index.device).expand(shape)
+    if not bool((action.index.sort(-1).values == plain).all()):
+        raise SymmetryError(f"the index of {where} is no permutation of 0 to {group.size - 1}; each member must come once")
+    if group.kind == "fixed" and not bool((action.index == plain).all()):
+        raise SymmetryError(f"{where} is fixed, but its index moves members; leave it out")
+    if action.matrix is not None:
+        if group.symmetry not in MATRIX:
+            raise SymmetryError(f"{where} has symmetry '{group.symmetry}', which no matrix acts on; give an index")
+        if tuple(action.matrix.shape) != (*shape, group.size):
+            raise SymmetryError(f"the matrix of {where} has shape {list(action.matrix.shape)}; expected {[*shape, group.size]}")
+        error = (
+            (action.matrix @ action.matrix.mT - torch.eye(group.size).to(action.matrix)).abs().max() if group.size else torch.tensor(0.0)
+        )
+        if group.symmetry == "orthogonal" and float(error) > 1e-4:
+            raise SymmetryError(f"the matrix of {where} is not orthogonal (off by {float(error):.1e}); take its polar factor")
+    if action.diagonal is not None:
+        if tuple(action.diagonal.shape) != shape:
+            raise SymmetryError(f"the diagonal of {where} has shape {list(action.diagonal.shape)}; expected {list(shape)}")
+        allowed = {
+            "sign": lambda d: not d.is_complex() and bool((d.abs() == 1).all()),
+            "scale": lambda d: not d.is_complex() and bool((d > 0).all()),
+            "rotation": lambda d: d.is_complex() and bool((d != 0).all()),
+        }
+        if group.symmetry not in allowed or not allowed[group.symmetry](action.diagonal):
+            needed = {"sign": "-1 and 1", "scale": "positive numbers", "rotation": "complex numbers other than 0"}.get(
+                group.symmetry, "none"
+            )
+            raise SymmetryError(f"the diagonal of {where} does not fit its symmetry '{group.symmetry}'; expected {needed}")
+
+
+def _touched(element: Symmetry, name: str) -> Sequence[str]:
+    """The groups of a tensor that an element moves."""
+    return [leaf.group for axis in element.spec.axes(name) for leaf in leaves(axis) if leaf.group in element.actions]
+
+
+def _act_lazily(element: Symmetry, checkpoint: Checkpoint, moved: set[str]) -> Checkpoint:
+    """The checkpoint with moved tensors, each computed when it is read."""
+    storages: dict[str, Storage] = {}
+    info = dict(checkpoint.info)
+    for name, old in checkpoint.storages.items():
+        element_type = dtypes.dtype(info[name].dtype)
+        if name not in moved or not element_type.is_float:
+            storages[name] = old
+            continue
+        if element_type.kind == "quantized":
+            raise SymmetryError(
+                f"tensor '{name}' is quantised ({element_type.name}), so its members cannot be moved; save its values as F16 first"
+            )
+
+        def produce(name: str = name) -> Any:
+            return tensor_bytes(act_on_tensor(element, name, checkpoint[name]))
+
+        owner = info[name].alias_of
+        storages[name] = storages[owner] if owner in storages else Produced(info[name].nbytes, produce)
+    return replace(checkpoint, storages=storages, format="memory", path=None, files=(), extras={})
+
+
+__all__ = ["Action", "NeuronGroup", "StateDict", "Symmetry", "SymmetrySpec", "act", "act_on_tensor", "element", "random"]
