@@ -50,7 +50,7 @@ def module_for(
     import torch
 
     with torch.random.fork_rng(devices=[]):  # building draws initial weights: no matter of the caller's randomness
-        torch.random.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         module = _built(checkpoint, build)
     if load:
         tensors = checkpoint.state_dict()
@@ -59,7 +59,7 @@ def module_for(
 
 
 def tensors_of(module: "torch.nn.Module", state_dict: _Tensors) -> dict[str, str]:
-    """For each tensor of a module's state, the name that a state dict has for it; tied ones are named once.
+    """For each tensor of a module's state, the name that a state dict has for it; tied ones once, by the module's first name.
 
     Wrapper prefixes (`module.` and the like) on either side make no difference, nor does the prefix under which a transformers
     model keeps its base model.
@@ -73,18 +73,15 @@ def tensors_of(module: "torch.nn.Module", state_dict: _Tensors) -> dict[str, str
     state = module.state_dict(keep_vars=True)
     state = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}  # not the extra state of quantizers
     named = _as_named_in(module, list(state), list(state_dict))
+    first: dict[int, str] = {}
     found: dict[str, str] = {}
-    owners: dict[int, str] = {}
-    missing: dict[int, str] = {}
     for name, tensor in state.items():
-        if name not in named:
-            missing.setdefault(id(tensor), name)
-        elif id(tensor) in owners:
-            _expect_equal(state_dict, found[owners[id(tensor)]], named[name])
-        else:
-            owners[id(tensor)] = name
-            found[name] = named[name]
-    absent = [name for identity, name in missing.items() if identity not in owners]
+        owner = first.setdefault(id(tensor), name)
+        if name in named and owner in found:
+            _expect_equal(state_dict, found[owner], named[name])
+        elif name in named:
+            found[owner] = named[name]
+    absent = [name for name in first.values() if name not in found]
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
     unexpected = [own for name, own in named.items() if name not in state and not _is_ignored(name, ignored)]
     if absent or unexpected:
@@ -200,7 +197,9 @@ def _built_by_transformers(file: Path) -> "torch.nn.Module":
     config = _json(file)
     kind, names = config.get("model_type"), config.get("architectures") or ["AutoModel"]
     if not isinstance(kind, str) or not isinstance(names, list) or not isinstance(names[0], str):
-        raise TaskError(f"{file} is no configuration of transformers: expected 'model_type' and 'architectures'; name a function that builds the module")
+        raise TaskError(
+            f"{file} is no configuration of transformers: expected 'model_type' and 'architectures'; name a function that builds the module"
+        )
     try:
         import transformers
     except ImportError:
@@ -216,7 +215,9 @@ def _built_by_transformers(file: Path) -> "torch.nn.Module":
         build = model_class.from_config if names[0].startswith("AutoModel") else model_class
         module: torch.nn.Module = build(settings)
     except Exception as error:
-        raise TaskError(f"{names[0]} cannot be built from {file} ({type(error).__name__}: {error}); mend it, or name a function that builds it") from error
+        raise TaskError(
+            f"{names[0]} cannot be built from {file} ({type(error).__name__}: {error}); mend it, or name a function that builds it"
+        ) from error
     return module.float()
 
 
@@ -242,7 +243,9 @@ def _expect_equal(state_dict: _Tensors, first: str, second: str) -> None:
 
     one, two = state_dict[first], state_dict[second]
     if one is not two and not (one.shape == two.shape and torch.equal(one, two)):
-        raise TaskError(f"tensors '{first}' and '{second}' are one in the module but differ in the state dict; give both the same values, or untie the module")
+        raise TaskError(
+            f"tensors '{first}' and '{second}' are one in the module but differ in the state dict; give both the same values, or untie the module"
+        )
 
 
 def _is_ignored(name: str, patterns: Any) -> bool:

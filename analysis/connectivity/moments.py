@@ -1,0 +1,53 @@
+"""Mean and standard deviation of channels, gathered batch by batch."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and population standard deviation of each channel."""
+
+    mean: Float[Tensor, " channels"]
+    std: Float[Tensor, " channels"]
+
+    def between(self, other: "Moments", t: float) -> "Moments":
+        """`(1 - t)` of these and `t` of the others, means and deviations each."""
+        return Moments(torch.lerp(self.mean, other.mean, t), torch.lerp(self.std, other.std, t))
+
+    def towards(self, goal: "Moments") -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """The scale and shift that give a channel of these moments the goal's; one that hardly varies is only shifted."""
+        varies = self.std > 1e-5 * goal.std
+        scale = torch.where(varies, goal.std / torch.where(varies, self.std, 1), 1)
+        return scale, goal.mean - scale * self.mean
+
+
+class Gathering:
+    """Moments of values that come in parts, summed in float64 as Chan, Golub and LeVeque (1983) merge them."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.count = 0
+        self._mean = self._square = torch.zeros(())
+
+    def add(self, values: Float[Tensor, "samples channels"]) -> Moments:
+        """Take in some more samples; returns the moments of these alone."""
+        wide = values.double()
+        count, mean = len(wide), wide.mean(0)
+        square = (wide - mean).square().sum(0)
+        before, self.count = self.count, self.count + count
+        if before == 0:
+            self._mean, self._square = mean, square
+        else:
+            apart = mean - self._mean
+            self._mean = self._mean + apart * (count / self.count)
+            self._square = self._square + square + apart.square() * (before * count / self.count)
+        return Moments(mean, (square / count).sqrt())
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of everything so far."""
+        return Moments(self._mean, (self._square / self.count).sqrt())

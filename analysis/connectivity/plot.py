@@ -1,0 +1,74 @@
+"""One picture of a path: the loss, and metrics below it, with the barrier marked."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from weightspace.analysis.connectivity.curve import Connectivity
+
+# Okabe and Ito, "Color Universal Design", 2008.
+_BLUE, _SKY, _VERMILION, _INK = "#0072B2", "#56B4E9", "#D55E00", "#1f2933"
+_STYLE = {
+    "axes.edgecolor": "#9aa5b1",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9,
+    "grid.color": "#e4e7eb",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+def drawn(curve: "Connectivity") -> "Figure":
+    """Draw a curve as a figure that belongs to no window; `figure.savefig(path)` writes it."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = [name for name in curve.barriers if name != "calibrated_loss"]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 1.2 + 1.9 * len(panels)), layout="constrained")
+        all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, name in zip(all_axes, panels, strict=True):
+            _draw(axes, curve, name, _BLUE)
+            if name == "loss" and "calibrated_loss" in curve.barriers:
+                _draw(axes, curve, "calibrated_loss", _SKY)
+                axes.legend(frameon=False, fontsize=8)
+            axes.set_ylabel(name)
+        all_axes[-1].set(xlabel="t, from a (0) to b (1)", xlim=(0, 1))
+        figure.suptitle(_title(curve), fontsize=9, color=_INK, x=0.02, ha="left")
+    return figure
+
+
+def _draw(axes: "Axes", curve: "Connectivity", name: str, colour: str) -> None:
+    """The values, the line between the ends (dashed), and the barrier as the distance between the two where it is greatest."""
+    values, barrier = np.asarray(curve.values[name]), curve.barriers[name]
+    axes.plot(curve.ts, values, color=colour, marker="o", markersize=3, label=name.replace("_", " "))
+    axes.plot((0, 1), values[[0, -1]], color=colour, linestyle="--", linewidth=0.8, alpha=0.7)
+    if not barrier.interpolated > 0:
+        return
+    at = barrier.interpolated_at
+    top, foot = values[curve.ts.index(at)], (1 - at) * values[0] + at * values[-1]
+    axes.plot((at, at), (foot, top), color=_VERMILION, linewidth=1.4)
+    side = -1 if name == "calibrated_loss" else 1  # so that the two numbers of one panel stand apart
+    axes.annotate(
+        f"{barrier.interpolated:.3g}",
+        (at, (foot + top) / 2),
+        (4 * side, 0),
+        textcoords="offset points",
+        color=_VERMILION,
+        fontsize=8,
+        ha="right" if side < 0 else "left",
+        va="center",
+    )
+
+
+def _title(curve: "Connectivity") -> str:
+    path = {"line": "straight line", "bezier": "Bézier curve"}[curve.path]
+    done = {None: "", "reset": ", statistics reset", "repair": ", REPAIR"}[curve.repair]
+    return f"{path}{done}: loss barrier {curve.barrier:.3g}, against the worse end {curve.barrier_worse:.3g}"

@@ -1,0 +1,1 @@
+"""Ways to align two networks, one a file."""

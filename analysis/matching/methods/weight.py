@@ -1,0 +1,75 @@
+"""Method `weight`: weight matching by linear assignments, no data needed."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from weightspace.analysis.matching.family import Rules
+from weightspace.analysis.matching.match import Match, matching_method, result
+from weightspace.analysis.matching.pair import Pair
+from weightspace.analysis.matching.weight import Descent, descend
+from weightspace.checkpoint import Checkpoint
+from weightspace.spec import SymmetrySpec
+from weightspace.symmetry import StateDict, Symmetry
+
+
+@matching_method("weight")
+def match_weights(
+    a: Checkpoint | StateDict,
+    b: Checkpoint | StateDict,
+    spec: SymmetrySpec,
+    *,
+    generator: torch.Generator,
+    restarts: int = 1,
+    max_sweeps: int = 100,
+    matrices: bool = False,
+    masks: Mapping[str, Tensor] | None = None,
+    solver: str = "scipy",
+    device: torch.device | str = "cpu",
+) -> Match:
+    """Maximise the inner product of a with the moved b, one family of groups after another.
+
+    Ainsworth et al., Git Re-Basin (arXiv:2209.04836), Algorithm 1; see `weightspace.analysis.matching.weight` for departures.
+
+    Args:
+        a: what is aligned to.
+        b: what is moved.
+        spec: the symmetry of both.
+        generator: of the order of visits and of random starts.
+        restarts: how many descents; the first starts anchored, the second at the identity, others at random elements.
+        max_sweeps: after which a descent stops.
+        matrices: let orthogonal matrices act on groups that are `orthogonal` or `linear`, solved by Procrustes.
+        masks: for some tensors, numbers to multiply both with (zeros leave out), broadcast to their shape.
+        solver: of linear assignments, `scipy` or `lapjv`.
+        device: where inner products are computed.
+    """
+    pair, rules = Pair.of(a, b, spec, masks=masks, device=device), Rules.of(spec, matrices=matrices, solver=solver)
+    still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
+    runs = []
+    for k in range(max(1, restarts)):
+        start = still if k < 2 else {name: spec.random(generator, discrete=True).action(name) for name in still}
+        runs.append(descend(pair, rules, start, anchored=k == 0, max_sweeps=max_sweeps, generator=generator))
+    best = max(runs, key=lambda run: run.objective[-1])
+    element = Symmetry(spec, dict(best.actions))
+    return result(a, b, element, method="weight", ties=ties(Descent(pair, rules, dict(best.actions))), runs=runs)
+
+
+def ties(state: Descent) -> dict[str, int]:
+    """For groups without children or parents, how many members could change places with another without any loss."""
+    found: dict[str, int] = {}
+    for at, family in enumerate(state.pair.families):
+        if len(family.members) > 1 or family.quadratic or state.actions[family.root].matrix is not None:
+            continue
+        gains = state.update(at).get((family.root,))
+        if gains is None:
+            continue
+        index = state.actions[family.root].index.to(gains.device)
+        table = gains[:, index].abs() if family.root in state.rules.signed else gains[:, index]
+        own = table.diagonal()
+        loss = own[:, None] + own[None, :] - table - table.T
+        loss.fill_diagonal_(float("inf"))
+        count = int((loss <= 1e-6 * table.abs().max()).any(1).sum())
+        if count:
+            found[family.root] = count
+    return found

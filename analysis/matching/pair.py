@@ -1,0 +1,194 @@
+"""Two sets of weights side by side, cut into blocks, and what each family of neuron groups gains from every assignment.
+
+A *family* is a group together with the groups that are `per` it: they are solved together, since which head goes where depends
+on how well the members inside the heads fit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from weightspace.axes import Leaf
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import SymmetryError
+from weightspace.spec import SymmetrySpec, place
+from weightspace.symmetry import Action, StateDict
+
+Local = Action
+"""The action on one group: index and signs by its parents' new places."""
+
+Kernels = dict[tuple[str, ...], Tensor]
+"""For groups that stand together in blocks: inner products of members of a with members of b, shape (*sizes, *sizes)."""
+
+
+@dataclass(frozen=True)
+class PairBlock:
+    """One block of one tensor in both sets of weights.
+
+    Attributes:
+        name: the tensor.
+        a, b: its values.
+        groups: the movable group that each dimension is indexed by, None where it is fixed.
+        powers: how often a sign acts on each dimension, modulo 2.
+        parents: the dimensions of each dimension's parents, outermost first.
+    """
+
+    name: str
+    a: Tensor
+    b: Tensor
+    groups: tuple[str | None, ...]
+    powers: tuple[int, ...]
+    parents: tuple[tuple[int, ...], ...]
+
+    def moved(self, values: Tensor, actions: Mapping[str, Local], skip: frozenset[str] | tuple[int, ...]) -> Tensor:
+        """Values of b with the groups' actions applied, but for the groups (or the dimensions) to skip."""
+        from weightspace.symmetry import _reorder, _spread
+
+        order = sorted((j for j, g in enumerate(self.groups) if g is not None), key=lambda j: len(self.parents[j]))
+        for j in order:
+            group = cast(str, self.groups[j])
+            if group in skip or j in skip or group not in actions:
+                continue
+            values = _reorder(values, actions[group].index, self.parents[j], j)
+            signs = actions[group].diagonal
+            if signs is not None and self.powers[j]:
+                values = values * _spread(signs.to(values.dtype), values.dim(), (*self.parents[j], j))
+        return values
+
+
+@dataclass(frozen=True)
+class Family:
+    """A group and all that are `per` it, parents first.
+
+    Attributes:
+        members: the groups.
+        children: the groups directly per each.
+        blocks: the blocks in which any of them stands.
+        quadratic: those of them in which one stands twice.
+    """
+
+    members: tuple[str, ...]
+    children: Mapping[str, tuple[str, ...]]
+    blocks: tuple[int, ...]
+    quadratic: frozenset[int] = frozenset()
+
+    @property
+    def root(self) -> str:
+        """The group that all others are per."""
+        return self.members[0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Everything that matching needs of two sets of weights.
+
+    Attributes:
+        spec: their symmetry.
+        blocks: what counts in the objective.
+        families: what is assigned together.
+        beside: for each family the others that share a block with it.
+    """
+
+    spec: SymmetrySpec
+    blocks: tuple[PairBlock, ...]
+    families: tuple[Family, ...]
+    beside: tuple[frozenset[int], ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        a: Checkpoint | StateDict,
+        b: Checkpoint | StateDict,
+        spec: SymmetrySpec,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "Pair":
+        """Cut two sets of weights into blocks; running statistics, integers and tied repeats do not count.
+
+        Args:
+            a: what is aligned to.
+            b: what is moved.
+            spec: of both.
+            masks: for some tensors, numbers to multiply both with (zeros leave out), broadcast to their shape.
+            device: where the arithmetic is done.
+
+        Raises:
+            SymmetryError, ShapeMismatchError: weights that are not of the spec, or not finite.
+        """
+        spec.check(a)
+        spec.check(b)
+        movable = {group.name for group in spec.movable if group.kind == "permutable"}
+        blocks: list[PairBlock] = []
+        for name in spec.tensors:
+            if name in spec.statistics or not any(isinstance(t, Leaf) and t.group in movable for x in spec.layout(name) for t in x.terms):
+                continue
+            left, right = _values(a, name, masks, device), _values(b, name, masks, device)
+            if left is None or right is None:
+                continue
+            for x, y in zip(spec.blocks(name, left), spec.blocks(name, right), strict=True):
+                groups = tuple(t.group if isinstance(t, Leaf) and t.group in movable else None for t in x.terms)
+                powers = tuple(t.power % 2 if isinstance(t, Leaf) else 0 for t in x.terms)
+                if any(groups) and x.view.numel():
+                    blocks.append(
+                        PairBlock(name, x.view, y.view, groups, powers, tuple(place(spec, name, x, j) for j in range(len(groups))))
+                    )
+        families = _families(spec, blocks, movable)
+        beside = tuple(
+            frozenset(k for k, other in enumerate(families) if k != i and set(other.blocks) & set(family.blocks))
+            for i, family in enumerate(families)
+        )
+        return cls(spec, tuple(blocks), families, beside)
+
+    def value(self, actions: Mapping[str, Local]) -> float:
+        """The objective: the sum over blocks of the inner product of a with the moved b."""
+        nothing: frozenset[str] = frozenset()
+        return sum(float(torch.vdot(x.a.flatten().double(), x.moved(x.b, actions, nothing).flatten().double())) for x in self.blocks)
+
+
+def kernel(block: PairBlock, at: tuple[int, ...], left: Tensor, right: Tensor) -> Tensor:
+    """Inner products over all dimensions but `at`, shape (*sizes of a, *sizes of b)."""
+    sizes = [left.shape[j] for j in at]
+    front = tuple(range(len(at)))
+    rows, columns = left.movedim(at, front), right.movedim(at, front)
+    count = rows[(0,) * len(at)].numel() if rows.numel() else 1
+    made = rows.reshape(-1, count) @ columns.reshape(-1, count).T
+    return made.reshape(*sizes, *(right.shape[j] for j in at))
+
+
+def _values(source: Checkpoint | StateDict, name: str, masks: Mapping[str, Tensor] | None, device: torch.device | str) -> Tensor | None:
+    """One tensor as floats wide enough to add up, None where it holds no floats."""
+    tensor = source[name]
+    if not tensor.is_floating_point():
+        return None
+    wide = tensor.detach().to(device=device, dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    if not bool(torch.isfinite(wide).all()):
+        raise SymmetryError(f"tensor '{name}' has values that are not finite; matching needs finite weights")
+    return wide * masks[name].to(wide) if masks and name in masks else wide
+
+
+def _families(spec: SymmetrySpec, blocks: list[PairBlock], movable: set[str]) -> tuple[Family, ...]:
+    """Gather every group under its outermost movable ancestor."""
+    members: dict[str, list[str]] = {}
+    children: dict[str, list[str]] = {}
+    for group in spec.movable:
+        if group.name not in movable:
+            continue
+        chain = [parent.name for parent in spec.parents(group.name)]
+        fixed = [name for name in chain if name not in movable]
+        if fixed:
+            raise SymmetryError(f"neuron group '{group.name}' is per '{fixed[0]}', which is fixed; matching needs a permutable parent")
+        members.setdefault((chain or [group.name])[0], []).append(group.name)
+        if group.per is not None:
+            children.setdefault(group.per, []).append(group.name)
+    made = []
+    for names in members.values():
+        inside = frozenset(names)
+        where = tuple(k for k, x in enumerate(blocks) if inside & set(x.groups))
+        twice = frozenset(k for k in where if any(blocks[k].groups.count(name) > 1 for name in names))
+        if where:
+            made.append(Family(tuple(names), {n: tuple(children.get(n, ())) for n in names}, where, twice))
+    return tuple(made)

@@ -1,0 +1,331 @@
+"""The reader of a graph: which dimensions its values have, and what each operation demands of them."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from weightspace.registry import Registry
+from weightspace.tracing.degrees import Equations
+from weightspace.tracing.dims import ONE, Atom, Dim, Factor, cut, dim, fix, is_uniform, leaves, resolve, size, unify
+
+Result: TypeAlias = Any  # a list of dimensions, a Value, or a tuple of such for an operation with several outputs
+Rule: TypeAlias = Callable[..., Result]
+
+RULES: Registry[Rule] = Registry("rule of an operation", "weightspace.tracing")
+LAZY: set[str] = set()
+
+
+def rule(*operations: str, lazy: bool = False) -> Callable[[Rule], Rule]:
+    """Register how an ATen operation joins, splits and fixes dimensions.
+
+    The function is called with the reader and the operation's arguments in the order of its schema, defaults filled in, tensors
+    as `Value`, and returns the dimensions of the output.
+
+    Args:
+        operations: names without overload, such as `linear`.
+        lazy: whether it only rearranges, so that it may wait until something needs its output: a `select` from it may then be
+            followed back to where the axis was made, and cuts there.
+    """
+
+    def register(function: Rule) -> Rule:
+        for operation in operations:
+            RULES.add(operation, function)
+            if lazy:
+                LAZY.add(operation)
+        return function
+
+    return register
+
+
+@dataclass
+class Value:
+    """What a tensor in the graph is indexed by.
+
+    Attributes:
+        zero: whether it holds zeros only.
+        held: the name of the parameter or buffer that it is.
+        slices: the parts that it was stacked from along the first dimension, each with dimensions of its own.
+    """
+
+    dims: list[Dim]
+    zero: bool = False
+    held: str | None = None
+    slices: list["Value"] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of its dimensions."""
+        return tuple(map(size, self.dims))
+
+    def __len__(self) -> int:
+        return len(self.dims)
+
+
+class Reader:
+    """Reads a graph node by node; run twice: first the dimensions settle, then degrees of scales are followed through them.
+
+    Attributes:
+        node: the node being read.
+        values: what each node yields.
+        witnesses: dimensions of every value, those inside a fused operation too.
+        notes: operations that no rule knows, and where.
+        equations: what is demanded of degrees; None in the first run.
+    """
+
+    def __init__(self, nodes: Sequence[Node], inputs: Mapping[Node, Value], fresh: dict[tuple[Node, int], Atom]) -> None:
+        self.nodes, self.inputs, self._fresh = nodes, inputs, fresh
+        self.values: dict[Node, Any] = dict(inputs)
+        self.witnesses: list[Sequence[Dim]] = [value.dims for value in inputs.values()]
+        self.notes: list[str] = []
+        self.equations: Equations | None = None
+        self.node = nodes[0]
+        self._count = 0
+
+    def read(self) -> None:
+        """Read every node; what only rearranges waits until it is needed."""
+        for node in self.nodes:
+            if node.op == "call_function" and not _is_lazy(node):
+                self.value(node)
+            elif node.op == "output":
+                for value in _values(map_arg(node.args, self.value)):
+                    self.fix(*value.dims)
+
+    def value(self, node: Node) -> Any:
+        """What a node yields: a `Value`, a tuple of them, or None for what is no tensor."""
+        if node not in self.values and node.op == "call_function":
+            before, count = self.node, self._count
+            self.node, self._count = node, 0
+            self.values[node] = self._evaluate(node)
+            self.node, self._count = before, count
+        return self.values.get(node)
+
+    def _evaluate(self, node: Node) -> Any:
+        shapes = _shapes(node.meta.get("val"))
+        function = RULES.get(operation_name(node))
+        if function is None:
+            return self._unknown(node, shapes, f"operation '{operation_name(node)}' is not known")
+        try:
+            result = function(self, *map_arg(_arguments(node), self.value))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            return self._unknown(node, shapes, f"operation '{operation_name(node)}' cannot be followed ({type(error).__name__}: {error})")
+        found = [_wrap(one) for one in result] if isinstance(shapes, list) else _wrap(result)
+        for value, shape in zip(found, shapes, strict=False) if isinstance(shapes, list) else [(found, shapes)]:
+            if value is not None and shape is not None and value.shape != shape:
+                return self._unknown(node, shapes, f"operation '{operation_name(node)}' cannot be followed to shape {list(shape)}")
+            if value is not None:
+                self.witness(*value.dims)
+        return found
+
+    def _unknown(self, node: Node, shapes: Any, reason: str) -> Any:
+        """Fix every axis that an operation touches, and say so."""
+        touched = [value for source in node.all_input_nodes for value in _values(self.value(source))]
+        for value in touched:
+            self.fix(*value.dims)
+        if touched:
+            self.notes.append(f"{reason}; the axes it touches are fixed ({place(node)})")
+        made = [_fixed(shape) for shape in shapes] if isinstance(shapes, list) else _fixed(shapes)
+        return made
+
+    # What rules say.
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of what the node being read yields (the first, where it yields several)."""
+        shapes = _shapes(self.node.meta.get("val"))
+        found: tuple[int, ...] = shapes[0] if isinstance(shapes, list) else shapes
+        return found
+
+    def witness(self, *dims: Dim) -> None:
+        """Record dimensions that stand together in a value."""
+        self.witnesses.append(dims)
+
+    def fresh(self, count: int, *, fixed: bool = False, uniform: bool = False) -> Dim:
+        """A dimension of an atom that this node makes, the same one whenever the node is read."""
+        if count < 2:
+            return ONE if count else ()
+        self._count += 1
+        key = (self.node, self._count)
+        if key not in self._fresh:
+            self._fresh[key] = Atom(count, fixed=fixed, uniform=uniform)
+        return dim(self._fresh[key])
+
+    def fixed(self, count: int) -> Dim:
+        """A new dimension whose order has a meaning."""
+        return self.fresh(count, fixed=True)
+
+    def uniform(self, count: int) -> Dim:
+        """A new dimension along which the value is constant: it demands nothing."""
+        return self.fresh(count, uniform=True)
+
+    def fix(self, *dims: Dim) -> None:
+        """The order of these has a meaning."""
+        for terms in dims:
+            fix(terms)
+
+    def same(self, *dims: Dim) -> Dim:
+        """Dimensions that are indexed alike and scale alike (terms of a sum of tensors)."""
+        return self._joined(dims, lambda equations, one, other: equations.equal(one, other))
+
+    def times(self, *dims: Dim) -> Dim:
+        """Dimensions that are indexed alike, of tensors that are multiplied elementwise."""
+        joined = self._joined(dims, lambda equations, one, other: equations.add(one, other))
+        if len(dims) > 1:
+            self.mark(joined)
+        return joined
+
+    def over(self, one: Dim, other: Dim) -> Dim:
+        """Dimensions that are indexed alike, of a tensor divided elementwise by another."""
+        joined = self._joined((one, other), lambda equations, a, b: equations.add(a, b, -1))
+        self.mark(joined)
+        return joined
+
+    def contract(self, one: Dim, other: Dim) -> None:
+        """Dimensions over which a product is summed; the second is the consumer's side."""
+        self._joined((one, other), lambda equations, a, b: equations.cancel(a, b))
+
+    def plain(self, *dims: Dim) -> None:
+        """No scale, sign or matrix may reach these: they meet a function that does not commute with it."""
+        if self.equations is not None:
+            for terms in dims:
+                for leaf in leaves(resolve(terms)):
+                    self.equations.zero(leaf.degree)
+        self.mark(*dims)
+
+    def mark(self, *dims: Dim) -> None:
+        """The coordinates of these are told apart: no matrix may mix them."""
+        if self.equations is not None:
+            for terms in dims:
+                self.equations.rigid.update(leaf.atom for leaf in leaves(resolve(terms)))
+
+    def changed(self, terms: Dim, change: Callable[[Equations, Mapping[int, int]], Mapping[int, int]]) -> Dim:
+        """A dimension after an elementwise function, which changes its degrees and tells its coordinates apart."""
+        self.mark(terms)
+        if self.equations is None:
+            return terms
+        equations = self.equations
+        return _mapped(resolve(terms), lambda degree: change(equations, degree))
+
+    def without_degree(self, terms: Dim) -> Dim:
+        """A dimension of a value on which scales do not act."""
+        return _mapped(resolve(terms), lambda _: {}) if self.equations is not None else terms
+
+    def pick(self, value: Value, axis: int, index: int) -> list[Dim]:
+        """The dimensions of the slice of a value at one index."""
+        axis %= len(value)
+        if value.slices and axis == 0:
+            return value.slices[index].dims
+        index %= size(value.dims[axis])
+        cut(value.dims[axis], index, index + 1)
+        return [terms for k, terms in enumerate(value.dims) if k != axis]
+
+    def _joined(self, dims: Sequence[Dim], join: Callable[[Equations, Mapping[int, int], Mapping[int, int]], Mapping[int, int]]) -> Dim:
+        for other in dims[1:]:
+            unify(dims[0], other)
+        if self.equations is None:
+            return dims[0]
+        equations, result = self.equations, resolve(dims[0])
+        for other in dims[1:]:
+            paired = _paired(result, resolve(other), lambda one, two: join(equations, one, two))
+            if paired is None:  # laid out differently, so mostly fixed: nothing is claimed
+                self.plain(result, other)
+                paired = self.without_degree(result)
+            result = paired
+        return result
+
+
+def operation_name(node: Node) -> str:
+    """The name of a node's operation, without namespace and overload."""
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.split("::")[-1].rstrip("_") if schema is not None else getattr(node.target, "__name__", str(node.target))
+
+
+def place(node: Node) -> str:
+    """The path of the module that a node comes from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return next((path.removeprefix("L['self'].") for path, _ in reversed(stack.values()) if path), "the model") + f", node {node.name}"
+
+
+def _is_lazy(node: Node) -> bool:
+    RULES.get("linear")  # the rules are found on first use
+    return operation_name(node) in LAZY
+
+
+def _arguments(node: Node) -> list[Any]:
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return list(node.args)
+    given = list(node.args)
+    return given + [
+        node.kwargs.get(argument.name, argument.default_value if argument.has_default_value() else None)
+        for argument in schema.arguments[len(given) :]
+    ]
+
+
+def _shapes(found: Any) -> Any:
+    if isinstance(found, torch.Tensor):
+        return tuple(found.shape)
+    return [_shapes(one) for one in found] if isinstance(found, (tuple, list)) else None
+
+
+def _fixed(shape: tuple[int, ...] | None) -> Value | None:
+    if shape is None:
+        return None
+    return Value([() if n == 0 else ONE if n == 1 else dim(Atom(n, fixed=True)) for n in shape])
+
+
+def _values(found: Any) -> Iterator[Value]:
+    if isinstance(found, Value):
+        yield found
+    elif isinstance(found, (tuple, list)):
+        for one in found:
+            yield from _values(one)
+
+
+def _wrap(result: Any) -> Value | None:
+    return result if isinstance(result, Value) or result is None else Value(list(result))
+
+
+def _mapped(terms: Dim, change: Callable[[Mapping[int, int]], Mapping[int, int]]) -> Dim:
+    return tuple(
+        tuple(
+            Factor(factor.atom, change(factor.degree)) if factor.inner is None else Factor(factor.atom, inner=_mapped(factor.inner, change))
+            for factor in term
+        )
+        for term in terms
+    )
+
+
+def _paired(one: Dim, other: Dim, join: Callable[[Mapping[int, int], Mapping[int, int]], Mapping[int, int]]) -> Dim | None:
+    """Join the degrees of two dimensions leaf by leaf; None where they are not laid out alike."""
+    if [len(term) for term in one] != [len(term) for term in other]:
+        return None
+    out = []
+    for term, against in zip(one, other, strict=True):
+        factors = []
+        for a, b in zip(term, against, strict=True):
+            if a.inner is not None and b.inner is not None:
+                inner = _paired(a.inner, b.inner, join)
+                if inner is None:
+                    return None
+                factors.append(Factor(a.atom, inner=inner))
+            elif a.atom.root is b.atom.root and a.inner is b.inner:
+                factors.append(Factor(a.atom.root, join(a.degree, b.degree)))
+            else:
+                return None
+        out.append(tuple(factors))
+    return tuple(out)
+
+
+def held_dim(terms: Dim) -> bool:
+    """Whether a value varies along a dimension: not one index, not constant."""
+    return terms != ONE and not is_uniform(resolve(terms))
+
+
+def numel(dims: Iterable[Dim]) -> int:
+    """How many elements a value has."""
+    return math.prod(map(size, dims))
