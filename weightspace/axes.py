@@ -264,7 +264,7 @@ def blocks(tensor: "torch.Tensor", axes: Sequence[Axis], sizes: Mapping[str, int
         if factors:
             lengths = [size(factor, sizes) for factor in factors]
             origin = (*origins[:at], *(origins[at] for _ in factors), *origins[at + 1 :])
-            pending.append((view.unflatten(at, lengths), (*before, *factors, *after), origin))
+            pending.append((view.view(*view.shape[:at], *lengths, *view.shape[at + 1 :]), (*before, *factors, *after), origin))
         elif isinstance(part, Sum):
             starts, start = [], 0
             for term in part.terms:

@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,14 @@ module_builders: Registry[Callable[[Mapping[str, Any]], "torch.nn.Module"]] = Re
     "module builder", package="weightspace.zoo.populations"
 )
 """What builds the module of a recipe, by the recipe's `name`; a population registers its own beside its training."""
+
+_FETCHING = (
+    "_attn_implementation_internal",
+    "_experts_implementation_internal",
+    "auto_map",
+    "quantization_config",
+    "use_pretrained_backbone",
+)
 
 
 def module_for(
@@ -205,20 +214,31 @@ def _built_by_transformers(file: Path) -> "torch.nn.Module":
     except ImportError:
         raise MissingDependencyError.of("transformers", f"building the module that {file} describes", "transformers") from None
     model_class = getattr(transformers, names[0], None)
-    if model_class is None or kind not in transformers.CONFIG_MAPPING:
+    is_auto = names[0].startswith("AutoModel")
+    is_model = isinstance(model_class, type) and (is_auto or issubclass(model_class, transformers.PreTrainedModel))
+    if not is_model or kind not in transformers.CONFIG_MAPPING:
         raise TaskError(
             f"{file} wants {names[0]} of type '{one_line(kind, 80)}', which transformers {transformers.__version__} does not have; "
             "code that comes with weights is never run: name a function that builds the module"
         )
     try:
-        settings = transformers.CONFIG_MAPPING[kind].from_dict(config)
-        build = model_class.from_config if names[0].startswith("AutoModel") else model_class
-        module: torch.nn.Module = build(settings)
+        settings = transformers.CONFIG_MAPPING[kind].from_dict(_harmless(config))
+        module: torch.nn.Module = model_class.from_config(settings, trust_remote_code=False) if is_auto else model_class(settings)
     except Exception as error:
         raise TaskError(
             f"{names[0]} cannot be built from {file} ({type(error).__name__}: {error}); mend it, or name a function that builds it"
         ) from error
     return module.float()
+
+
+def _harmless(config: Any) -> Any:
+    """A configuration without what makes transformers fetch something: kernels by the name of a repository, weights of a backbone."""
+    if isinstance(config, list):
+        return [_harmless(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    kept = {key: _harmless(part) for key, part in config.items() if not (key.endswith("_implementation") or key in _FETCHING)}
+    return kept | ({"use_pretrained_backbone": False} if "use_pretrained_backbone" in config else {})
 
 
 def _as_named_in(module: "torch.nn.Module", wanted: list[str], given: list[str]) -> dict[str, str]:
@@ -249,8 +269,6 @@ def _expect_equal(state_dict: _Tensors, first: str, second: str) -> None:
 
 
 def _is_ignored(name: str, patterns: Any) -> bool:
-    import re
-
     return any(re.search(pattern, name) for pattern in patterns)
 
 

@@ -259,18 +259,18 @@ def _act_on_block(element: Symmetry, name: str, block: Block) -> Tensor:
         leaf = cast(Leaf, block.terms[j])
         action, beside = element.actions[leaf.group].to(values.device), place(spec, name, block, j)
         if action.matrix is None:
-            values = _reorder(values, action.index, beside, j)
+            values = reorder(values, action.index, beside, j)
         if action.diagonal is not None and leaf.power:
             if action.diagonal.is_complex():
                 values = _rotate(values, action.diagonal, leaf, beside, j, plane(name, block, j))
             else:
-                values = _widened(values) * _spread(action.diagonal.to(_wide(values)) ** leaf.exponent, values.dim(), (*beside, j))
+                values = _widened(values) * spread(action.diagonal.to(_wide(values)) ** leaf.exponent, values.dim(), (*beside, j))
         if action.matrix is not None:
-            values = _mix(_widened(values), action.dual if leaf.dual else action.matrix, beside, j)
+            values = mix(_widened(values), action.dual if leaf.dual else action.matrix, beside, j)
     return values
 
 
-def _reorder(values: Tensor, index: Tensor, parents: Sequence[int], j: int) -> Tensor:
+def reorder(values: Tensor, index: Tensor, parents: Sequence[int], j: int) -> Tensor:
     """Take members of dimension j in a new order, one for each member of the parent dimensions."""
     if not parents:
         return values.index_select(j, index)
@@ -279,12 +279,12 @@ def _reorder(values: Tensor, index: Tensor, parents: Sequence[int], j: int) -> T
     return front[(*grids, index)].movedim(tuple(range(len(parents) + 1)), (*parents, j))
 
 
-def _mix(values: Tensor, matrix: Tensor, parents: Sequence[int], j: int) -> Tensor:
+def mix(values: Tensor, matrix: Tensor, parents: Sequence[int], j: int) -> Tensor:
     """Multiply the members of dimension j by a matrix for each member of the parent dimensions."""
     places = (*parents, j)
     front = values.movedim(places, tuple(range(len(places))))
     flat = front.flatten(len(places)) if front.dim() > len(places) else front.unsqueeze(-1)
-    return (matrix.to(values.dtype) @ flat).reshape(front.shape).movedim(tuple(range(len(places))), places)
+    return (matrix.to(values) @ flat).reshape(front.shape).movedim(tuple(range(len(places))), places)
 
 
 def _rotate(values: Tensor, diagonal: Tensor, leaf: Leaf, parents: Sequence[int], j: int, pair: int) -> Tensor:
@@ -295,12 +295,12 @@ def _rotate(values: Tensor, diagonal: Tensor, leaf: Leaf, parents: Sequence[int]
         factor = factor * diagonal
     if leaf.dual:
         factor = 1 / factor.conj()
-    spread = _spread(factor, values.dim(), (*parents, j)).narrow(pair, 0, 1)
+    turned = spread(factor, values.dim(), (*parents, j)).narrow(pair, 0, 1)
     x, y = wide.narrow(pair, 0, 1), wide.narrow(pair, 1, 1)
-    return torch.cat([spread.real * x - spread.imag * y, spread.imag * x + spread.real * y], pair)
+    return torch.cat([turned.real * x - turned.imag * y, turned.imag * x + turned.real * y], pair)
 
 
-def _spread(values: Tensor, dims: int, places: Sequence[int]) -> Tensor:
+def spread(values: Tensor, dims: int, places: Sequence[int]) -> Tensor:
     """Lay values over a block's dimensions: those of `places` in order, size one elsewhere."""
     order = sorted(range(len(places)), key=lambda k: places[k])
     shape = [1] * dims
@@ -434,4 +434,16 @@ def _act_lazily(element: Symmetry, checkpoint: Checkpoint, moved: set[str]) -> C
     return replace(checkpoint, storages=storages, format="memory", path=None, files=(), extras={})
 
 
-__all__ = ["Action", "NeuronGroup", "StateDict", "Symmetry", "SymmetrySpec", "act", "act_on_tensor", "element", "random"]
+__all__ = [
+    "Action",
+    "NeuronGroup",
+    "StateDict",
+    "Symmetry",
+    "SymmetrySpec",
+    "act",
+    "act_on_tensor",
+    "element",
+    "random",
+    "reorder",
+    "spread",
+]

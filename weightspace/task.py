@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -188,10 +189,8 @@ class Task:
             # Hooks live for one batch only, so that two iterations over one task do not meet.
             handles = [module.register_forward_hook(_tensor_hook(hook), with_kwargs=True) for module, hook in watched]
             try:
-                with torch.no_grad():
+                with torch.no_grad(), _explained():
                     outputs = torch.func.functional_call(runner, tensors, (batch,))
-            except ValueError as error:
-                raise _explained(error) from error
             finally:
                 for handle in handles:
                     handle.remove()
@@ -200,7 +199,7 @@ class Task:
             raise TaskError("the task has no batches, and needs at least one to evaluate on; give it data")
 
     def loss_of(self, state_dict: StateDict, batch: Batch, *, batch_statistics: bool = False) -> Float[Tensor, ""]:
-        """Compute the loss of one batch, differentiable in the tensors of the state dict.
+        """Compute the loss of one batch, differentiable in the parameters that the state dict gives; buffers get no gradient.
 
         Args:
             state_dict: the weights.
@@ -208,10 +207,8 @@ class Task:
             batch_statistics: whether batch norms use the statistics of the batch; running ones are not updated.
         """
         batch = _moved(batch, self.device)
-        try:
+        with _explained():
             outputs = torch.func.functional_call(self._runner(batch_statistics), self._fitted(state_dict), (batch,))
-        except ValueError as error:
-            raise _explained(error) from error
         loss: Tensor = self.loss(outputs, batch)
         return loss
 
@@ -239,7 +236,9 @@ class Task:
         """A state dict as the runner takes it; buffers outside it come from the module, wherever that has moved to."""
         named = tensors_of(self.module, state_dict)
         own = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
-        return {f"module.{name}": state_dict[named[name]].to(tensor) if name in named else tensor for name, tensor in own.items()}
+        fitted = {name: state_dict[named[name]].to(tensor) if name in named else tensor for name, tensor in own.items()}
+        # torch refuses statistics that want a gradient
+        return {f"module.{name}": tensor if isinstance(own[name], nn.Parameter) else tensor.detach() for name, tensor in fitted.items()}
 
 
 def cross_entropy(outputs: Any, batch: Batch) -> Float[Tensor, ""]:
@@ -288,11 +287,16 @@ def _tensor_hook(hook: Hook) -> Callable[..., Any]:
     return on_call
 
 
-def _explained(error: ValueError) -> ValueError:
-    """What torch says of a batch of one example, in terms of the task; anything else as it is."""
-    if "more than 1 value per channel" not in str(error):
-        return error
-    return TaskError("a batch of one example has no statistics, which batch norms need here; use larger batches, or drop the last one")
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what torch says of a batch of one example in terms of the task."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        message = "a batch of one example has no statistics, which batch norms need here; use larger batches, or drop the last one"
+        raise TaskError(message) from error
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from weightspace.analysis.matching.pair import inner
 from weightspace.analysis.matching.weight import Run
 from weightspace.checkpoint import Checkpoint
 from weightspace.registry import Registry
@@ -138,12 +139,13 @@ def result(
 
 def compare(a: Checkpoint | StateDict, b: Checkpoint | StateDict, spec: SymmetrySpec) -> tuple[float, float]:
     """Distance and cosine of two sets of weights over the tensors of a spec, running statistics left out, a tensor at a time."""
-    square = inner = left = right = 0.0
+    square = together = left = right = 0.0
     for name in spec.tensors:
         x, y = a[name], b[name]
         if name in spec.statistics or not x.is_floating_point():
             continue
-        x, y = x.detach().double().flatten(), y.detach().double().flatten()
-        square += float((x - y).square().sum())
-        inner, left, right = inner + float(x @ y), left + float(x @ x), right + float(y @ y)
-    return square**0.5, inner / (left * right) ** 0.5 if left and right else 0.0
+        x, y = x.detach().float() if x.dtype != torch.float64 else x.detach(), y.detach().to(x.device)
+        square += float((x - y).square().sum(dtype=torch.float64))
+        together += inner(x, y)
+        left, right = left + inner(x, x), right + inner(y, y)
+    return square**0.5, together / (left * right) ** 0.5 if left and right else 0.0

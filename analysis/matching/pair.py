@@ -15,7 +15,7 @@ from weightspace.axes import Leaf
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import SymmetryError
 from weightspace.spec import SymmetrySpec, place
-from weightspace.symmetry import Action, StateDict
+from weightspace.symmetry import Action, StateDict, mix, reorder, spread
 
 Local = Action
 """The action on one group: index and signs by its parents' new places."""
@@ -45,17 +45,18 @@ class PairBlock:
 
     def moved(self, values: Tensor, actions: Mapping[str, Local], skip: frozenset[str] | tuple[int, ...]) -> Tensor:
         """Values of b with the groups' actions applied, but for the groups (or the dimensions) to skip."""
-        from weightspace.symmetry import _reorder, _spread
-
         order = sorted((j for j, g in enumerate(self.groups) if g is not None), key=lambda j: len(self.parents[j]))
         for j in order:
             group = cast(str, self.groups[j])
             if group in skip or j in skip or group not in actions:
                 continue
-            values = _reorder(values, actions[group].index, self.parents[j], j)
+            if actions[group].matrix is not None:  # orthogonal, hence its own inverse transpose
+                values = mix(values, cast(Tensor, actions[group].matrix), self.parents[j], j)
+                continue
+            values = reorder(values, actions[group].index, self.parents[j], j)
             signs = actions[group].diagonal
             if signs is not None and self.powers[j]:
-                values = values * _spread(signs.to(values.dtype), values.dim(), (*self.parents[j], j))
+                values = values * spread(signs.to(values.dtype), values.dim(), (*self.parents[j], j))
         return values
 
 
@@ -146,7 +147,12 @@ class Pair:
     def value(self, actions: Mapping[str, Local]) -> float:
         """The objective: the sum over blocks of the inner product of a with the moved b."""
         nothing: frozenset[str] = frozenset()
-        return sum(float(torch.vdot(x.a.flatten().double(), x.moved(x.b, actions, nothing).flatten().double())) for x in self.blocks)
+        return sum(inner(x.a, x.moved(x.b, actions, nothing)) for x in self.blocks)
+
+
+def inner(a: Tensor, b: Tensor) -> float:
+    """Inner product, added up in float64."""
+    return float((a * b).sum(dtype=torch.float64))
 
 
 def kernel(block: PairBlock, at: tuple[int, ...], left: Tensor, right: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from weightspace.analysis.matching.assignment import assign
 
-from weightspace.analysis.matching.pair import Local, PairBlock, kernel
+from weightspace.analysis.matching.pair import Local, PairBlock, inner, kernel
 
 if TYPE_CHECKING:
     from weightspace.analysis.matching.weight import Descent
@@ -32,7 +32,7 @@ def improve(state: "Descent", at: int, found: Mapping[str, Local]) -> tuple[dict
 
     def value(actions: Mapping[str, Local]) -> float:
         moved = {**state.actions, **actions}
-        return sum(float(torch.vdot(x.a.flatten().double(), x.moved(x.b, moved, frozenset()).flatten().double())) for x in blocks)
+        return sum(inner(x.a, x.moved(x.b, moved, frozenset())) for x in blocks)
 
     now = value({})
     best, height = dict(found), value(found)
@@ -62,7 +62,8 @@ def _frank_wolfe(state: "Descent", at: int) -> Tensor:
             break
         bend = sum(float((_slope(block, family.root, step, others) * step).sum()) / 2 for block in squares)
         present = present + step * (1.0 if bend >= 0 else min(1.0, -rise / (2 * bend)))
-    return assign(present, solver=state.rules.solver)
+    rounded: Tensor = assign(present, solver=state.rules.solver)
+    return rounded
 
 
 def _slope(block: PairBlock, group: str, matrix: Tensor, others: Mapping[str, Local]) -> Tensor:
@@ -71,6 +72,7 @@ def _slope(block: PairBlock, group: str, matrix: Tensor, others: Mapping[str, Lo
     moved = block.moved(block.b, others, frozenset({group}))
 
     def mixed(j: int) -> Tensor:
-        return torch.tensordot(matrix, moved, dims=([1], [j])).movedim(0, j)
+        turned: Tensor = torch.tensordot(matrix, moved, dims=([1], [j]))
+        return turned.movedim(0, j)
 
     return kernel(block, (first,), block.a, mixed(second)) + kernel(block, (second,), block.a, mixed(first))

@@ -180,10 +180,10 @@ def _parent_of_any(block: PairBlock, j: int) -> bool:
 
 def _linearised(block: PairBlock, family: Family, actions: Mapping[str, Local]) -> list[tuple[tuple[str, ...], Tensor]]:
     """The gradient of a block in which one group stands twice: each place in turn, the other as it is now."""
-    made = []
+    made: list[tuple[tuple[str, ...], Tensor]] = []
     for j, group in enumerate(block.groups):
         if group in family.members and not block.parents[j]:
-            made.append(((cast(str, group),), kernel(block, (j,), block.a, block.moved(block.b, actions, (j,)))))
+            made.append(((group,), kernel(block, (j,), block.a, block.moved(block.b, actions, (j,)))))
     return made
 
 
@@ -200,46 +200,6 @@ def _same(found: Mapping[str, Local], before: Mapping[str, Local]) -> bool:
     return all(name in before and equal(action, before[name]) for name, action in found.items())
 
 
-def descend(pair: Pair, rules: Rules, start: Mapping[str, Local], *, anchored: bool, max_sweeps: int, generator: torch.Generator) -> "Run":
-    """Run one descent to its end.
-
-    Args:
-        pair: the two sets of weights.
-        rules: how members may be sent.
-        start: actions to start from, one for each group.
-        anchored: whether a first round builds the start from what is anchored to fixed axes.
-        max_sweeps: after which to stop.
-        generator: of the order of visits.
-    """
-    state = Descent(pair, rules, dict(start))
-    if anchored:
-        _anchor(state)
-        if pair.value(state.actions) < pair.value(start):  # never worse than where it started
-            state = Descent(pair, rules, dict(start))
-    objective = [pair.value(state.actions)]
-    stale, stopped = set(range(len(pair.families))), "no family could gain"
-    while stale:
-        if len(objective) > max_sweeps:
-            stopped = f"stopped after {max_sweeps} sweeps"
-            break
-        value = objective[-1]
-        for at in torch.randperm(len(pair.families), generator=generator).tolist():
-            if at not in stale:
-                continue
-            stale.discard(at)
-            rise = state.visit(at)
-            if rise > 0:
-                value += rise
-                stale |= pair.beside[at] | ({at} if pair.families[at].quadratic else set())
-        objective.append(value)
-    return Run(
-        state.actions,
-        (*objective[:-1], max(pair.value(state.actions), objective[-2] if len(objective) > 1 else -float("inf"))),
-        stopped,
-        state.assignments,
-    )
-
-
 @dataclass(frozen=True)
 class Run:
     """How one descent went.
@@ -249,12 +209,69 @@ class Run:
         objective: at the start and after each sweep.
         stopped: why it ended.
         assignments: how many families were solved.
+        ties: for each group, how many members could change places with another without loss; groups without any left out.
     """
 
     actions: Mapping[str, Local]
     objective: tuple[float, ...]
     stopped: str
     assignments: int
+    ties: Mapping[str, int] = field(default_factory=dict)
+
+
+def descend(pair: Pair, rules: Rules, start: Mapping[str, Local], *, anchored: bool, max_sweeps: int, generator: torch.Generator) -> Run:
+    """Run one descent to its end.
+
+    Args:
+        pair: the two sets of weights.
+        rules: how members may be sent.
+        start: actions to start from, one for each group.
+        anchored: whether a first round builds the start from what is anchored to fixed axes, if that is the better start.
+        max_sweeps: after which to stop.
+        generator: of the order of visits.
+    """
+    state, value = Descent(pair, rules, dict(start)), pair.value(start)
+    if anchored:
+        other = Descent(pair, rules, dict(start))
+        _anchor(other)
+        reached = pair.value(other.actions)
+        if reached > value:
+            state, value = other, reached
+    objective = [value]
+    stale, stopped = set(range(len(pair.families))), f"stopped after {max_sweeps} sweeps"
+    while stale and len(objective) <= max_sweeps:
+        for at in torch.randperm(len(pair.families), generator=generator).tolist():
+            if at not in stale:
+                continue
+            stale.discard(at)
+            rise = state.visit(at)
+            if rise > 0:
+                value += rise
+                stale |= pair.beside[at] | ({at} if pair.families[at].quadratic else set())
+        objective.append(value)
+    if not stale:
+        stopped = "no family could gain"
+    return Run(state.actions, tuple(objective), stopped, state.assignments, _ties(state))
+
+
+def _ties(state: Descent) -> dict[str, int]:
+    """For groups without children or parents, how many members could change places with another without any loss."""
+    found: dict[str, int] = {}
+    for at, family in enumerate(state.pair.families):
+        if len(family.members) > 1 or family.quadratic or state.actions[family.root].matrix is not None:
+            continue
+        gains = state.update(at).get((family.root,))
+        if gains is None:
+            continue
+        index = state.actions[family.root].index.to(gains.device)
+        table = gains[:, index].abs() if family.root in state.rules.signed else gains[:, index]
+        own = table.diagonal()
+        loss = own[:, None] + own[None, :] - table - table.T
+        loss.fill_diagonal_(float("inf"))
+        count = int((loss <= TOLERANCE * table.abs().max()).any(1).sum())
+        if count:
+            found[family.root] = count
+    return found
 
 
 def _anchor(state: Descent) -> None:
@@ -262,18 +279,15 @@ def _anchor(state: Descent) -> None:
     pair = state.pair
     known: frozenset[str] = frozenset()
     left = set(range(len(pair.families)))
-    mass = {k: float(block.b.double().square().sum()) for k, block in enumerate(pair.blocks)}
+    mass = {k: float(block.b.square().sum(dtype=torch.float64)) for k, block in enumerate(pair.blocks)}
+
+    def share(at: int) -> float:
+        family = pair.families[at]
+        inside = known | frozenset(family.members)
+        seen = sum(mass[k] for k in family.blocks if k not in family.quadratic and {g for g in pair.blocks[k].groups if g} <= inside)
+        return seen / (sum(mass[k] for k in family.blocks) or 1.0)
+
     while left:
-
-        def share(at: int) -> float:
-            family = pair.families[at]
-            inside = known | frozenset(family.members)
-            whole = sum(mass[k] for k in family.blocks) or 1.0
-            return (
-                sum(mass[k] for k in family.blocks if k not in family.quadratic and {g for g in pair.blocks[k].groups if g} <= inside)
-                / whole
-            )
-
         best = max(sorted(left), key=share)
         left.discard(best)
         state.visit(best, known)

@@ -65,7 +65,10 @@ def network(module: nn.Module, inputs: Sequence[Any]) -> Network:
     arguments = tree_unflatten(flat, layout)
     run, loose, note = _exported(copied, arguments), 0.0, ""
     if isinstance(run, str):
-        loose, note = UNLIFTED_TOLERANCE, f"the module's graph cannot be exported ({run}): proved to {UNLIFTED_TOLERANCE:g} with its float32 casts"
+        loose, note = (
+            UNLIFTED_TOLERANCE,
+            f"the module's graph cannot be exported ({run}): proved to {UNLIFTED_TOLERANCE:g} with its float32 casts",
+        )
         run = _called(copied, layout)
     state = dict(copied.state_dict(keep_vars=True))
     first: dict[int, str] = {}
@@ -274,7 +277,9 @@ def draw(
                 return found
         spread /= 2
     if found is None:
-        raise SymmetryError("the module returns NaN at every random draw of its weights; check that it runs with ordinary weights and inputs")
+        raise SymmetryError(
+            "the module returns NaN at every random draw of its weights; check that it runs with ordinary weights and inputs"
+        )
     return found
 
 
@@ -296,13 +301,13 @@ def redraw(
     Matrices are normal by the root of their fan-in, lookup tables normal, gains 1 +- .5, biases +- .5, buffers that have
     groups (running statistics) positive, other buffers as they are. Tied tensors stay tied.
     """
-    louder, state = louder or {}, dict[str, Tensor]()
+    louder, state, drawn = louder or {}, dict[str, Tensor](), dict[str, Tensor]()
     for name in [*spec.tensors, *spec.aliases]:
         owner = lifted.ties.get(name, name)
         if name not in lifted.state:
             continue  # an alias that this module does not have
-        if owner in state:
-            state[name] = state[owner]
+        if owner in drawn:
+            state[name] = drawn[owner]
             continue
         old = lifted.state[name]
         is_constant = name not in lifted.parameters and not any(True for axis in spec.axes(name) for _ in leaves(axis))
@@ -310,6 +315,7 @@ def redraw(
             state[name] = old
         else:
             state[name] = _random_values(lifted, name, old, generator, spread) * louder.get(name, 1.0)
+        drawn[owner] = state[name]
     return state
 
 
@@ -345,5 +351,6 @@ def _redrawn(leaf: Any, generator: torch.Generator, scale: float, as_given: bool
 
 
 def _is_mask(leaf: Tensor) -> bool:
-    """Whether a tensor says what to look at: zeros and ones, or additive with infinities."""
-    return bool(((leaf == 0) | (leaf == 1)).all() and leaf.numel() > 1) or bool((~leaf.isfinite()).any())
+    """Whether a tensor says what to look at: zeros and ones, both of them, or infinities to be added."""
+    zeros, ones = leaf == 0, leaf == 1
+    return bool((zeros | ones).all() and zeros.any() and ones.any()) or bool((~leaf.isfinite()).any())

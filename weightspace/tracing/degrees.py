@@ -103,7 +103,7 @@ def null_space(forms: Iterable[Degree], unknowns: Iterable[int], modulus: int | 
         out: dict[int, Fraction] = {}
         for key, n in form.items():
             for other, weight in rows[key].items() if key in rows else [(key, Fraction(1))]:
-                out[other] = out.get(other, Fraction(0)) + (n * weight if other != key or key not in rows else 0)
+                out[other] = out.get(other, Fraction(0)) + n * weight
         return {key: value for key, n in out.items() if (value := n % modulus if modulus else n)}
 
     for form in forms:
@@ -111,16 +111,10 @@ def null_space(forms: Iterable[Degree], unknowns: Iterable[int], modulus: int | 
         if not row:
             continue
         pivot = max(row)
-        # pivot = sum of the others
         scale = row.pop(pivot)
-        solved = {key: (-n / scale) % modulus if modulus else -n / scale for key, n in row.items()}
-        rows[pivot] = solved
-        for key, other in rows.items():
-            if pivot in other:
-                weight = other.pop(pivot)
-                for name, n in solved.items():
-                    other[name] = other.get(name, Fraction(0)) + weight * n
-                rows[key] = {name: value for name, n in other.items() if (value := n % modulus if modulus else n)}
+        rows = {key: other | {pivot: Fraction(0)} if pivot in other else other for key, other in rows.items()}
+        rows[pivot] = {key: -n / scale for key, n in row.items()}
+        rows = {key: reduced(other) for key, other in rows.items()}
     names = sorted(set(unknowns) | {key for row in rows.values() for key in row})
     free = [name for name in names if name not in rows]
     return [{one: Fraction(1), **{pivot: row[one] for pivot, row in rows.items() if one in row}} for one in free]

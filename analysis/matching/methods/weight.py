@@ -8,7 +8,7 @@ from torch import Tensor
 from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.pair import Pair
-from weightspace.analysis.matching.weight import Descent, descend
+from weightspace.analysis.matching.weight import descend
 from weightspace.checkpoint import Checkpoint
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry
@@ -52,24 +52,4 @@ def match_weights(
         runs.append(descend(pair, rules, start, anchored=k == 0, max_sweeps=max_sweeps, generator=generator))
     best = max(runs, key=lambda run: run.objective[-1])
     element = Symmetry(spec, dict(best.actions))
-    return result(a, b, element, method="weight", ties=ties(Descent(pair, rules, dict(best.actions))), runs=runs)
-
-
-def ties(state: Descent) -> dict[str, int]:
-    """For groups without children or parents, how many members could change places with another without any loss."""
-    found: dict[str, int] = {}
-    for at, family in enumerate(state.pair.families):
-        if len(family.members) > 1 or family.quadratic or state.actions[family.root].matrix is not None:
-            continue
-        gains = state.update(at).get((family.root,))
-        if gains is None:
-            continue
-        index = state.actions[family.root].index.to(gains.device)
-        table = gains[:, index].abs() if family.root in state.rules.signed else gains[:, index]
-        own = table.diagonal()
-        loss = own[:, None] + own[None, :] - table - table.T
-        loss.fill_diagonal_(float("inf"))
-        count = int((loss <= 1e-6 * table.abs().max()).any(1).sum())
-        if count:
-            found[family.root] = count
-    return found
+    return result(a, b, element, method="weight", ties=best.ties, runs=runs)

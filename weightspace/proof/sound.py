@@ -1,0 +1,181 @@
+"""Soundness: every element of a spec leaves the function of its module unchanged, and every occurrence matters.
+
+At initialisation norms are ones and biases zero, and a spec that forgets them passes; so the weights are drawn anew. And a
+group that moves tensors which nothing reads passes too; so each occurrence is moved alone and must change the outputs.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from weightspace.proof.network import Network, Trial, draw, network
+from weightspace.proof.occurrences import Occurrence, moved_alone, occurrences, swaps, tidy, without
+from weightspace.spec import NeuronGroup, SymmetrySpec
+from weightspace.symmetry import Symmetry, act, random
+
+LOUDER = (3.0, 10.0, 30.0, 30.0)  # of tensors whose effect is weak, in further draws
+
+
+def prove(
+    spec: SymmetrySpec,
+    module: nn.Module,
+    *inputs: Any,
+    generator: torch.Generator | None = None,
+    draws: int = 3,
+    tolerance: float = 1e-9,
+    contrast: float = 1e-3,
+) -> SymmetrySpec:
+    """Keep of a spec what preserves a module's function and matters to it; the rest is made fixed and noted.
+
+    On a float64 copy in eval mode, with every tensor and input drawn at random and casts in the graph lifted: random elements
+    of the spec must leave all outputs as they are, and moving any one occurrence of a group alone must change them.
+
+    Args:
+        spec: what is claimed; its tensors are the module's.
+        module: left as it is.
+        inputs: example inputs; floats are redrawn normal, integers in their range, masks kept.
+        generator: source of chance; a fixed seed if not given.
+        draws: how many times weights, inputs and elements are drawn.
+        tolerance: the largest relative change of the outputs that still is rounding.
+        contrast: the least relative change by one occurrence moved alone.
+
+    Returns:
+        The spec that passes, `proved`, with a note for each claim that did not. It is not `proved` when claims that hold each
+        alone fail together.
+
+    Raises:
+        SymmetryError, ShapeMismatchError: the spec is of another architecture, or the module does not run on the inputs.
+
+    Example:
+        >>> spec = SymmetrySpec.parse({"0.weight": "h 2", "0.bias": "h", "2.weight": "3 h'", "2.bias": "3"}, sizes={"h": 4})
+        >>> prove(spec, nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)), torch.zeros(5, 2)).proved
+        True
+    """
+    spec.check(module.state_dict())
+    if not spec.movable:
+        return replace(spec, proved=True)
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    lifted = network(module, inputs)
+    tolerance = max(tolerance, lifted.tolerance)
+    spec = _with_ties(spec, lifted)
+    if lifted.note:
+        spec = _noted(spec, lifted.note)
+    trials = [draw(lifted, spec, generator, tolerance=tolerance) for _ in range(draws)]
+    while spec.movable:
+        spec, holds = _sound(spec, trials, tolerance, generator)
+        if not holds:
+            return spec
+        silent = _silent(spec, trials, tolerance, contrast, generator)
+        if not silent:
+            break
+        spec = _silenced(spec, silent, tolerance)
+    return replace(spec, proved=True)
+
+
+def _noted(spec: SymmetrySpec, *notes: str) -> SymmetrySpec:
+    return replace(spec, notes=(*spec.notes, *notes))
+
+
+def _with_ties(spec: SymmetrySpec, lifted: Network) -> SymmetrySpec:
+    """The spec with tensors that the module ties declared as tied, where it gives each of them the same row."""
+    for name, owner in lifted.ties.items():
+        if name in spec.tensors and owner in spec.tensors and spec.tensors[name] == spec.tensors[owner]:
+            tensors = {other: axes for other, axes in spec.tensors.items() if other != name}
+            aliases = {other: owner if first == name else first for other, first in spec.aliases.items()}
+            spec = replace(spec, tensors=tensors, aliases={**aliases, name: owner})
+            spec = _noted(spec, f"tensor '{name}' is tied to '{owner}' in the module")
+    return spec
+
+
+def _elements(spec: SymmetrySpec, generator: torch.Generator) -> tuple[Symmetry, ...]:
+    return random(spec, generator), swaps(spec, generator)
+
+
+def _worst(spec: SymmetrySpec, trials: Sequence[Trial], generator: torch.Generator, only: str | None = None) -> float:
+    """The largest change of the outputs by random elements of a spec, or of one of its groups."""
+    worst = 0.0
+    for trial in trials:
+        for element in _elements(spec, generator):
+            if only is not None:
+                element = Symmetry(spec, {name: action for name, action in element.actions.items() if name == only})
+            if element.actions:
+                worst = max(worst, trial.change(act(element, trial.state)))
+    return worst
+
+
+def _sound(spec: SymmetrySpec, trials: Sequence[Trial], tolerance: float, generator: torch.Generator) -> tuple[SymmetrySpec, bool]:
+    """Take away from each group what does not preserve the function; whether what is left does."""
+    error = _worst(spec, trials, generator)
+    if error <= tolerance:
+        return spec, True
+    for group in spec.movable:
+        alone = _worst(spec, trials, generator, group.name)
+        if alone > tolerance:
+            spec = _weakened(spec, group, alone, trials, tolerance, generator)
+    error = _worst(spec, trials, generator)
+    if error > tolerance:
+        return _noted(spec, f"the groups preserve the function each alone, but together change the outputs by {error:.1e}"), False
+    return spec, True
+
+
+def _weakened(
+    spec: SymmetrySpec, group: NeuronGroup, error: float, trials: Sequence[Trial], tolerance: float, generator: torch.Generator
+) -> SymmetrySpec:
+    """The most that a group which does not preserve the function can keep: its permutations, else its symmetry, else nothing."""
+    choices: list[tuple[dict[str, str], str]] = [({"kind": "fixed", "symmetry": "none"}, "it is fixed")]
+    if group.symmetry != "none" and group.kind == "permutable":
+        choices = [
+            ({"symmetry": "none"}, f"it is only permuted, without '{group.symmetry}'"),
+            ({"kind": "fixed"}, f"it keeps '{group.symmetry}', but its order is fixed"),
+            *choices,
+        ]
+    for changes, said in choices:
+        weaker = spec.with_groups(**{group.name: changes})
+        is_last = changes == choices[-1][0]
+        if is_last or (weaker.groups[group.name].is_movable and _worst(weaker, trials, generator, group.name) <= tolerance):
+            change = f"by {error:.1e}" if math.isfinite(error) else "beyond measure"
+            return _noted(weaker, f"moving group '{group.name}' changes the outputs {change}, so {said}")
+    raise AssertionError("the last choice always holds")
+
+
+def _silent(
+    spec: SymmetrySpec, trials: Sequence[Trial], tolerance: float, contrast: float, generator: torch.Generator
+) -> dict[Occurrence, float]:
+    """The occurrences whose moving alone changes too little at every draw, with the largest change.
+
+    A contrast may be weak by chance (dead units, a saturated softmax): further draws make the tensors in question louder.
+    """
+    largest = dict.fromkeys(occurrences(spec), 0.0)
+
+    def listen(trial: Trial) -> None:
+        for at, found in largest.items():
+            if found <= contrast:
+                largest[at] = max(found, trial.change(moved_alone(spec, at, trial.state, generator)))
+
+    for trial in trials:
+        listen(trial)
+    for factor in LOUDER:
+        louder = {at.tensor: factor for at, found in largest.items() if found <= contrast}
+        if louder:
+            listen(draw(trials[0].network, spec, generator, tolerance=tolerance, louder=louder))
+    return {at: found for at, found in largest.items() if found <= contrast}
+
+
+def _silenced(spec: SymmetrySpec, silent: dict[Occurrence, float], tolerance: float) -> SymmetrySpec:
+    """The spec without occurrences that have no effect; a group with a weak one, which nothing proves, is fixed as a whole."""
+    every = {at.tensor: {other for other in occurrences(spec) if other.tensor == at.tensor} for at in silent}
+    unread = [name for name, places in every.items() if all(silent.get(at, 1.0) <= tolerance for at in places)]
+    for at, found in silent.items():
+        if found > tolerance:
+            spec = spec.with_groups(**{at.group: {"kind": "fixed", "symmetry": "none"}})
+            spec = _noted(spec, f"moving {at} alone changes the outputs by only {found:.1e}, so the group is fixed")
+        elif any(leaf == at for leaf in occurrences(spec)):
+            spec = without(spec, at)
+            if at.tensor not in unread:
+                spec = _noted(spec, f"moving {at} alone changes nothing, so it is fixed there")
+    notes = [f"tensor '{name}' has no effect on the outputs, so its axes are fixed" for name in unread]
+    return _noted(tidy(spec), *notes)

@@ -1,0 +1,68 @@
+"""Normalisations: statistics over some dimensions, gains and shifts on the axes that are normalised."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from weightspace.tracing.dims import ONE, Dim, split_tail
+from weightspace.tracing.reader import Reader, Value, rule
+from weightspace.tracing.rules_elementwise import mul, summed
+
+
+def affine(t: Reader, out: Value, gain: Value | None, shift: Value | None) -> list[Dim]:
+    """A gain and a shift, broadcast to the value."""
+    if gain is not None:
+        out = Value(mul(t, out, gain))
+    return summed(t, out, shift) if shift is not None else out.dims
+
+
+def _per_channel(x: Value, parameter: Value | None) -> Value | None:
+    return Value([parameter.dims[0], *[ONE] * (len(x) - 2)]) if parameter is not None else None
+
+
+def _normalised(t: Reader, x: Value) -> Value:
+    """A value after an operation with which no scale commutes, for its epsilon at the least."""
+    t.plain(*x.dims)
+    return Value([t.without_degree(terms) for terms in x.dims])
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(
+    t: Reader, x: Value, gain: Value | None, shift: Value | None, mean: Value | None, variance: Value | None, training: bool, *_: Any
+) -> list[Dim]:
+    """Batch norm by running statistics, or by those of the batch; instance norm."""
+    mean, variance = _per_channel(x, mean), _per_channel(x, variance)
+    for statistic in (mean, variance) if not training else ():
+        if statistic is None:
+            raise ValueError("no running statistics")
+    if mean is not None and variance is not None and not training:
+        centred = Value(summed(t, x, mean))
+        t.plain(*variance.dims)
+        out = Value(mul(t, centred, Value([t.without_degree(terms) for terms in variance.dims])))
+    else:
+        out = _normalised(t, x)
+        t.witness(x.dims[1])
+        for statistic in (mean, variance):
+            if statistic is not None:
+                t.plain(t.same(out.dims[1], statistic.dims[0]))
+    return affine(t, out, _per_channel(x, gain), _per_channel(x, shift))
+
+
+@rule("_native_batch_norm_legit_no_training")
+def batch_norm_eval(t: Reader, x: Value, gain: Value | None, shift: Value | None, mean: Value, variance: Value, *_: Any) -> tuple[list[Dim], ...]:
+    """Batch norm by running statistics."""
+    return batch_norm(t, x, gain, shift, mean, variance, False), [()], [()]
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(t: Reader, x: Value, shape: Sequence[int], gain: Value | None, shift: Any = None, *_: Any) -> list[Dim]:
+    """Layer norm and RMS norm over the last dimensions."""
+    t.witness(*x.dims[: -len(shape)])
+    return affine(t, _normalised(t, x), gain, shift if isinstance(shift, Value) else None)
+
+
+@rule("group_norm")
+def group_norm(t: Reader, x: Value, groups: int, gain: Value | None, shift: Value | None, *_: Any) -> list[Dim]:
+    """Group norm: channels are `(group channel)`."""
+    group, _channel = split_tail(x.dims[1], x.shape[1] // groups)
+    t.witness(x.dims[0], group)
+    return affine(t, _normalised(t, x), _per_channel(x, gain), _per_channel(x, shift))
