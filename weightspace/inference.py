@@ -93,10 +93,12 @@ def infer_spec(weights: "Checkpoint | Mapping[str, torch.Tensor]", activation: s
         >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
         >>> infer_spec(net.state_dict(), activation="tanh")
         <SymmetrySpec: 4 tensors, 1 neuron group, 2^23.3 permutations, not proved>
-        0.weight  0 2
-        0.bias    0
-        2.weight  3 0'
+        0.weight  h0 2
+        0.bias    h0
+        2.weight  3 h0'
         2.bias    3
+        group  size  kind        symmetry  per
+        h0     8     permutable  sign
     """
     return chain(headers(weights), activation)
 

@@ -73,6 +73,8 @@ class SymmetrySpec:
         aliases: tied tensors: for each further name the one that has the row.
         statistics: running statistics, which move with their axes and stay out of matching costs.
         notes: what the derivation could not follow, a line each.
+        gains: gains of norms that can be folded away (see `weightspace.folding`), each with the tensors that read what it scales.
+            A matrix acts on their group only where they are constant.
         proved: whether a proof found every group to preserve the function and every occurrence to matter (see `weightspace.proof`).
     """
 
@@ -82,15 +84,20 @@ class SymmetrySpec:
     statistics: frozenset[str] = frozenset()
     notes: tuple[str, ...] = field(default=(), compare=False)
     proved: bool = field(default=False, compare=False)
+    gains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("groups", "tensors", "aliases"):
+        for name in ("groups", "tensors", "aliases", "gains"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         for group in self.groups.values():
             self.parents(group.name)
         for name, owner in self.aliases.items():
             if owner not in self.tensors or name in self.tensors:
                 raise SymmetryError(f"tensor '{name}' is tied to '{owner}', which needs a row in the spec, and '{name}' none of its own")
+        for gain, readers in self.gains.items():
+            missing = [name for name in (gain, *readers) if name not in self.tensors]
+            if missing:
+                raise SymmetryError(f"gain '{gain}' is read by tensors of which '{missing[0]}' has no row in the spec; add it")
         for name, axes in self.tensors.items():
             for axis in axes:
                 for leaf in leaves(axis):
@@ -99,7 +106,15 @@ class SymmetrySpec:
                 self._check_layout(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _spec, (dict(self.groups), dict(self.tensors), dict(self.aliases), self.statistics, self.notes, self.proved)
+        return _spec, (
+            dict(self.groups),
+            dict(self.tensors),
+            dict(self.aliases),
+            self.statistics,
+            self.notes,
+            self.proved,
+            dict(self.gains),
+        )
 
     def _check_leaf(self, name: str, leaf: Leaf) -> None:
         if leaf.group not in self.groups:
@@ -127,6 +142,7 @@ class SymmetrySpec:
         groups: Mapping[str, NeuronGroup | Mapping[str, Any]] | None = None,
         aliases: Mapping[str, str] | None = None,
         statistics: Sequence[str] | frozenset[str] = (),
+        gains: Mapping[str, Sequence[str]] | None = None,
     ) -> "SymmetrySpec":
         """Make a spec from the axes of each tensor as text.
 
@@ -136,6 +152,7 @@ class SymmetrySpec:
             groups: what is to be said of the others: a `NeuronGroup`, or its fields as a mapping.
             aliases: for each further name of a tied tensor the one that has the row.
             statistics: names of running statistics.
+            gains: gains of norms, each with the tensors that read what it scales.
 
         Raises:
             SymmetryError: text that does not follow the grammar, or groups that contradict each other.
@@ -160,7 +177,13 @@ class SymmetrySpec:
             made[name] = NeuronGroup(name, **{"size": sizes.get(name, -1), **given})
         for name, count in sizes.items():
             made.setdefault(name, NeuronGroup(name, count))
-        return cls(made, {name: parse(text) for name, text in tensors.items()}, aliases or {}, frozenset(statistics))
+        return cls(
+            made,
+            {name: parse(text) for name, text in tensors.items()},
+            aliases or {},
+            frozenset(statistics),
+            gains={name: tuple(readers) for name, readers in (gains or {}).items()},
+        )
 
     @classmethod
     def from_yaml(cls, source: Path | str, checkpoint: Checkpoint | None = None) -> "SymmetrySpec":
@@ -193,6 +216,8 @@ class SymmetrySpec:
             made["aliases"] = dict(self.aliases)
         if self.statistics:
             made["statistics"] = sorted(self.statistics)
+        if self.gains:
+            made["gains"] = {name: list(readers) for name, readers in self.gains.items()}
         if self.notes:
             made["notes"] = list(self.notes)
         if self.proved:
@@ -341,6 +366,7 @@ class SymmetrySpec:
             ("group", self.groups, other.groups),
             ("tensor", {k: show(v) for k, v in self.tensors.items()}, {k: show(v) for k, v in other.tensors.items()}),
             ("alias", self.aliases, other.aliases),
+            ("gain", self.gains, other.gains),
             ("statistics", dict.fromkeys(self.statistics, "yes"), dict.fromkeys(other.statistics, "yes")),
         ):
             left, right = cast("dict[str, Any]", mine), cast("dict[str, Any]", theirs)

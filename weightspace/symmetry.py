@@ -4,9 +4,9 @@ The convention, once: `w_new = w_old[index]`, then times `diagonal ** exponent`;
 plain axis and by its inverse transpose along a dual one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -14,53 +14,15 @@ import torch
 from torch import Tensor
 
 from weightspace import dtypes
+from weightspace.action import Action, after, check_action, random_action, read_action, undone
 from weightspace.axes import Block, Leaf, leaves
 from weightspace.checkpoint import Checkpoint, tensor_bytes
 from weightspace.errors import SymmetryError, UnknownNameError
-from weightspace.spec import MATRIX, NeuronGroup, SymmetrySpec, place, plane
+from weightspace.spec import NeuronGroup, SymmetrySpec, place, plane
 from weightspace.storage import Produced, Storage
 
 StateDict = Mapping[str, Tensor]
 Weights = TypeVar("Weights", bound=Checkpoint | StateDict)
-
-
-@dataclass(frozen=True, eq=False)
-class Action:
-    """What an element does to one group.
-
-    Attributes:
-        index: where each new member comes from, shape (*parents, n).
-        diagonal: signs, scales or (for rotations) complex numbers of the new members, shape (*parents, n).
-        matrix: a mixing of the members in place of an index, shape (*parents, n, n).
-    """
-
-    index: Tensor
-    diagonal: Tensor | None = None
-    matrix: Tensor | None = None
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Action":
-        """The action with its index, its diagonal and its matrix each changed by a function."""
-        optional = [None if values is None else change(values) for values in (self.diagonal, self.matrix)]
-        return Action(change(self.index), *optional)
-
-    def to(self, device: torch.device | str) -> "Action":
-        """The same action on another device."""
-        return self.each(lambda values: values.to(device))
-
-    @cached_property
-    def as_matrix(self) -> Tensor:
-        """The action as matrices, shape (*parents, n, n)."""
-        if self.matrix is not None:
-            return self.matrix
-        dtype = torch.float64 if self.diagonal is None else self.diagonal.dtype
-        rows = torch.eye(self.index.shape[-1], dtype=dtype, device=self.index.device)[self.index]
-        return rows if self.diagonal is None else rows * self.diagonal[..., None]
-
-    @cached_property
-    def dual(self) -> Tensor:
-        """The inverse transpose of the matrix."""
-        inverse: Tensor = torch.linalg.inv(self.as_matrix)
-        return inverse.mT
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +51,7 @@ class Symmetry:
         for group in self.spec.movable:
             if group.name in self.actions or group.name in other.actions:
                 last, first = self.action(group.name), other._moved(group.name, self)
-                made[group.name] = _after(last, first)
+                made[group.name] = after(last, first)
         return Symmetry(self.spec, made)
 
     def action(self, group: str) -> Action:
@@ -111,7 +73,7 @@ class Symmetry:
         for group in self.spec.movable:
             if group.name not in self.actions:  # nothing undone is nothing, whatever its parents do
                 continue
-            undone, chain = _undone(self.actions[group.name]), self.spec.parents(group.name)
+            undone, chain = undone(self.actions[group.name]), self.spec.parents(group.name)
             if any(parent.name in self.actions for parent in chain):
                 back = _parent_places(self, chain)
                 undone = undone.each(partial(_put, back))
@@ -165,8 +127,8 @@ def element(spec: SymmetrySpec, actions: Mapping[str, Any]) -> Symmetry:
         if name not in spec.groups:
             raise UnknownNameError.of("neuron group", name, spec.groups)
         group, lead = spec.groups[name], tuple(parent.size for parent in spec.parents(name))
-        action = _as_action(group, lead, given)
-        _check_action(group, lead, action)
+        action = read_action(group, lead, given)
+        check_action(group, lead, action)
         made[name] = action
     return Symmetry(spec, made)
 
@@ -180,39 +142,8 @@ def random(spec: SymmetrySpec, generator: torch.Generator | None = None, *, disc
         discrete: permutations and signs alone.
     """
     return Symmetry(
-        spec, {g.name: _random_action(g, tuple(p.size for p in spec.parents(g.name)), generator, discrete) for g in spec.movable}
+        spec, {g.name: random_action(g, tuple(p.size for p in spec.parents(g.name)), generator, discrete) for g in spec.movable}
     )
-
-
-def _random_action(group: NeuronGroup, lead: tuple[int, ...], generator: torch.Generator | None, discrete: bool) -> Action:
-    """Draw one action, independent for each member of the parents."""
-    count = group.size
-    if group.symmetry in MATRIX and not discrete:
-        turn = torch.linalg.qr(_normal(generator, *lead, count, count))[0]
-        if group.symmetry == "orthogonal":
-            return Action(_in_order(lead, count), matrix=turn)
-        stretch = (_normal(generator, *lead, count) / 4).clamp(-0.5, 0.5).exp()  # condition number at most e
-        return Action(
-            _in_order(lead, count), matrix=turn * stretch[..., None, :] @ torch.linalg.qr(_normal(generator, *lead, count, count))[0]
-        )
-    index = _in_order(lead, count)
-    if group.kind == "permutable":
-        index = torch.rand(*lead, count, generator=generator, dtype=torch.float64).argsort(-1)
-    if group.symmetry == "sign":
-        return Action(index, torch.randint(0, 2, (*lead, count), generator=generator).double() * 2 - 1)
-    if group.symmetry == "scale" and not discrete:
-        return Action(index, (_normal(generator, *lead, count) / 2).exp())
-    if group.symmetry == "rotation" and not discrete:
-        return Action(index, torch.polar((_normal(generator, *lead, count) / 4).exp(), _normal(generator, *lead, count) * 3))
-    return Action(index)
-
-
-def _in_order(lead: Sequence[int], count: int) -> Tensor:
-    return torch.arange(count).repeat(*lead, 1).reshape(*lead, count)
-
-
-def _normal(generator: torch.Generator | None, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def act(element: Symmetry, weights: Weights) -> Weights:
@@ -265,9 +196,19 @@ def _act_on_block(element: Symmetry, name: str, block: Block) -> Tensor:
                 values = _rotate(values, action.diagonal, leaf, beside, j, plane(name, block, j))
             else:
                 values = _widened(values) * spread(action.diagonal.to(_wide(values)) ** leaf.exponent, values.dim(), (*beside, j))
-        if action.matrix is not None:
+        if action.matrix is not None and name in spec.gains:
+            _expect_folded(name, leaf, block.view)
+        elif action.matrix is not None:
             values = mix(_widened(values), action.dual if leaf.dual else action.matrix, beside, j)
     return values
+
+
+def _expect_folded(name: str, leaf: Leaf, gain: Tensor) -> None:
+    """See that a gain is constant, so that mixing the members it scales leaves it as it is."""
+    if gain.numel() and float(gain.max() - gain.min()) > 1e-6 * float(gain.abs().max()):
+        raise SymmetryError(
+            f"a matrix acts on group '{leaf.group}', but gain '{name}' is not constant; fold it away first: fold(weights, spec)"
+        )
 
 
 def reorder(values: Tensor, index: Tensor, parents: Sequence[int], j: int) -> Tensor:
@@ -332,79 +273,9 @@ def _put(places: tuple[Tensor, ...], values: Tensor) -> Tensor:
     return torch.empty_like(values).index_put(places, values)
 
 
-def _after(last: Action, first: Action) -> Action:
-    """One action after another, members of both counted by the same parents."""
-    if last.matrix is not None or first.matrix is not None:
-        return Action(
-            torch.arange(last.index.shape[-1]).expand(last.index.shape), matrix=last.as_matrix @ first.as_matrix.to(last.as_matrix.dtype)
-        )
-    index = first.index.gather(-1, last.index)
-    if last.diagonal is None and first.diagonal is None:
-        return Action(index)
-    before = torch.ones(index.shape, dtype=torch.float64) if first.diagonal is None else first.diagonal.gather(-1, last.index)
-    return Action(index, before if last.diagonal is None else last.diagonal * before)
-
-
-def _undone(action: Action) -> Action:
-    if action.matrix is not None:
-        return Action(action.index, matrix=torch.linalg.inv(action.matrix))
-    index = action.index.argsort(-1)
-    return Action(index, None if action.diagonal is None else 1 / action.diagonal.gather(-1, index))
-
-
 def _nothing(spec: SymmetrySpec, group: str) -> Action:
     lead = tuple(parent.size for parent in spec.parents(group))
     return Action(torch.arange(spec.groups[group].size).expand(*lead, -1))
-
-
-def _as_action(group: NeuronGroup, lead: tuple[int, ...], given: Any) -> Action:
-    """Read what a user gave for a group."""
-    if isinstance(given, Action):
-        return given
-    plain = torch.arange(group.size).expand(*lead, group.size)
-    if group.symmetry in MATRIX and isinstance(given, Tensor) and given.is_floating_point():
-        return Action(plain, matrix=given)
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], (Tensor, Sequence)):
-        diagonal = torch.as_tensor(given[1])
-        index = plain if given[0] is None else torch.as_tensor(given[0])
-        return Action(index.long(), diagonal if diagonal.is_complex() else diagonal.double())
-    return Action(torch.as_tensor(given).long())
-
-
-def _check_action(group: NeuronGroup, lead: tuple[int, ...], action: Action) -> None:
-    """See that an action is one that the group has."""
-    shape = (*lead, group.size)
-    where = f"group '{group.name}'"
-    if tuple(action.index.shape) != shape:
-        raise SymmetryError(f"the index of {where} has shape {list(action.index.shape)}; expected {list(shape)}")
-    plain = torch.arange(group.size, device=action.index.device).expand(shape)
-    if not bool((action.index.sort(-1).values == plain).all()):
-        raise SymmetryError(f"the index of {where} is no permutation of 0 to {group.size - 1}; each member must come once")
-    if group.kind == "fixed" and not bool((action.index == plain).all()):
-        raise SymmetryError(f"{where} is fixed, but its index moves members; leave it out")
-    if action.matrix is not None:
-        if group.symmetry not in MATRIX:
-            raise SymmetryError(f"{where} has symmetry '{group.symmetry}', which no matrix acts on; give an index")
-        if tuple(action.matrix.shape) != (*shape, group.size):
-            raise SymmetryError(f"the matrix of {where} has shape {list(action.matrix.shape)}; expected {[*shape, group.size]}")
-        error = (
-            (action.matrix @ action.matrix.mT - torch.eye(group.size).to(action.matrix)).abs().max() if group.size else torch.tensor(0.0)
-        )
-        if group.symmetry == "orthogonal" and float(error) > 1e-4:
-            raise SymmetryError(f"the matrix of {where} is not orthogonal (off by {float(error):.1e}); take its polar factor")
-    if action.diagonal is not None:
-        if tuple(action.diagonal.shape) != shape:
-            raise SymmetryError(f"the diagonal of {where} has shape {list(action.diagonal.shape)}; expected {list(shape)}")
-        allowed = {
-            "sign": lambda d: not d.is_complex() and bool((d.abs() == 1).all()),
-            "scale": lambda d: not d.is_complex() and bool((d > 0).all()),
-            "rotation": lambda d: d.is_complex() and bool((d != 0).all()),
-        }
-        if group.symmetry not in allowed or not allowed[group.symmetry](action.diagonal):
-            needed = {"sign": "-1 and 1", "scale": "positive numbers", "rotation": "complex numbers other than 0"}.get(
-                group.symmetry, "none"
-            )
-            raise SymmetryError(f"the diagonal of {where} does not fit its symmetry '{group.symmetry}'; expected {needed}")
 
 
 def _touched(element: Symmetry, name: str) -> Sequence[str]:

@@ -4,7 +4,7 @@ A *family* is a group together with the groups that are `per` it: they are solve
 on how well the members inside the heads fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -106,6 +106,7 @@ class Pair:
         spec: SymmetrySpec,
         *,
         masks: Mapping[str, Tensor] | None = None,
+        skip: Container[str] = (),
         device: torch.device | str = "cpu",
     ) -> "Pair":
         """Cut two sets of weights into blocks; running statistics, integers and tied repeats do not count.
@@ -115,6 +116,7 @@ class Pair:
             b: what is moved.
             spec: of both.
             masks: for some tensors, numbers to multiply both with (zeros leave out), broadcast to their shape.
+            skip: tensors that do not count either.
             device: where the arithmetic is done.
 
         Raises:
@@ -125,7 +127,11 @@ class Pair:
         movable = {group.name for group in spec.movable if group.kind == "permutable"}
         blocks: list[PairBlock] = []
         for name in spec.tensors:
-            if name in spec.statistics or not any(isinstance(t, Leaf) and t.group in movable for x in spec.layout(name) for t in x.terms):
+            if (
+                name in spec.statistics
+                or name in skip
+                or not any(isinstance(t, Leaf) and t.group in movable for x in spec.layout(name) for t in x.terms)
+            ):
                 continue
             left, right = _values(a, name, masks, device), _values(b, name, masks, device)
             if left is None or right is None:

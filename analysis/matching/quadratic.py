@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from weightspace.analysis.matching.assignment import assign
 
+from weightspace.analysis.matching.assignment import assign
 from weightspace.analysis.matching.pair import Local, PairBlock, inner, kernel
 
 if TYPE_CHECKING:

@@ -252,7 +252,8 @@ def _basis(vectors: Tensor) -> Tensor:
     if vectors.shape[1] == 0:
         return vectors
     left, values, _ = torch.linalg.svd(vectors, full_matrices=False)
-    return left[:, values > values[0] * 1e-9] if float(values[0]) > 0 else left[:, :0]
+    basis: Tensor = left[:, values > values[0] * 1e-9] if float(values[0]) > 0 else left[:, :0]
+    return basis
 
 
 def _null(reduced: Tensor, basis: Tensor) -> Tensor:
@@ -261,7 +262,8 @@ def _null(reduced: Tensor, basis: Tensor) -> Tensor:
         return basis
     _, values, rows = torch.linalg.svd(reduced @ basis, full_matrices=True)
     zeros = torch.cat([values, torch.zeros(basis.shape[1] - len(values), dtype=values.dtype)]) < 1e-9
-    return basis @ rows[zeros].T
+    null: Tensor = basis @ rows[zeros].T
+    return null
 
 
 class _Explained:
@@ -276,7 +278,7 @@ class _Explained:
         if rest.shape[1] == 0:
             return rest
         left, values, _ = torch.linalg.svd(rest, full_matrices=False)
-        new = left[:, values > 1e-6]
+        new: Tensor = left[:, values > 1e-6]
         self.basis = torch.cat([self.basis, new], 1)
         return new
 

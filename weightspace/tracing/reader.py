@@ -18,9 +18,10 @@ Rule: TypeAlias = Callable[..., Result]
 
 RULES: Registry[Rule] = Registry("rule of an operation", "weightspace.tracing")
 LAZY: set[str] = set()
+RAW: set[str] = set()
 
 
-def rule(*operations: str, lazy: bool = False) -> Callable[[Rule], Rule]:
+def rule(*operations: str, lazy: bool = False, raw: bool = False) -> Callable[[Rule], Rule]:
     """Register how an ATen operation joins, splits and fixes dimensions.
 
     The function is called with the reader and the operation's arguments in the order of its schema, defaults filled in, tensors
@@ -30,6 +31,7 @@ def rule(*operations: str, lazy: bool = False) -> Callable[[Rule], Rule]:
         operations: names without overload, such as `linear`.
         lazy: whether it only rearranges, so that it may wait until something needs its output: a `select` from it may then be
             followed back to where the axis was made, and cuts there.
+        raw: whether it takes nodes, so that its inputs are not read before it asks.
     """
 
     def register(function: Rule) -> Rule:
@@ -37,6 +39,8 @@ def rule(*operations: str, lazy: bool = False) -> Callable[[Rule], Rule]:
             RULES.add(operation, function)
             if lazy:
                 LAZY.add(operation)
+            if raw:
+                RAW.add(operation)
         return function
 
     return register
@@ -75,14 +79,20 @@ class Reader:
         witnesses: dimensions of every value, those inside a fused operation too.
         notes: operations that no rule knows, and where.
         equations: what is demanded of degrees; None in the first run.
+        statistics: tensors that hold running statistics, with the power of a scale that they follow.
+        gains: degrees of axes of parameters that multiply a value elementwise.
+        roles: words for what an atom counts, for its name.
     """
 
-    def __init__(self, nodes: Sequence[Node], inputs: Mapping[Node, Value], fresh: dict[tuple[Node, int], Atom]) -> None:
+    def __init__(self, nodes: Sequence[Node], inputs: Mapping[Node, Value], fresh: dict[tuple[Node, int], Atom], equations: Equations | None = None) -> None:
         self.nodes, self.inputs, self._fresh = nodes, inputs, fresh
         self.values: dict[Node, Any] = dict(inputs)
         self.witnesses: list[Sequence[Dim]] = [value.dims for value in inputs.values()]
         self.notes: list[str] = []
-        self.equations: Equations | None = None
+        self.equations = equations
+        self.statistics: dict[str, int] = {}
+        self.gains: set[int] = set()
+        self.roles: dict[Atom, str] = {}
         self.node = nodes[0]
         self._count = 0
 
@@ -110,15 +120,16 @@ class Reader:
         if function is None:
             return self._unknown(node, shapes, f"operation '{operation_name(node)}' is not known")
         try:
-            result = function(self, *map_arg(_arguments(node), self.value))
+            arguments = _arguments(node)
+            result = function(self, *(arguments if operation_name(node) in RAW else map_arg(arguments, self.value)))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             return self._unknown(node, shapes, f"operation '{operation_name(node)}' cannot be followed ({type(error).__name__}: {error})")
         found = [_wrap(one) for one in result] if isinstance(shapes, list) else _wrap(result)
         for value, shape in zip(found, shapes, strict=False) if isinstance(shapes, list) else [(found, shapes)]:
             if value is not None and shape is not None and value.shape != shape:
                 return self._unknown(node, shapes, f"operation '{operation_name(node)}' cannot be followed to shape {list(shape)}")
-            if value is not None:
-                self.witness(*value.dims)
+            for part in (value.slices or [value]) if value is not None else ():
+                self.witness(*part.dims)
         return found
 
     def _unknown(self, node: Node, shapes: Any, reason: str) -> Any:
@@ -201,6 +212,18 @@ class Reader:
         if self.equations is not None:
             for terms in dims:
                 self.equations.rigid.update(leaf.atom for leaf in leaves(resolve(terms)))
+
+    def gain(self, value: Value) -> None:
+        """A parameter multiplies a value elementwise."""
+        if self.equations is not None and value.held:
+            self.gains.update(key for terms in value.dims for leaf in leaves(resolve(terms)) for key in leaf.degree)
+
+    def role(self, terms: Dim, *words: str) -> None:
+        """Say what the atoms of a dimension count, from the outermost."""
+        found = [leaf.atom for leaf in leaves(resolve(terms))]
+        if len(found) == len(words):
+            for atom, word in zip(found, words, strict=True):
+                self.roles.setdefault(atom, word)
 
     def changed(self, terms: Dim, change: Callable[[Equations, Mapping[int, int]], Mapping[int, int]]) -> Dim:
         """A dimension after an elementwise function, which changes its degrees and tells its coordinates apart."""

@@ -14,6 +14,11 @@ def attention(t: Reader, query: Value, key: Value, value: Value, mask: Value | N
     if len(query) > 2 and size(query.dims[-3]) != size(key.dims[-3]) and size(key.dims[-3]) > 1:
         key, value = (_repeated(t, one, size(query.dims[-3])) for one in (key, value))
     t.contract(query.dims[-1], key.dims[-1])
+    t.role(query.dims[-1], "key")
+    t.role(value.dims[-1], "value")
+    for heads in query.dims[-3:-2]:
+        t.role(heads, "head")
+        t.role(heads, "head", "query")
     scores = Value([*leading(t, query.dims[:-2], key.dims[:-2]), query.dims[-2], key.dims[-2]])
     if mask is not None:
         scores = Value(opaque(t, scores, mask))

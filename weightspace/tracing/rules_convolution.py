@@ -21,6 +21,9 @@ def convolved(t: Reader, x: Value, weight: Value, bias: Value | None, groups: in
         same_group, outer = split_tail(weight.dims[0], size(weight.dims[0]) // groups)
         consumer = weight.dims[1]
     t.contract(inner, consumer)
+    if size(inner) == 1 < groups:
+        t.gain(weight)
+    t.role(group, "group")
     t.fix(*weight.dims[2:])
     made = product([t.times(group, same_group), outer])
     if pointwise:

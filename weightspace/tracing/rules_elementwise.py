@@ -63,6 +63,9 @@ def add(t: Reader, x: Any, y: Any, *_: Any) -> list[Dim]:
 @rule("mul")
 def mul(t: Reader, x: Any, y: Any) -> list[Dim]:
     """Product."""
+    for value in (x, y):
+        if isinstance(value, Value):
+            t.gain(value)
     out = []
     for dims in aligned([value for value in (x, y) if isinstance(value, Value)]):
         held = [terms for terms in dims if held_dim(terms)]

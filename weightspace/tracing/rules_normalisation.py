@@ -16,7 +16,7 @@ def affine(t: Reader, out: Value, gain: Value | None, shift: Value | None) -> li
 
 
 def _per_channel(x: Value, parameter: Value | None) -> Value | None:
-    return Value([parameter.dims[0], *[ONE] * (len(x) - 2)]) if parameter is not None else None
+    return Value([ONE, parameter.dims[0], *[ONE] * (len(x) - 2)], held=parameter.held) if parameter is not None else None
 
 
 def _normalised(t: Reader, x: Value) -> Value:
@@ -30,10 +30,8 @@ def batch_norm(
     t: Reader, x: Value, gain: Value | None, shift: Value | None, mean: Value | None, variance: Value | None, training: bool, *_: Any
 ) -> list[Dim]:
     """Batch norm by running statistics, or by those of the batch; instance norm."""
+    t.statistics |= {value.held: power for value, power in ((mean, 1), (variance, 2)) if value is not None and value.held}
     mean, variance = _per_channel(x, mean), _per_channel(x, variance)
-    for statistic in (mean, variance) if not training else ():
-        if statistic is None:
-            raise ValueError("no running statistics")
     if mean is not None and variance is not None and not training:
         centred = Value(summed(t, x, mean))
         t.plain(*variance.dims)
@@ -43,7 +41,7 @@ def batch_norm(
         t.witness(x.dims[1])
         for statistic in (mean, variance):
             if statistic is not None:
-                t.plain(t.same(out.dims[1], statistic.dims[0]))
+                t.plain(t.same(out.dims[1], statistic.dims[1]))
     return affine(t, out, _per_channel(x, gain), _per_channel(x, shift))
 
 
@@ -63,6 +61,8 @@ def layer_norm(t: Reader, x: Value, shape: Sequence[int], gain: Value | None, sh
 @rule("group_norm")
 def group_norm(t: Reader, x: Value, groups: int, gain: Value | None, shift: Value | None, *_: Any) -> list[Dim]:
     """Group norm: channels are `(group channel)`."""
-    group, _channel = split_tail(x.dims[1], x.shape[1] // groups)
+    group, channel = split_tail(x.dims[1], x.shape[1] // groups)
+    t.role(group, "group")
+    t.role(channel, "channel")
     t.witness(x.dims[0], group)
     return affine(t, _normalised(t, x), _per_channel(x, gain), _per_channel(x, shift))

@@ -64,9 +64,6 @@ def cat(t: Reader, values: list[Value], axis: int = 0) -> Value:
     dims[axis] = tuple(term for value in values for term in resolve(value.dims[axis]))
     if values and all(value.zero for value in values):
         return Value(dims, zero=True)
-    for value in values:  # a constant laid beside what varies is still no zero
-        if not value.zero:
-            continue
     return Value(dims)
 
 
@@ -141,13 +138,13 @@ def narrow(t: Reader, x: Value, axis: int, start: int, length: int) -> Value:
     return slice_(t, x, axis, start, start + length)
 
 
-@rule("select")
+@rule("select", raw=True)
 def select(t: Reader, _: Any, axis: int, index: int) -> Value:
     """One index of a dimension, cut where that dimension was made."""
     return picked(t, t.node.args[0], axis, index)
 
 
-@rule("unbind")
+@rule("unbind", raw=True)
 def unbind(t: Reader, _: Any, axis: int = 0) -> tuple[Value, ...]:
     """Every index of a dimension by itself."""
     return tuple(picked(t, t.node.args[0], axis, k) for k in range(len(t.node.meta["val"])))

@@ -44,7 +44,11 @@ def match_weights(
         solver: of linear assignments, `scipy` or `lapjv`.
         device: where inner products are computed.
     """
-    pair, rules = Pair.of(a, b, spec, masks=masks, device=device), Rules.of(spec, matrices=matrices, solver=solver)
+    # Gains that stand on a mixed group are constant, or the element could not act: they say nothing of where members go.
+    pair, rules = (
+        Pair.of(a, b, spec, masks=masks, skip=spec.gains if matrices else (), device=device),
+        Rules.of(spec, matrices=matrices, solver=solver),
+    )
     still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
     runs = []
     for k in range(max(1, restarts)):

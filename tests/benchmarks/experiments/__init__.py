@@ -1,0 +1,1 @@
+"""Experiments on trained networks: each prints a table, and writes it where it is told to."""

@@ -1,0 +1,102 @@
+"""Export: the graph of a module in ATen operations, its inputs told apart, and what of it reaches the output."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from weightspace.errors import SymmetryError, one_line
+from weightspace.tracing.reader import RULES
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The part of an exported module that its output depends on.
+
+    Attributes:
+        nodes: in the order in which they run.
+        held: for each tensor of the state dict that is read, its nodes' names; several where it is tied.
+        inputs: what the user gives.
+        constants: buffers outside the state dict and constants of the code.
+    """
+
+    nodes: tuple[Node, ...]
+    held: Mapping[str, Node]
+    inputs: tuple[Node, ...]
+    constants: tuple[Node, ...]
+
+
+def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
+    """Export a module in eval mode, keep operations for which there is a rule, and break up all others.
+
+    Raises:
+        SymmetryError: the path through the module depends on data, or torch.export cannot read it.
+    """
+    with _evaluating(module), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(module, tuple(args), dict(kwargs), strict=False)
+            program = program.run_decompositions(_decompositions())
+        except Exception as error:
+            raise SymmetryError(_explained(error)) from None
+    return _live(program)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode, and each part's own mode afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _decompositions() -> dict[Any, Any]:
+    """How to break up the operations for which there is no rule."""
+    table = torch.export.default_decompositions()
+    return {operation: table[operation] for operation in list(table.keys()) if _name(operation) not in RULES}
+
+
+def _name(operation: Any) -> str:
+    return str(operation._schema.name).split("::")[-1].rstrip("_")
+
+
+def _explained(error: Exception) -> str:
+    text = one_line(str(error).strip().partition("\n")[0], 200)
+    if "DataDependent" in type(error).__name__ or "data-dependent" in str(error).lower():
+        return f"the path through the module depends on the data ({text}); trace a module that takes the same path for every input"
+    return f"torch.export cannot read the module ({type(error).__name__}: {text}); see that it runs on these inputs in eval mode"
+
+
+def _live(program: torch.export.ExportedProgram) -> Graph:
+    nodes = list(program.graph.nodes)
+    alive: set[Node] = set()
+    pending = [node for node in nodes if node.op == "output"]
+    while pending:
+        node = pending.pop()
+        if node not in alive:
+            alive.add(node)
+            pending += node.all_input_nodes
+    held: dict[str, Node] = {}
+    inputs, constants = [], []
+    by_name = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+    for node in nodes:
+        if node.op != "placeholder" or node not in alive or not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        spec = by_name[node.name]
+        if spec.kind == InputKind.PARAMETER or (spec.kind == InputKind.BUFFER and spec.persistent):
+            held[str(spec.target)] = node
+        else:
+            (inputs if spec.kind == InputKind.USER_INPUT else constants).append(node)
+    return Graph(tuple(node for node in nodes if node in alive), held, tuple(inputs), tuple(constants))
+
+
