@@ -213,6 +213,12 @@ class TestActivations:
         assert torch.allclose(taken["twice"], torch.cat([module.twice(inputs), module.twice(module.twice(inputs))]))
         assert torch.allclose(taken["pair"], 2 * fed["pair"])
 
+    def test_what_is_written_over_in_place_afterwards_is_seen_as_it_was(self) -> None:
+        module = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True))
+        task = Task(module, [torch.tensor([[-1.0, 2.0]])], lambda out, _: out.mean(), forward=lambda net, batch: net(batch.clone()))
+        [taken] = task.activations({}, ["0"])
+        assert taken["0"].tolist() == [[-1.0, 2.0]]
+
     def test_a_hook_may_replace_what_a_submodule_gives(self) -> None:
         module, inputs = Branches(), torch.randn(3, 2)
         task = Task(module, [inputs], lambda out, _: out.mean())

@@ -114,9 +114,13 @@ def read_action(group: NeuronGroup, lead: tuple[int, ...], given: Any) -> Action
         return Action(plain, matrix=given)
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], (Tensor, Sequence)):
         diagonal = torch.as_tensor(given[1])
-        index = plain if given[0] is None else torch.as_tensor(given[0])
-        return Action(index, diagonal if diagonal.is_complex() else diagonal.double())
-    return Action(torch.as_tensor(given))
+        return Action(plain if given[0] is None else _index(given[0]), diagonal if diagonal.is_complex() else diagonal.double())
+    return Action(_index(given))
+
+
+def _index(given: Any) -> Tensor:
+    index = torch.as_tensor(given)
+    return index if index.is_floating_point() and index.numel() else index.long()
 
 
 def check_action(group: NeuronGroup, lead: tuple[int, ...], action: Action) -> None:

@@ -18,7 +18,10 @@ from weightspace.errors import SymmetryError, UnknownNameError
 if TYPE_CHECKING:
     import torch
 
-_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_][\w.]*)(?P<dual>'?)(?:\^(?P<power>\d+))?|(?P<size>\d+)|(?P<mark>[(+]|\)'?))")
+_END = r"(?![\w.'])"  # after a number, so that neither '2h' nor thousands of digits are read
+_TOKEN = re.compile(
+    rf"\s*(?:(?P<name>[A-Za-z_][\w.]*)(?P<dual>'?)(?:\^(?P<power>\d{{1,15}}){_END})?|(?P<size>\d{{1,15}}){_END}|(?P<mark>[(+]|\)'?))"
+)
 MAX_DEPTH = 32  # of nested parentheses
 
 
@@ -123,7 +126,7 @@ def parse(text: str) -> tuple[Axis, ...]:
         found = _TOKEN.match(text, position)
         if found is None:
             rest = text[position:].strip()
-            raise SymmetryError(f"axes '{text}' cannot be read at '{rest}'; expected groups, integers, '+' and parentheses")
+            raise SymmetryError(f"axes '{text[:80]}' cannot be read at '{rest[:40]}'; expected groups, integers, '+' and parentheses")
         tokens.append(found)
         position = found.end()
     axes, used = _read_axes(text, tokens, 0, 0)

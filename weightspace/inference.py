@@ -71,6 +71,7 @@ class _Chain:
     tensors: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     groups: dict[str, NeuronGroup] = field(default_factory=dict)
     statistics: set[str] = field(default_factory=set)
+    inputs: int | None = None
     width: int | None = None
     group: str | None = None
     is_spatial: bool = False
@@ -237,6 +238,8 @@ def _weigh(made: _Chain, layer: _Layer, *, is_last: bool, is_normed: bool) -> No
 def _read_axis(made: _Chain, name: str, reads: int, *, is_kernel: bool) -> Axis:
     """The axis by which a layer reads what the one before made, flattened where there are several positions."""
     if made.width is None:
+        if made.inputs not in (None, reads):
+            raise SymmetryError(f"tensor '{name}' reads {reads} values where the norm before has {made.inputs}")
         return Fixed(reads)
     places, rest = divmod(reads, made.width) if made.is_spatial and not is_kernel else (1, reads - made.width)
     if rest or not places:
@@ -256,6 +259,8 @@ def _norm(made: _Chain, layer: _Layer) -> None:
         raise SymmetryError(f"tensor '{name}' belongs to no weight matrix, kernel or batch norm")
     if made.width is not None and width != made.width:
         raise SymmetryError(f"tensor '{name}' has {width} channels where the layer before makes {made.width}")
+    if made.width is None:
+        made.inputs = width
     for role, (tensor, shape) in layer.tensors.items():
         if shape != (width,):
             raise SymmetryError(f"tensor '{tensor}' has shape {list(shape)}, expected [{width}]")

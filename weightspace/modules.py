@@ -18,6 +18,8 @@ from weightspace.registry import Registry
 if TYPE_CHECKING:
     import torch
 
+    from weightspace.task import Task
+
     _Tensors = Mapping[str, "torch.Tensor"]
 else:
     _Tensors = Mapping  # run-time type checkers would read a tensor of a lazy checkpoint at every call they check
@@ -26,6 +28,9 @@ module_builders: Registry[Callable[[Mapping[str, Any]], "torch.nn.Module"]] = Re
     "module builder", package="weightspace.zoo.populations"
 )
 """What builds the module of a recipe, by the recipe's `name`; a population registers its own beside its training."""
+
+task_builders: Registry[Callable[["torch.nn.Module"], "Task"]] = Registry("task builder", package="weightspace.zoo.populations")
+"""What builds the task that a recipe's networks are judged by, on data that training did not see; likewise."""
 
 _FETCHING = (
     "_attn_implementation_internal",
@@ -213,7 +218,7 @@ def _built_by_transformers(file: Path) -> "torch.nn.Module":
         import transformers
     except ImportError:
         raise MissingDependencyError.of("transformers", f"building the module that {file} describes", "transformers") from None
-    model_class = getattr(transformers, names[0], None)
+    model_class: Any = getattr(transformers, names[0], None)
     is_auto = names[0].startswith("AutoModel")
     is_model = isinstance(model_class, type) and (is_auto or issubclass(model_class, transformers.PreTrainedModel))
     if not is_model or kind not in transformers.CONFIG_MAPPING:

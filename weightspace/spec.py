@@ -246,7 +246,8 @@ class SymmetrySpec:
             if parent not in self.groups:
                 raise UnknownNameError.of(f"neuron group (parent of '{group}')", parent, self.groups)
             if parent == group or any(parent == g.name for g in chain):
-                raise SymmetryError(f"neuron group '{group}' is per '{parent}', which is per '{group}'; remove one 'per'")
+                circle = " per ".join(f"'{name}'" for name in [group, *(g.name for g in chain), parent])
+                raise SymmetryError(f"neuron group {circle} runs in a circle; remove one 'per'")
             if self.groups[parent].symmetry in MATRIX:
                 raise SymmetryError(
                     f"neuron group '{group}' is per '{parent}', whose members a matrix mixes; give '{parent}' another symmetry"

@@ -221,7 +221,7 @@ def _sizes(
     where: str,
 ) -> dict[str, int]:
     """Sizes of all groups: what is told first, then what shapes tell; a clear word on what neither does."""
-    equal = {name: fields["size"] for name, fields in described.items() if fields.get("size") in described}
+    equal = {name: str(fields["size"]) for name, fields in described.items() if str(fields.get("size")) in described}
     told = {name: _told(name, fields, configuration) for name, fields in described.items() if name not in equal}
     shapes = {name: header.shape for name, header in known.items()}
     solved = solve(tensors, shapes, {name: count for name, count in told.items() if count is not None}, equal)
@@ -257,7 +257,7 @@ def _group(name: str, count: int, fields: Mapping[str, Any], configuration: Conf
 
 def _statistics(document: Mapping[str, Any], tensors: Mapping[str, object], where: str) -> list[str]:
     """The names among a spec's tensors that are running statistics."""
-    wanted = document.get("statistics") or ()
+    wanted = document.get("statistics") or []
     if not isinstance(wanted, list):
         raise SymmetryError(f"{where}: 'statistics' is a {type(wanted).__name__}; expected a list of tensor names")
     made: list[str] = []

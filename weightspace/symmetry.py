@@ -73,11 +73,11 @@ class Symmetry:
         for group in self.spec.movable:
             if group.name not in self.actions:  # nothing undone is nothing, whatever its parents do
                 continue
-            undone, chain = undone(self.actions[group.name]), self.spec.parents(group.name)
+            action, chain = undone(self.actions[group.name]), self.spec.parents(group.name)
             if any(parent.name in self.actions for parent in chain):
                 back = _parent_places(self, chain)
-                undone = undone.each(partial(_put, back))
-            made[group.name] = undone
+                action = action.each(partial(_put, back))
+            made[group.name] = action
         return Symmetry(self.spec, made)
 
     @property

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from weightspace.checkpoint import Checkpoint
 from weightspace.errors import ShapeMismatchError, TaskError, UnknownNameError
-from weightspace.modules import shared_copy, tensors_of
+from weightspace.modules import module_for, shared_copy, task_builders, tensors_of
 from weightspace.symmetry import StateDict
 
 Batch = Any
@@ -156,7 +157,8 @@ class Task:
         seen: dict[str, list[Tensor]] = {name: [] for name in names}
 
         def watch(name: str) -> Hook:
-            return lambda given, made: seen[name].append(given if of == "input" else made)
+            # A copy, since what follows may write over it in place.
+            return lambda given, made: seen[name].append((given if of == "input" else made).clone())
 
         for _ in self.run(state_dict, {name: watch(name) for name in names}):
             idle = [name for name in names if not seen[name]]
@@ -334,3 +336,18 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     raise TaskError(f"'{name}' returned {found}, expected one number; return the mean over the batch")
+
+
+def task_for(checkpoint: Checkpoint) -> Task:
+    """Build the task of the population that a checkpoint comes from, with the checkpoint's own module.
+
+    Raises:
+        TaskError: it comes from no population that has one.
+    """
+    name = (checkpoint.recipe or {}).get("name")
+    if not isinstance(name, str) or name not in task_builders:
+        known = ", ".join(task_builders)
+        raise TaskError(
+            f"nothing is known to judge this model by (only the populations {known} say so themselves); name a function with --eval module:function"
+        )
+    return task_builders[name](module_for(checkpoint))

@@ -1,7 +1,7 @@
 """Names with variables: `layers.{i}.fc1.weight` stands for the tensors of every layer, `h{i-1}` for the group before.
 
 `{i}` is a whole number, `{tower:text|vision}` one of the words given, `{*}` anything; in what is filled in, `{i+1}` and `{i-1}`
-count on. A brace that is meant is doubled.
+count on, and `{i!}` is the last there is. A brace that is meant is doubled.
 """
 
 import re
@@ -14,7 +14,7 @@ from weightspace.errors import SymmetryError
 Bindings = Mapping[str, str]
 
 _PART = re.compile(r"\{\{|\}\}|\{(?P<any>\*)\}|\{(?P<name>[A-Za-z]\w*)(?::(?P<words>[^{}]*))?\}|(?P<stray>[{}])|[^{}]+")
-_FILLED = re.compile(r"\{\{|\}\}|\{(?P<name>[A-Za-z]\w*)(?P<step>[+-]\d+)?\}|(?P<stray>[{}])")
+_FILLED = re.compile(r"\{\{|\}\}|\{(?P<name>[A-Za-z]\w*)(?P<step>[+-]\d+|!)?\}|(?P<stray>[{}])")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Template:
     def variables(self) -> tuple[str, ...]:
         """Names of its variables, in order."""
         return tuple(self._pattern.groupindex)
+
+    @cached_property
+    def counts(self) -> tuple[str, ...]:
+        """Names of those variables that are whole numbers, in order of the alphabet."""
+        return tuple(sorted(part["name"] for part in _PART.finditer(self.text) if part["name"] and part["words"] is None))
 
     @property
     def is_plain(self) -> bool:
@@ -80,8 +85,13 @@ def escaped(name: str) -> str:
     return name.replace("{", "{{").replace("}", "}}")
 
 
-def fill(text: str, bindings: Bindings) -> str:
+def fill(text: str, bindings: Bindings, lasts: Mapping[str, int] | None = None) -> str:
     """Put values in place of variables.
+
+    Args:
+        text: what to fill in.
+        bindings: the variables' values.
+        lasts: the greatest number that each variable has anywhere.
 
     Raises:
         SymmetryError: a variable without a value, or a count below 0.
@@ -92,16 +102,18 @@ def fill(text: str, bindings: Bindings) -> str:
     """
 
     def value(part: re.Match[str]) -> str:
-        if part["stray"] or part[0] in ("{{", "}}"):
-            raise SymmetryError(f"'{text}' has a '{part[0][0]}' that is no variable; write '{{i}}', '{{i+1}}' or '{{i-1}}'")
-        if part["name"] not in bindings:
-            raise SymmetryError(f"'{text}' has the variable '{part['name']}', which the tensor's name does not have; add it there")
-        given = bindings[part["name"]]
-        if not part["step"]:
-            return given
-        if not given.isdigit() or int(given) + int(part["step"]) < 0:
-            raise SymmetryError(f"'{text}' counts to {given}{part['step']} for {part['name']} = {given}; write a row of its own for that one")
-        return str(int(given) + int(part["step"]))
+        name, step = part["name"], part["step"] or ""
+        if name is None:
+            raise SymmetryError(f"'{text}' has a '{part[0][0]}' that is no variable; write '{{i}}', '{{i+1}}', '{{i-1}}' or '{{i!}}'")
+        given = (lasts or {}).get(name) if step == "!" else bindings.get(name)
+        if given is None:
+            raise SymmetryError(f"'{text}' has the variable '{name}', which nothing gives a value; use it in the tensor's name")
+        if step in ("", "!"):
+            return str(given)
+        counted = int(given) + int(step) if str(given).isdigit() else -1
+        if counted < 0:
+            raise SymmetryError(f"'{text}' counts to {given}{step} for {name} = {given}; write a row of its own for that one")
+        return str(counted)
 
     return _FILLED.sub(value, text)
 
@@ -137,52 +149,51 @@ def expand(rows: Sequence[Row], names: Iterable[str]) -> dict[str, str]:
     """Say the axes of each name that a row stands for: a plain row before templates, and those in their order.
 
     Raises:
-        SymmetryError: a row that is not optional stands for nothing, or is missing for a layer that others of its variables have.
+        SymmetryError: a row that is not optional stands for nothing, or is missing for a layer that another row has.
     """
     known = list(names)
     plain = {row.template.name: row for row in rows if row.template.is_plain}
     templates = [row for row in rows if not row.template.is_plain]
-    made: dict[str, str] = {}
+    chosen: dict[str, tuple[Row, Bindings]] = {}
+    lasts: dict[str, int] = {}
     for name in known:
-        if name in plain:
-            made[name] = plain[name].axes
-            continue
-        for row in templates:
-            bindings = row.template.match(name)
-            if bindings is not None:
-                made[name] = fill(row.axes, bindings)
-                break
-    _check_complete(rows, known)
-    return made
+        matching = ((row, bindings) for row in templates if (bindings := row.template.match(name)) is not None)
+        found = (plain[name], {}) if name in plain else next(matching, None)
+        if found is not None:
+            chosen[name] = found
+            for variable, value in found[1].items():
+                lasts[variable] = max(lasts.get(variable, 0), int(value) if value.isdigit() else 0)
+    _check_complete(rows, known, chosen)
+    return {name: fill(row.axes, bindings, lasts) for name, (row, bindings) in chosen.items()}
 
 
-def _check_complete(rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Whatever is not optional is there, in every layer alike."""
-    found: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
-    needed = [row for row in rows if not row.is_optional]
+def _check_complete(rows: Sequence[Row], names: Sequence[str], chosen: Mapping[str, tuple[Row, Bindings]]) -> None:
+    """Whatever is not optional is there, for all numbers that another row of the same variables was chosen for."""
     present = set(names)
-    layers: list[tuple[Row, set[tuple[str, ...]]]] = []
-    for row in needed:
+    everywhere: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}
+    for name, (row, bindings) in chosen.items():
+        if not row.is_optional:
+            everywhere.setdefault(row.template.counts, {})[_numbers(row, bindings)] = name
+    for row in (row for row in rows if not row.is_optional):
         template = row.template
         if template.is_plain:
             if template.name not in present:
                 raise SymmetryError(f"the spec has a row for tensor '{template.name}', which is not there; take the spec of this architecture")
             continue
-        matches = {name: bindings for name in names if (bindings := template.match(name)) is not None}
-        if not matches:
-            raise SymmetryError(f"the spec has a row for tensors '{template.text}', and there is none; take the spec of this architecture")
-        own = {tuple(bindings[v] for v in sorted(template.variables)): name for name, bindings in matches.items()}
-        layers.append((row, set(own)))
-        found.setdefault(tuple(sorted(template.variables)), {}).update(own)
-    for row, own_layers in layers:
-        everywhere = found[tuple(sorted(row.template.variables))]
-        lacking = sorted(set(everywhere) - own_layers)
-        if lacking:
-            where = ", ".join(f"{v} = {x}" for v, x in zip(sorted(row.template.variables), lacking[0], strict=True))
+        own = {_numbers(row, bindings) for name in names if (bindings := template.match(name)) is not None}
+        lacking = sorted(set(everywhere.get(template.counts, {})) - own)
+        if not own or lacking:
+            numbers = zip(template.counts, lacking[0], strict=True) if lacking else ()
+            where = ", ".join(f"{v} = {x}" for v, x in numbers)
+            beside = f" for {where}, where '{everywhere[template.counts][lacking[0]]}' is" if where else ""
             raise SymmetryError(
-                f"the spec has a row for tensors '{row.template.text}', and there is none for {where}, where '{everywhere[lacking[0]]}' is; "
-                "take the spec of this architecture, or mark the row as optional with '?'"
+                f"the spec has a row for tensors '{template.text}', and there is none{beside}; take the spec of this architecture, "
+                "or mark the row as optional with '?'"
             )
+
+
+def _numbers(row: Row, bindings: Bindings) -> tuple[str, ...]:
+    return tuple(bindings[variable] for variable in row.template.counts)
 
 
 __all__ = ["Row", "Template", "escaped", "expand", "fill"]

@@ -86,7 +86,8 @@ def bezier(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
-    control = {name: tensor.detach() for name, tensor in control.items()}
+    for tensor in trained.values():
+        tensor.requires_grad_(False)
     curve = along(
         quadratic(start, control, end),
         start,

@@ -51,3 +51,12 @@ class Gathering:
     def moments(self) -> Moments:
         """Moments of everything so far."""
         return Moments(self._mean, (self._square / self.count).sqrt())
+
+    @property
+    def variance(self) -> Float[Tensor, " channels"]:
+        """The unbiased variance of everything so far, which is what batch norms keep."""
+        return self._square / max(self.count - 1, 1)
+
+    def normalised(self, weight: Float[Tensor, " channels"], bias: Float[Tensor, " channels"], epsilon: float) -> Moments:
+        """Moments of what a batch norm gives for all this, with its mean and variance as the running statistics."""
+        return Moments(bias.to(self._mean), weight.to(self._mean).abs() * self.moments.std / (self.variance + epsilon).sqrt())

@@ -1,5 +1,7 @@
-"""One picture of a path: the loss, and metrics below it, with the barrier marked."""
+"""Pictures of paths: the loss and metrics along one with its barrier marked, or along several."""
 
+import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito, "Color Universal Design", 2008.
 _BLUE, _SKY, _VERMILION, _INK = "#0072B2", "#56B4E9", "#D55E00", "#1f2933"
+_SEVERAL = (_VERMILION, _BLUE, "#009E73", "#CC79A7", "#E69F00", _SKY)
 _STYLE = {
     "axes.edgecolor": "#9aa5b1",
     "axes.grid": True,
@@ -42,6 +45,25 @@ def drawn(curve: "Connectivity") -> "Figure":
             axes.set_ylabel(name)
         all_axes[-1].set(xlabel="t, from a (0) to b (1)", xlim=(0, 1))
         figure.suptitle(_title(curve), fontsize=9, color=_INK, x=0.02, ha="left")
+    return figure
+
+
+def compared(curves: Mapping[str, "Connectivity"]) -> "Figure":
+    """Draw several curves over one another, each quantity that all of them have in a panel of its own."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = [name for name in next(iter(curves.values())).barriers if all(name in curve.barriers for curve in curves.values())]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 0.6 + 1.9 * len(panels)), layout="constrained")
+        all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, name in zip(all_axes, panels, strict=True):
+            for (label, curve), colour in zip(curves.items(), itertools.cycle(_SEVERAL)):
+                barrier = curve.barriers[name].interpolated
+                axes.plot(curve.ts, curve.values[name], color=colour, marker="o", markersize=3, label=f"{label} (barrier {barrier:.3g})")
+            axes.set_ylabel(name.replace("_", " "))
+            axes.legend(frameon=False, fontsize=8)
+        all_axes[-1].set(xlabel="t, from a (0) to b (1)", xlim=(0, 1))
     return figure
 
 

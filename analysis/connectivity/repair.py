@@ -93,8 +93,8 @@ class Prepared:
     def apply(self, state_dict: StateDict, t: float) -> Repaired:
         """Correct a state dict at time t, in a new one."""
         goals = {name: self.ends[0][name].between(self.ends[1][name], t) for name in self.layers}
-        modules = dict(self.task.module.named_modules())
         outputs, inputs = ({name: Gathering() for name in names} for names in (self.layers, self.norms))
+        modules = dict(self.task.module.named_modules())
         hooks: dict[str, Hook] = {name: partial(_gather_input, inputs[name], modules[name]) for name in self.norms}
         for name in self.layers:
             hooks[name] = _both(hooks.get(name), partial(_correct, outputs[name], modules[name], goals[name]))
@@ -103,18 +103,20 @@ class Prepared:
         names, made = tensors_of(self.task.module, state_dict), dict(state_dict)
         for name in self.norms:
             _put(made, names[f"{name}.running_mean"], inputs[name].moments.mean)
-            unbiased = inputs[name].count / max(inputs[name].count - 1, 1)
-            _put(made, names[f"{name}.running_var"], inputs[name].moments.std.square() * unbiased)
+            _put(made, names[f"{name}.running_var"], inputs[name].variance)
         for name in self.layers:
-            scale, shift = outputs[name].moments.towards(goals[name])
             weight, bias = names[f"{name}.weight"], names.get(f"{name}.bias")
+            found = outputs[name].moments
+            if name in inputs and bias is not None:  # what it will give in eval mode follows from what it takes
+                found = inputs[name].normalised(made[weight], made[bias], modules[name].eps)
+            scale, shift = found.towards(goals[name])
             _put(made, weight, scaled(made[weight], scale, modules[name]))
             if bias is not None:
                 _put(made, bias, made[bias].to(scale) * scale + shift)
         return Repaired(made, self.layers, self.norms, self.notes)
 
 
-def prepare(task: Task, a: StateDict, b: StateDict, mode: Literal["reset", "repair"], layers: Sequence[str] | None = None) -> Prepared:
+def prepare(task: Task, a: StateDict, b: StateDict, mode: str, layers: Sequence[str] | None = None) -> Prepared:
     """Choose the layers, and measure both ends on the batches of a task."""
     if mode not in ("reset", "repair"):
         raise TaskError(f"expected repair to be 'reset' or 'repair', found '{mode}'; choose one, or None")

@@ -128,7 +128,7 @@ def _alternate(family: Family, children: tuple[str, ...], kernels: Kernels, rule
             seen = {names: k for names, k in kernels.items() if set(names) & mine and all(n in mine or _plain(n, actions) for n in names)}
             reduced: Kernels = {}
             for names, k in seen.items():
-                kept, values = _contract(names, k, mine, actions)
+                kept, values = contract(names, k, mine, actions)
                 reduced[kept] = reduced[kept] + values if kept in reduced else values
             if not reduced:
                 continue
@@ -149,7 +149,7 @@ def _below(family: Family, group: str) -> set[str]:
     return found
 
 
-def _contract(names: tuple[str, ...], values: Tensor, keep: set[str], actions: Mapping[str, Local]) -> tuple[tuple[str, ...], Tensor]:
+def contract(names: tuple[str, ...], values: Tensor, keep: set[str], actions: Mapping[str, Local]) -> tuple[tuple[str, ...], Tensor]:
     """Sum a kernel over groups whose action is known, along the pairs that it makes; a sign or a matrix weighs them."""
     kept = list(names)
     for name in names:
@@ -172,7 +172,7 @@ def _gain(kernels: Kernels, actions: Mapping[str, Local]) -> float:
     total = 0.0
     for names, values in kernels.items():
         if all(_plain(n, actions) for n in names):
-            total += float(_contract(names, values, set(), actions)[1])
+            total += float(contract(names, values, set(), actions)[1])
     return total
 
 

@@ -263,15 +263,26 @@ def _ties(state: Descent) -> dict[str, int]:
         gains = state.update(at).get((family.root,))
         if gains is None:
             continue
-        index = state.actions[family.root].index.to(gains.device)
-        table = gains[:, index].abs() if family.root in state.rules.signed else gains[:, index]
-        own = table.diagonal()
-        loss = own[:, None] + own[None, :] - table - table.T
-        loss.fill_diagonal_(float("inf"))
-        count = int((loss <= TOLERANCE * table.abs().max()).any(1).sum())
+        count = ties(gains, state.actions[family.root].index, signed=family.root in state.rules.signed)
         if count:
             found[family.root] = count
     return found
+
+
+def ties(gains: Tensor, index: Tensor, *, signed: bool) -> int:
+    """Count the members that could change places with another without any loss.
+
+    Args:
+        gains: what a's member i gains from b's member j, shape (n, n).
+        index: the assignment.
+        signed: whether members may change sign.
+    """
+    index = index.to(gains.device)
+    table = gains[:, index].abs() if signed else gains[:, index]
+    own = table.diagonal()
+    loss = own[:, None] + own[None, :] - table - table.T
+    loss.fill_diagonal_(float("inf"))
+    return int((loss <= TOLERANCE * table.abs().max()).any(1).sum())
 
 
 def _anchor(state: Descent) -> None:

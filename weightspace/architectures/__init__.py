@@ -9,7 +9,7 @@ file has (see `weightspace.spec_text`), a document has
     chain: relu                           # in place of groups and tensors: a plain chain with this activation
 
 Names are as the bare model has them: what comes before the first recognised one (`module.`, `model.`, `0.auto_model.`) is taken
-off every name that begins with it.
+off every name that begins with it; heads stand beside the bare model.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,6 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.documents import load
 from weightspace.errors import SymmetryError, WeightSpaceError
 from weightspace.inference import chain
-from weightspace.naming import wrapper_prefix
 from weightspace.spec import SymmetrySpec
 from weightspace.spec_sizes import Configuration, Header, headers
 from weightspace.spec_text import build
@@ -137,9 +136,11 @@ def spec_for(weights: "Checkpoint | Mapping[str, torch.Tensor]", sizes: Mapping[
 
 
 def _bare(names: Mapping[str, Header], prefix: str) -> dict[str, str]:
-    """Names without a prefix, and what each stands for; a wrapper goes from all of them, the rest from those that have it."""
-    wrapper = wrapper_prefix(names)
-    rest = prefix[len(wrapper) :] if prefix.startswith(wrapper) else prefix
+    """Names without a prefix, and what each stands for: its part that all names have goes from all, the rest from those that have it."""
+    parts = prefix.split(".")[:-1]
+    wrappers = ["".join(f"{part}." for part in parts[:n]) for n in range(len(parts), -1, -1)]
+    wrapper = next(one for one in wrappers if all(name.startswith(one) for name in names))
+    rest = prefix.removeprefix(wrapper)
     return {name.removeprefix(wrapper).removeprefix(rest): name for name in names}
 
 

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from weightspace.errors import FormatError, one_line
+from weightspace.errors import FormatError, RecordError, one_line
 
 if TYPE_CHECKING:
+    from weightspace.checkpoint import Checkpoint
+    from weightspace.spec import SymmetrySpec
     from weightspace.zoo.zoo import Zoo
 
 CATALOG = "The catalog"
 """The help panel of the commands that keep and ask the catalog."""
+
+ALIGNMENT = "Alignment"
+"""The help panel of the commands that name axes, align networks and look between them."""
 
 
 class Format(enum.StrEnum):
@@ -50,6 +55,16 @@ Model = Annotated[
         metavar="MODEL", callback=_not_on_the_hub, show_default=False, help="A path, a name in the catalog, or the first digits of an id."
     ),
 ]
+SpecFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--spec",
+        metavar="FILE",
+        show_default=False,
+        help="A YAML file that names the axes; by default what the catalog or a known architecture says.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is left to chance.")]
 All = Annotated[bool, typer.Option("--all", help="Leave nothing out.")]
 
 
@@ -58,6 +73,29 @@ def zoo_at(folder: Path | None) -> "Zoo":
     from weightspace.zoo.zoo import Zoo
 
     return Zoo(folder)
+
+
+def spec_of(file: Path | None, zoo: "Zoo", model: str, checkpoint: "Checkpoint") -> "SymmetrySpec":
+    """Find the names of a model's axes: in a file, in the catalog, or by its architecture."""
+    from weightspace.spec import SymmetrySpec
+
+    return zoo.spec(model) if file is None else SymmetrySpec.from_yaml(file, checkpoint)
+
+
+def unwritten(file: Path | None, force: bool) -> None:
+    """See that a file can be written before work begins.
+
+    Raises:
+        RecordError: it is a folder, lies in none, or exists and is not to be replaced.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise RecordError(f"{file}: is a folder; name the file to write")
+    if not file.parent.is_dir():
+        raise RecordError(f"{file}: its folder does not exist; make it first")
+    if file.exists() and not force:
+        raise RecordError(f"{file}: exists already; choose another name, or replace it with --force")
 
 
 def pairs(texts: Iterable[str], what: str) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """Degrees: by which power of a scale each axis of each tensor changes, as linear equations collected along the graph."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
+from typing import Literal
 
 from weightspace.tracing.dims import Atom, Degree
 
@@ -13,15 +16,22 @@ class Equations:
     Attributes:
         real: forms that vanish for a scale.
         parity: forms that are even for a sign.
-        rigid: atoms whose coordinates some operation tells apart, so that no matrix may mix them.
+        rigid: atoms whose coordinates some operation tells apart, so that no matrix may mix them; why: the parameter that
+            multiplies them one by one, or "" for any other operation.
+        round: atoms over which squares are summed, so that only orthogonal matrices may mix them.
+        planes: atoms that count planes of two coordinates, each turned by an angle of its own.
         duals: unknowns of axes that stand on the consumer's side of a contraction.
+        producers: unknowns of axes that stand on the producer's side, whatever else they do.
     """
 
     def __init__(self) -> None:
         self.real: list[Degree] = []
         self.parity: list[Degree] = []
-        self.rigid: set[Atom] = set()
+        self.rigid: dict[Atom, set[str]] = {}
+        self.round: set[Atom] = set()
+        self.planes: set[Atom] = set()
         self.duals: set[int] = set()
+        self.producers: set[int] = set()
         self._unknowns = count()
 
     def unknown(self) -> Degree:
@@ -112,9 +122,94 @@ def null_space(forms: Iterable[Degree], unknowns: Iterable[int], modulus: int | 
             continue
         pivot = max(row)
         scale = row.pop(pivot)
-        rows = {key: other | {pivot: Fraction(0)} if pivot in other else other for key, other in rows.items()}
         rows[pivot] = {key: -n / scale for key, n in row.items()}
         rows = {key: reduced(other) for key, other in rows.items()}
     names = sorted(set(unknowns) | {key for row in rows.values() for key in row})
     free = [name for name in names if name not in rows]
     return [{one: Fraction(1), **{pivot: row[one] for pivot, row in rows.items() if one in row}} for one in free]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The continuous symmetry of a group.
+
+    Attributes:
+        exponents: by which power each occurrence changes, by unknown; without an entry, as a permutation does.
+    """
+
+    symmetry: Literal["none", "sign", "scale", "rotation", "orthogonal", "linear"] = "none"
+    exponents: Mapping[int, int] = field(default_factory=dict)
+
+
+def solve(
+    equations: Equations, unknowns: Mapping[Atom, Sequence[int]], statistics: set[int], gains: set[int], above: set[Atom]
+) -> dict[Atom, Solution]:
+    """Find for each group the strongest continuous symmetry, or signs, for which its occurrences have degrees.
+
+    Args:
+        equations: what the graph demands.
+        unknowns: the degrees of each group's occurrences.
+        statistics: degrees of running statistics.
+        gains: degrees of parameters that multiply a value elementwise.
+        above: groups per which others vary; a scale of theirs is one of their children.
+    """
+    real, parity = _by_atom(equations.real, unknowns), _by_atom(equations.parity, unknowns)
+    out = {}
+    for atom, mine in unknowns.items():
+        if atom in above or not mine:
+            out[atom] = Solution()
+            continue
+        pins = (statistics & set(mine), gains & set(mine))
+        scale = _degrees(real[atom], mine, *pins)
+        signs = _degrees(parity[atom], mine, *pins, modulus=2) if scale is None else None
+        if atom not in equations.rigid and scale and atom not in equations.round and all(abs(n) == 1 for n in scale.values()):
+            out[atom] = Solution("rotation" if atom in equations.planes else "linear", scale)
+        elif atom.fixed:
+            out[atom] = Solution()
+        elif scale:
+            out[atom] = Solution("scale", scale)
+        elif signs and atom in equations.round and atom not in equations.rigid and all(signs.values()):
+            out[atom] = Solution("orthogonal", signs)
+        else:
+            out[atom] = Solution("sign", signs) if signs else Solution()
+    return out
+
+
+def _degrees(
+    forms: Sequence[Degree], unknowns: Sequence[int], statistics: set[int], gains: set[int], modulus: int | None = None
+) -> dict[int, int] | None:
+    """Degrees other than zero, preferably with running statistics and gains at rest; None where there is no choice or more than one.
+
+    With gains at rest the first of several choices is taken (of the two factors of a gated unit one may change); a choice
+    between gains (each normalisation of a stream has one) cannot be said by one scale.
+    """
+    for still, several in ((statistics | gains, True), (statistics, False), (set[int](), False)):
+        basis = null_space([*forms, *({key: 1} for key in still)], unknowns, modulus)
+        basis = [vector for vector in basis if any(vector.get(key) for key in unknowns)]
+        if basis and (several or len(basis) == 1):
+            unit = math.lcm(*(n.denominator for n in basis[0].values()))
+            found = {key: int(basis[0].get(key, 0) * unit) for key in unknowns}
+            divisor = math.gcd(*found.values())
+            leading = next(n for n in found.values() if n)
+            return {key: n // divisor * (1 if leading > 0 else -1) for key, n in found.items()}
+    return None
+
+
+def _by_atom(forms: Sequence[Degree], unknowns: Mapping[Atom, Sequence[int]]) -> dict[Atom, list[Degree]]:
+    """The equations that concern each atom, those over further unknowns that they lead to included."""
+    link: dict[int, int] = {}
+
+    def root(key: int) -> int:
+        while link.get(key, key) != key:
+            link[key] = link.get(link[key], link[key])
+            key = link[key]
+        return key
+
+    for form in forms:
+        first, *others = form
+        for other in others:
+            link[root(other)] = root(first)
+    groups: dict[int, list[Degree]] = {}
+    for form in forms:
+        groups.setdefault(root(next(iter(form))), []).append(form)
+    return {atom: [form for start in dict.fromkeys(map(root, mine)) for form in groups.get(start, ())] for atom, mine in unknowns.items()}

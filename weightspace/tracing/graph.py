@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from weightspace.errors import SymmetryError, one_line
+from weightspace.tracing.patterns import fuse
 from weightspace.tracing.reader import RULES
 
 
@@ -45,6 +46,7 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
             program = program.run_decompositions(_decompositions())
         except Exception as error:
             raise SymmetryError(_explained(error)) from None
+    fuse(program.graph)
     return _live(program)
 
 

@@ -82,6 +82,7 @@ class Reader:
         statistics: tensors that hold running statistics, with the power of a scale that they follow.
         gains: degrees of axes of parameters that multiply a value elementwise.
         roles: words for what an atom counts, for its name.
+        folds: for each parameter that multiplies elementwise, the parameters that next consume the product.
     """
 
     def __init__(self, nodes: Sequence[Node], inputs: Mapping[Node, Value], fresh: dict[tuple[Node, int], Atom], equations: Equations | None = None) -> None:
@@ -93,6 +94,7 @@ class Reader:
         self.statistics: dict[str, int] = {}
         self.gains: set[int] = set()
         self.roles: dict[Atom, str] = {}
+        self.folds: dict[str, list[str]] = {}
         self.node = nodes[0]
         self._count = 0
 
@@ -182,11 +184,11 @@ class Reader:
         """Dimensions that are indexed alike and scale alike (terms of a sum of tensors)."""
         return self._joined(dims, lambda equations, one, other: equations.equal(one, other))
 
-    def times(self, *dims: Dim) -> Dim:
-        """Dimensions that are indexed alike, of tensors that are multiplied elementwise."""
+    def times(self, *dims: Dim, gain: str = "") -> Dim:
+        """Dimensions that are indexed alike, of tensors that are multiplied elementwise; `gain` names one that is a parameter."""
         joined = self._joined(dims, lambda equations, one, other: equations.add(one, other))
         if len(dims) > 1:
-            self.mark(joined)
+            self.mark(joined, why=gain)
         return joined
 
     def over(self, one: Dim, other: Dim) -> Dim:
@@ -207,15 +209,29 @@ class Reader:
                     self.equations.zero(leaf.degree)
         self.mark(*dims)
 
-    def mark(self, *dims: Dim) -> None:
+    def mark(self, *dims: Dim, why: str = "") -> None:
         """The coordinates of these are told apart: no matrix may mix them."""
         if self.equations is not None:
             for terms in dims:
-                self.equations.rigid.update(leaf.atom for leaf in leaves(resolve(terms)))
+                for leaf in leaves(resolve(terms)):
+                    self.equations.rigid.setdefault(leaf.atom, set()).add(why)
+
+    def produced(self, terms: Dim) -> None:
+        """An axis of a parameter makes values, even if it consumes them elsewhere (a tied table)."""
+        if self.equations is not None:
+            self.equations.producers.update(key for leaf in leaves(resolve(terms)) for key in leaf.degree)
+
+    def turned(self, terms: Dim) -> None:
+        """Two halves of a dimension are the coordinates of planes, each turned by an angle of its own."""
+        if self.equations is not None:
+            self.equations.planes.update(leaf.atom for leaf in leaves(resolve(terms)))
 
     def gain(self, value: Value) -> None:
         """A parameter multiplies a value elementwise."""
         if self.equations is not None and value.held:
+            consumers = [self.values.get(source) for user in self.node.users for source in user.all_input_nodes if source is not self.node]
+            names = [one.held for one in consumers if isinstance(one, Value) and one.held]
+            self.folds.setdefault(value.held, []).extend(names)
             self.gains.update(key for terms in value.dims for leaf in leaves(resolve(terms)) for key in leaf.degree)
 
     def role(self, terms: Dim, *words: str) -> None:
@@ -224,6 +240,14 @@ class Reader:
         if len(found) == len(words):
             for atom, word in zip(found, words, strict=True):
                 self.roles.setdefault(atom, word)
+
+    def rounded(self, terms: Dim) -> Dim:
+        """A dimension after a division by the root of its mean square: scales stop, signs and orthogonal matrices pass."""
+        if self.equations is None:
+            return terms
+        equations = self.equations
+        equations.round.update(leaf.atom for leaf in leaves(resolve(terms)))
+        return _mapped(resolve(terms), equations.odd)
 
     def changed(self, terms: Dim, change: Callable[[Equations, Mapping[int, int]], Mapping[int, int]]) -> Dim:
         """A dimension after an elementwise function, which changes its degrees and tells its coordinates apart."""

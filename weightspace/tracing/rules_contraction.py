@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from weightspace.tracing.dims import ONE, Dim
+from weightspace.tracing.dims import ONE, Dim, size
 from weightspace.tracing.reader import Reader, Value, held_dim, rule
 from weightspace.tracing.rules_elementwise import summed
 
@@ -10,7 +10,8 @@ from weightspace.tracing.rules_elementwise import summed
 @rule("linear")
 def linear(t: Reader, x: Value, weight: Value, bias: Value | None) -> list[Dim]:
     """Inputs times a transposed weight, plus a bias."""
-    t.contract(x.dims[-1], weight.dims[1] if len(weight) > 1 else weight.dims[0])
+    t.contract(x.dims[-1], weight.dims[-1])
+    t.witness(*x.dims, *weight.dims[:-1])
     out = Value([*x.dims[:-1], *weight.dims[:-1]])
     return summed(t, out, bias) if bias is not None else out.dims
 
@@ -25,7 +26,9 @@ def matmul(t: Reader, x: Value, y: Value, *_: Any) -> list[Dim]:
         t.contract(x.dims[-1], inner)
     rows = [x.dims[-2]] if len(x) > 1 else []
     columns = [y.dims[-1]] if len(y) > 1 else []
-    return [*leading(t, x.dims[:-2], y.dims[:-2]), *rows, *columns]
+    lead = leading(t, x.dims[:-2], y.dims[:-2])
+    t.witness(*lead, *rows, inner, *columns)
+    return [*lead, *rows, *columns]
 
 
 def leading(t: Reader, one: list[Dim], other: list[Dim]) -> list[Dim]:
@@ -35,7 +38,7 @@ def leading(t: Reader, one: list[Dim], other: list[Dim]) -> list[Dim]:
     out = []
     for pair in pairs:
         held = [terms for terms in pair if held_dim(terms)]
-        out.append(t.times(*held) if held else max(pair, key=len) if ONE not in pair else next((terms for terms in pair if terms != ONE), ONE))
+        out.append(t.times(*held) if held else max(pair, key=size))
     return out
 
 
@@ -72,6 +75,7 @@ def einsum(t: Reader, equation: str, operands: list[Value], *_: Any) -> list[Dim
     for name in dict.fromkeys(every):
         dims = [value.dims[names.index(name)] for value, names in zip(operands, subscripts, strict=True) if name in names]
         held = [terms for terms in dims if held_dim(terms)] or dims[:1]
+        found[name] = held[0]
         if name in wanted:
             found[name] = t.times(*held)
         elif len(held) == 2:
@@ -79,6 +83,7 @@ def einsum(t: Reader, equation: str, operands: list[Value], *_: Any) -> list[Dim
             t.contract(*(held[::-1] if consumer_first else held))
         else:
             t.plain(t.times(*held))
+    t.witness(*found.values())
     return [found[name] for name in wanted]
 
 

@@ -24,6 +24,7 @@ def convolved(t: Reader, x: Value, weight: Value, bias: Value | None, groups: in
     if size(inner) == 1 < groups:
         t.gain(weight)
     t.role(group, "group")
+    t.witness(*lead, group, inner, outer)
     t.fix(*weight.dims[2:])
     made = product([t.times(group, same_group), outer])
     if pointwise:

@@ -51,7 +51,7 @@ def opaque(t: Reader, *operands: Any) -> list[Dim]:
 @rule("alias", "clone", "contiguous", "detach", "dropout", "lift_fresh_copy", "neg", "positive", "to", "type_as", "_to_copy", lazy=True)
 def copied(t: Reader, x: Value, *_: Any) -> Value:
     """What keeps every entry in its place, up to the sign of all."""
-    return Value(x.dims, zero=x.zero, slices=x.slices)
+    return Value(x.dims, zero=x.zero, held=x.held) if not x.slices else x
 
 
 @rule("add", "sub", "rsub")
@@ -63,13 +63,14 @@ def add(t: Reader, x: Any, y: Any, *_: Any) -> list[Dim]:
 @rule("mul")
 def mul(t: Reader, x: Any, y: Any) -> list[Dim]:
     """Product."""
-    for value in (x, y):
-        if isinstance(value, Value):
-            t.gain(value)
+    operands = [value for value in (x, y) if isinstance(value, Value)]
+    for value in operands:
+        t.gain(value)
+    gain = next((value.held for value in operands if value.held), None) if len(operands) == 2 else None
     out = []
-    for dims in aligned([value for value in (x, y) if isinstance(value, Value)]):
+    for dims in aligned(operands):
         held = [terms for terms in dims if held_dim(terms)]
-        out.append(t.times(*held) if held else max(dims, key=size))
+        out.append(t.times(*held, gain=gain or "") if held else max(dims, key=size))
     return out
 
 

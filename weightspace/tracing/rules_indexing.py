@@ -16,6 +16,7 @@ def _indexed(t: Reader, terms: Dim) -> None:
 def embedding(t: Reader, weight: Value, indices: Value, *_: Any) -> list[Dim]:
     """Rows of a table."""
     _indexed(t, weight.dims[0])
+    t.produced(weight.dims[1])
     return [*indices.dims, *weight.dims[1:]]
 
 

@@ -51,11 +51,21 @@ def batch_norm_eval(t: Reader, x: Value, gain: Value | None, shift: Value | None
     return batch_norm(t, x, gain, shift, mean, variance, False), [()], [()]
 
 
-@rule("layer_norm", "rms_norm")
-def layer_norm(t: Reader, x: Value, shape: Sequence[int], gain: Value | None, shift: Any = None, *_: Any) -> list[Dim]:
-    """Layer norm and RMS norm over the last dimensions."""
+@rule("layer_norm")
+def layer_norm(t: Reader, x: Value, shape: Sequence[int], gain: Value | None, shift: Value | None, *_: Any) -> list[Dim]:
+    """Layer norm over the last dimensions."""
     t.witness(*x.dims[: -len(shape)])
-    return affine(t, _normalised(t, x), gain, shift if isinstance(shift, Value) else None)
+    return affine(t, _normalised(t, x), gain, shift)
+
+
+@rule("rms_norm")
+def rms_norm(t: Reader, x: Value, shape: Sequence[int], gain: Value | None, *_: Any) -> list[Dim]:
+    """RMS norm over the last dimensions, which may be turned about as long as no gain tells their coordinates apart."""
+    lead = x.dims[: -len(shape)]
+    t.witness(*lead)
+    t.plain(*lead)
+    rounded = [t.rounded(terms) for terms in x.dims[-len(shape) :]]
+    return affine(t, Value([*map(t.without_degree, lead), *rounded]), gain, None)
 
 
 @rule("group_norm")

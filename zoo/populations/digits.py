@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from weightspace.modules import module_builders
+from weightspace.modules import module_builders, task_builders
 from weightspace.zoo.populations import population
 from weightspace.zoo.runs.run import Run, Value
 from weightspace.zoo.zoo import Added
 
 if TYPE_CHECKING:
     import torch
+
+    from weightspace.task import Task
 
     Tensors = dict[str, torch.Tensor]
     Forward = Callable[[Mapping[str, torch.Tensor], torch.Tensor], torch.Tensor]
@@ -198,8 +200,17 @@ def build_cnn(recipe: Mapping[str, Any]) -> "torch.nn.Module":
     return nn.Sequential(OrderedDict(layers))
 
 
-module_builders.add("digits-mlp", build_mlp)
-module_builders.add("digits-cnn", build_cnn)
+def build_task(module: "torch.nn.Module") -> "Task":
+    """Judge a network of these populations by the test images."""
+    from weightspace.task import Task
+
+    digits = load_digits()
+    return Task.classification(module, digits.test, digits.test_classes)
+
+
+for _name, _build in {"digits-mlp": build_mlp, "digits-cnn": build_cnn}.items():
+    module_builders.add(_name, _build)
+    task_builders.add(_name, build_task)
 
 
 def _trained(group: _Group, networks: Sequence[tuple[float, int]], steps: Sequence[int]) -> Iterator[Added]:

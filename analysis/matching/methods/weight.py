@@ -5,13 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from weightspace.analysis.matching.balance import balance
 from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.pair import Pair
 from weightspace.analysis.matching.weight import descend
 from weightspace.checkpoint import Checkpoint
 from weightspace.spec import SymmetrySpec
-from weightspace.symmetry import StateDict, Symmetry
+from weightspace.symmetry import StateDict, Symmetry, act
 
 
 @matching_method("weight")
@@ -24,11 +25,17 @@ def match_weights(
     restarts: int = 1,
     max_sweeps: int = 100,
     matrices: bool = False,
+    scales: bool = False,
     masks: Mapping[str, Tensor] | None = None,
     solver: str = "scipy",
     device: torch.device | str = "cpu",
 ) -> Match:
     """Maximise the inner product of a with the moved b, one family of groups after another.
+
+    With `scales`, both networks are balanced first (see `weightspace.analysis.matching.balance`), so that how a unit's weight is
+    shared between its two sides says nothing; the element found between the balanced ones is then brought back to a as it
+    is: balance of b, permutation, and the inverse of a's balance. The objective is that of the balanced networks; the
+    distances are those of the networks as given, and may rise where a itself is unbalanced.
 
     Ainsworth et al., Git Re-Basin (arXiv:2209.04836), Algorithm 1; see `weightspace.analysis.matching.weight` for departures.
 
@@ -40,13 +47,16 @@ def match_weights(
         restarts: how many descents; the first starts anchored, the second at the identity, others at random elements.
         max_sweeps: after which a descent stops.
         matrices: let orthogonal matrices act on groups that are `orthogonal` or `linear`, solved by Procrustes.
+        scales: take out how units of groups with symmetry `scale` are balanced, and give b's units the balance of a's.
         masks: for some tensors, numbers to multiply both with (zeros leave out), broadcast to their shape.
         solver: of linear assignments, `scipy` or `lapjv`.
         device: where inner products are computed.
     """
+    balances = (balance(a, spec), balance(b, spec)) if scales else None
+    left, right = (act(balances[0], a), act(balances[1], b)) if balances else (a, b)
     # Gains that stand on a mixed group are constant, or the element could not act: they say nothing of where members go.
     pair, rules = (
-        Pair.of(a, b, spec, masks=masks, skip=spec.gains if matrices else (), device=device),
+        Pair.of(left, right, spec, masks=masks, skip=spec.gains if matrices else (), device=device),
         Rules.of(spec, matrices=matrices, solver=solver),
     )
     still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
@@ -56,4 +66,6 @@ def match_weights(
         runs.append(descend(pair, rules, start, anchored=k == 0, max_sweeps=max_sweeps, generator=generator))
     best = max(runs, key=lambda run: run.objective[-1])
     element = Symmetry(spec, dict(best.actions))
+    if balances:
+        element = balances[0].inverse() @ element @ balances[1]
     return result(a, b, element, method="weight", ties=best.ties, runs=runs)

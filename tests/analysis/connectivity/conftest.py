@@ -29,7 +29,7 @@ def perceptron(width: int = 48) -> nn.Sequential:
     return nn.Sequential(OrderedDict([*layers, ("fc3", nn.Linear(width, 10))]))
 
 
-def convolutional(width: int = 8) -> nn.Sequential:
+def convolutional(width: int = 24) -> nn.Sequential:
     """With batch norm behind a convolution without bias, and one behind a ReLU."""
     layers: list[tuple[str, nn.Module]] = [
         ("image", nn.Unflatten(1, (1, 8, 8))),
@@ -55,7 +55,7 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        made: Tensor = self.head(self.norm(self.block(self.embed(images.unflatten(1, (8, 8))))).mean(1))
+        made: Tensor = self.head(self.norm(self.block(self.embed(images.view(-1, 8, 8)))).mean(1))
         return made
 
 
@@ -65,7 +65,7 @@ def trained(module: nn.Module, seed: int, steps: int = 200) -> State:
         for parameter in module.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / parameter[0].numel()) ** 0.5)
-            elif parameter.unique().numel() > 1:  # a bias; norms stay as they are
+            elif parameter.std() > 0:  # a bias; norms stay as they are
                 parameter.zero_()
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     module.train()
@@ -110,6 +110,34 @@ def align(a: State, b: State) -> State:
     return b
 
 
+def permuted_convolutional(state: State, first: Tensor, second: Tensor) -> State:
+    """A convolutional network with the channels of both convolutions in another order."""
+    made = {
+        name: tensor[first if "1" in name else second] if tensor.ndim and "fc" not in name else tensor for name, tensor in state.items()
+    }
+    made["conv2.weight"] = made["conv2.weight"][:, first]
+    made["fc.weight"] = state["fc.weight"].view(10, -1, 4)[:, second].flatten(1)
+    return made
+
+
+def align_convolutional(a: State, b: State) -> State:
+    """Coordinate descent over both convolutions."""
+    width = len(a["conv2.bias"])
+    still = torch.arange(width)
+    for _ in range(20):
+        rows = [
+            torch.cat([one["conv1.weight"].flatten(1), one["conv2.weight"].transpose(0, 1).flatten(1)], 1).double().numpy()
+            for one in (a, b)
+        ]
+        b = permuted_convolutional(b, torch.tensor(linear_sum_assignment(-rows[0] @ rows[1].T)[1]), still)
+        rows = [
+            torch.cat([one["conv2.weight"].flatten(1), one["fc.weight"].view(10, width, 4).transpose(0, 1).flatten(1)], 1).double().numpy()
+            for one in (a, b)
+        ]
+        b = permuted_convolutional(b, still, torch.tensor(linear_sum_assignment(-rows[0] @ rows[1].T)[1]))
+    return b
+
+
 @pytest.fixture(scope="session")
 def perceptrons() -> Pair:
     module = perceptron()
@@ -119,11 +147,9 @@ def perceptrons() -> Pair:
 
 @pytest.fixture(scope="session")
 def with_batch_norm() -> Pair:
-    module = convolutional()
-    a = trained(module, 0)
-    module = convolutional()
+    a, module = trained(convolutional(), 0), convolutional()
     b = trained(module, 1)
-    return Pair(task_of(module), a, b, b)
+    return Pair(task_of(module), a, b, align_convolutional(a, b))
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,16 @@ from weightspace.task import Task
 def test_the_curve_stays_below_the_line(name: str, request: pytest.FixtureRequest, generator: torch.Generator) -> None:
     pair: Pair = request.getfixturevalue(name)
     line = barrier(pair.a, pair.b, pair.task, 9)
-    found = bezier(pair.a, pair.b, pair.task, generator=generator, steps=100, points=9)
-    assert found.curve.path == "bezier" and len(found.training_losses) == 100
-    assert max(found.curve.losses) < 0.3 * max(line.losses)
+    found = bezier(pair.a, pair.b, pair.task, generator=generator, steps=60, points=9)
+    assert found.curve.path == "bezier" and len(found.training_losses) == 60
+    assert found.curve.barrier < 0.2 * line.barrier and max(found.curve.losses) < max(line.losses)
     assert (found.curve.losses[0], found.curve.losses[-1]) == pytest.approx((line.losses[0], line.losses[-1]))
 
 
 def test_batch_norms_are_trained_on_the_statistics_they_are_measured_with(with_batch_norm: Pair, generator: torch.Generator) -> None:
     pair = with_batch_norm
     line = barrier(pair.a, pair.b, pair.task, 5, repair="reset")
-    found = bezier(pair.a, pair.b, pair.task, generator=generator, steps=80, points=5, repair="reset")
+    found = bezier(pair.a, pair.b, pair.task, generator=generator, steps=50, points=5, repair="reset")
     assert max(found.curve.losses) < 0.5 * max(line.losses)
     assert found.curve.repair == "reset"
     middle = {name: (pair.a[name] + pair.b[name]) / 2 for name in ("norm1.running_mean", "norm1.weight")}

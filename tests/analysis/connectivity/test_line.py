@@ -4,12 +4,14 @@ import io
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests.analysis.connectivity.conftest import Pair, permuted
 from weightspace.analysis.connectivity import barrier
 from weightspace.analysis.connectivity.curve import barrier_of
+from weightspace.analysis.connectivity.repair import prepare
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import TaskError, UnknownNameError
 
@@ -50,10 +52,10 @@ class TestReferences:
     def test_both_references_and_both_directions(self) -> None:
         ts, values = (0.0, 0.25, 0.5, 1.0), (0.9, 0.6, 0.7, 0.5)
         found = barrier_of("accuracy", ts, values, higher_is_better=True)
-        assert (found.interpolated, found.interpolated_at) == (pytest.approx(0.2), 0.25)
+        assert found.interpolated == pytest.approx(0.2) and found.interpolated_at == 0.25
         assert (found.worse, found.worse_at) == (0, 1.0)
         found = barrier_of("error", ts, values, higher_is_better=False)
-        assert (found.interpolated, found.interpolated_at) == (pytest.approx(0), 0.0)
+        assert found.interpolated == pytest.approx(0) and found.interpolated_at == 0.0
 
     def test_what_is_not_a_number_is_worst(self) -> None:
         found = barrier_of("loss", (0.0, 0.5, 1.0), (1.0, math.nan, 1.0), higher_is_better=False)
@@ -85,7 +87,7 @@ class TestResult:
         assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
         assert {text.get_text() for text in loss.texts} == {f"{found.barrier:.3g}", f"{found.barriers['calibrated_loss'].interpolated:.3g}"}
         assert [text.get_text() for text in accuracy.texts] == [f"{found.barriers['accuracy'].interpolated:.3g}"]
-        assert list(loss.lines[0].get_ydata()) == list(found.losses)
+        assert np.asarray(loss.lines[0].get_ydata()).tolist() == list(found.losses)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png")
         assert drawn.getvalue().startswith(b"\x89PNG")
@@ -108,7 +110,9 @@ class TestRefusals:
                 barrier(*self.ends, lambda _: 0.0, 3, **settings)
 
     @pytest.mark.parametrize(
-        ("value", "found"), [({"loss": "low"}, "loss: str"), ({"accuracy": 0.5}, "only accuracy"), ({}, "only an empty mapping"), (None, "loss: NoneType")], ids=str
+        ("value", "found"),
+        [({"loss": "low"}, "loss: str"), ({"accuracy": 0.5}, "only accuracy"), ({}, "only an empty mapping"), (None, "loss: NoneType")],
+        ids=str,
     )
     def test_evaluations_that_give_no_loss(self, value: Any, found: str) -> None:
         with pytest.raises(TaskError, match=f"the evaluation returned {found}; expected a number, or numbers by name, 'loss' among them"):
@@ -116,7 +120,7 @@ class TestRefusals:
 
     def test_another_kind_of_repair(self, perceptrons: Pair) -> None:
         with pytest.raises(TaskError, match="expected repair to be 'reset' or 'repair', found 'renew'"):
-            barrier(perceptrons.a, perceptrons.b, perceptrons.task, 3, repair="renew")  # type: ignore[arg-type]
+            prepare(perceptrons.task, perceptrons.a, perceptrons.b, "renew")
 
     def test_networks_of_other_names(self) -> None:
         with pytest.raises(UnknownNameError, match="the second state dict has no tensor 'w'"):

@@ -40,7 +40,7 @@ def test_views_of_one_storage_are_not_taken_for_ties() -> None:
 
 def test_blends_are_differentiable() -> None:
     control = torch.ones(2, requires_grad=True)
-    quadratic({"w": torch.zeros(2)}, {"w": control}, {"w": torch.zeros(2)})(0.25)["w"].sum().backward()
+    quadratic({"w": torch.zeros(2)}, {"w": control}, {"w": torch.zeros(2)})(0.25)["w"].sum().backward()  # type: ignore[no-untyped-call]
     assert control.grad is not None and control.grad.tolist() == [0.375, 0.375]
 
 

@@ -31,17 +31,21 @@ def demo(
 ) -> None:
     """Fill a zoo, ask it five questions, write a report.
 
-    Trains 60 small networks on scikit-learn's digits, catalogues them together with checkpoints that installed packages ship (lpips, DISTS-pytorch, silero-vad, facenet-pytorch), and asks the catalog in SQL. The report is one HTML page that opens offline. Nothing is downloaded.
+    Trains 60 small networks on scikit-learn's digits, catalogues them together with checkpoints that installed packages ship (lpips, DISTS-pytorch, silero-vad, facenet-pytorch), and asks the catalog in SQL. Two of the networks are averaged, as they are and aligned. The report is one HTML page that opens offline. Nothing is downloaded.
 
     Examples:
       weightspace demo
       weightspace demo --zoo tour --seed 1 -o tour.html
     """
+    from weightspace.cli.averaging import average
     from weightspace.zoo.demo.demo import demo as run
 
-    made = run(zoo_at(zoo), seed=seed, jobs=jobs, paths=paths or [], report=output, say=say)
+    here = zoo_at(zoo)
+    made = run(here, seed=seed, jobs=jobs, paths=paths or [], report=output, say=say)
     for answer in made.answers:
         _tell(answer)
+    say("\nCan two networks that were trained apart be averaged?", style="bold cyan")
+    average(here, here.folder / "averaging.png", seed, say)
     say(f"open the report in a browser; the zoo is in {cells.safe(str(zoo))}: weightspace ls --zoo {cells.safe(str(zoo))}")
     write([f"{cells.safe(str(made.report))}\n"])
 

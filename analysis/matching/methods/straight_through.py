@@ -1,0 +1,110 @@
+"""Method `straight_through`: weight matching to a copy of a that gradients push to where the midpoint has a low loss."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from weightspace.analysis.connectivity.paths import blend
+from weightspace.analysis.matching.family import Rules
+from weightspace.analysis.matching.match import Match, matching_method, result
+from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
+from weightspace.analysis.matching.pair import Local, Pair
+from weightspace.analysis.matching.weight import Run, descend
+from weightspace.checkpoint import Checkpoint
+from weightspace.spec import SymmetrySpec
+from weightspace.symmetry import StateDict, Symmetry, act
+from weightspace.task import Task
+
+FEW_SWEEPS = 10  # of weight matching in one step, from where the last one ended
+
+
+@matching_method("straight_through")
+def match_straight_through(
+    a: Checkpoint | StateDict,
+    b: Checkpoint | StateDict,
+    spec: SymmetrySpec,
+    *,
+    generator: torch.Generator,
+    task: Task,
+    steps: int = 100,
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    check_every: int = 10,
+    batch_statistics: bool = False,
+    solver: str | None = None,
+) -> Match:
+    """Lower the loss half-way between a and the moved b, by a gradient that passes straight through the matching.
+
+    Ainsworth et al., Git Re-Basin (arXiv:2209.04836), section 3.3. A copy begins at a; in every step b is matched to the copy by
+    weights, from where it was, the midpoint of a and the moved b gives a loss on one batch, and the copy takes the gradient that
+    the moved b has. Two departures: the element kept is the best that was seen, by the loss over all batches, where the paper takes
+    the last; and the first step is a whole anchored weight matching, so that this and the identity are the least one gets.
+
+    Args:
+        a: what is aligned to.
+        b: what is moved.
+        spec: the symmetry of both.
+        generator: of the order of visits.
+        task: the loss; its batches are taken in turn. The objective is the loss of the midpoint, its sign turned.
+        steps: of the gradient.
+        learning_rate: of the copy.
+        momentum: of the copy.
+        check_every: steps between evaluations over all batches.
+        batch_statistics: whether batch norms use the statistics of each batch, as running ones do not fit between networks.
+        solver: of linear assignments.
+
+    Raises:
+        TaskError: the task has no batches, or the networks do not fit its module.
+    """
+    left, right = on_device(a, task), on_device(b, task)
+    # The pair's blocks are views of the copy, so they follow it.
+    copy = _copy(left, spec)
+    pair = Pair.of({**left, **copy}, right, spec, device=task.device)
+    rules = Rules.of(spec, matrices=False, solver=solver)
+    still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
+
+    def loss_at(actions: Mapping[str, Local]) -> float:
+        return path_loss(left, act(Symmetry(spec, actions), right), task, batch_statistics=batch_statistics)
+
+    run = descend(pair, rules, still, anchored=True, max_sweeps=100, generator=generator)
+    best, lowest, objective, assignments = dict(still), loss_at(still), [], run.assignments
+    objective.append(-lowest)
+    optimizer = torch.optim.SGD(copy.values(), lr=learning_rate, momentum=momentum)
+    batches, checked = cycled(task), still
+    for step in range(steps + 1):
+        if step % check_every == 0 or step == steps:
+            if not _same(run.actions, checked):
+                checked, loss = dict(run.actions), loss_at(run.actions)
+                if loss < lowest:
+                    best, lowest = checked, loss
+            objective.append(-lowest)
+        if step == steps:
+            break
+        moved = act(Symmetry(spec, run.actions), right)
+        through = {name: moved[name] + (tensor - tensor.detach()) for name, tensor in copy.items()}
+        tied = {name: through[owner] for name, owner in spec.aliases.items() if name in left and owner in through}
+        middle = blend((0.5, 0.5), (left, {**moved, **through, **tied}))
+        optimizer.zero_grad()
+        task.loss_of(middle, next(batches), batch_statistics=batch_statistics).backward()
+        optimizer.step()
+        run = descend(pair, rules, run.actions, anchored=False, max_sweeps=FEW_SWEEPS, generator=generator)
+        assignments += run.assignments
+    found = Run(best, tuple(objective), f"stopped after {steps} steps", assignments)
+    return result(a, b, Symmetry(spec, best), method="straight_through", ties={}, runs=[found])
+
+
+def _copy(state_dict: StateDict, spec: SymmetrySpec) -> dict[str, Tensor]:
+    """Copies of the tensors that take part in matching, in float32 or wider, that take gradients."""
+    made: dict[str, Tensor] = {}
+    for name in spec.tensors:
+        tensor = state_dict[name]
+        if name not in spec.statistics and tensor.is_floating_point():
+            wide = torch.promote_types(tensor.dtype, torch.float32)
+            made[name] = tensor.to(wide, copy=True).requires_grad_()
+    return made
+
+
+def _same(one: Mapping[str, Local], other: Mapping[str, Local]) -> bool:
+    """Whether two elements send all members to the same places with the same signs."""
+    return all(torch.equal(one[name].as_matrix, other[name].as_matrix) for name in one)

@@ -1,0 +1,111 @@
+"""`weightspace barrier`: the loss between two networks."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weightspace.cli import cells
+from weightspace.cli.evaluation import Evaluation, evaluation_of
+from weightspace.cli.options import ALIGNMENT, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, spec_of, unwritten, zoo_at
+from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.progress import progress
+
+PLACE = 31
+
+
+class Correction(enum.StrEnum):
+    """What is done to the networks on the way before they are measured."""
+
+    none = "none"
+    reset = "reset"
+    repair = "repair"
+
+
+_COLUMNS = {
+    "quantity": Column("quantity"),
+    "start": Column("A", cells.number, right=True),
+    "end": Column("B", cells.number, right=True),
+    "interpolated": Column("barrier", cells.number, right=True),
+    "interpolated_at": Column("at", cells.number, right=True),
+    "worse": Column("above the worse end", cells.number, right=True),
+    "worse_at": Column("at", cells.number, right=True),
+}
+
+
+def barrier(
+    a: Model,
+    b: Model,
+    evaluation: Evaluation = None,
+    align: Annotated[
+        str | None, typer.Option("--match", metavar="METHOD", show_default=False, help="Align B to A first, by this method.")
+    ] = None,
+    points: Annotated[int, typer.Option("--points", min=2, metavar="N", help="Networks on the way, the ends included.")] = 25,
+    correction: Annotated[
+        Correction,
+        typer.Option("--repair", help="Correct each network on the way: reset its running statistics, or repair its activations."),
+    ] = Correction.none,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Also measure the loss at each network's best softmax temperature.")
+    ] = False,
+    curve: Annotated[bool, typer.Option("--curve", help="Print the values at every point in place of the barriers.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", show_default=False, help="Draw the curve into a PNG, SVG or PDF file.")
+    ] = None,
+    spec: SpecFile = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    seed: Seed = 0,
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Measure the loss on the straight line between A and B.
+
+    The barrier is how far the loss rises above the line between the losses of the ends; how far it rises above the worse end is printed beside it. B is taken as it is, or aligned first with --match.
+
+    Examples:
+      weightspace barrier a.safetensors b.safetensors --eval tasks:digits --match weight --plot curve.png
+      weightspace barrier a b --match weight --repair repair --format json
+    """
+    import torch
+
+    from weightspace.analysis.connectivity import barrier as run
+    from weightspace.analysis.matching import match
+    from weightspace.symmetry import act
+
+    unwritten(plot, force)
+    here = zoo_at(zoo)
+    left, right = here.checkpoint(a), here.checkpoint(b)
+    judge = evaluation_of(evaluation, left)
+    if align:
+        with progress("matching"):
+            options = {"generator": torch.Generator().manual_seed(seed)}
+            right = act(match(left, right, spec_of(spec, here, a, left), align, **options).element, right)
+    with progress("measuring"):
+        found = run(left, right, judge, points, repair=None if correction is Correction.none else correction.value, calibrate=calibrate)
+    if curve:
+        print_data(found.table(), format)
+    else:
+        rows = [
+            {
+                "quantity": one.quantity,
+                "start": found.values[one.quantity][0],
+                "end": found.values[one.quantity][-1],
+                "interpolated": one.interpolated,
+                "interpolated_at": one.interpolated_at,
+                "worse": one.worse,
+                "worse_at": one.worse_at,
+            }
+            for one in found.barriers.values()
+        ]
+        print_data(rows, format, _COLUMNS)
+    for note in found.notes:
+        say(cells.safe(note))
+    if plot is not None:
+        found.plot().savefig(plot)
+        say(f"drew {cells.safe(str(plot))}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel=ALIGNMENT)(barrier)
