@@ -355,6 +355,12 @@ TINY: dict[str, Callable[[], Tiny]] = {
         ),
         IMAGE,
     ),
+    "resnet_transformers_narrow": _transformers(
+        lambda tf: tf.ResNetForImageClassification(
+            tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="bottleneck")
+        ),
+        IMAGE,
+    ),
     "resnet": _module(lambda: ResNet(6, (6, 8, 10, 12)), _SMALL),
     "resnet_cifar_b": _module(lambda: ResNet(6, (6, 8, 10)), _SMALL),
     "resnet_wide_stem": _module(lambda: ResNet(5, (6, 8, 10)), _SMALL),

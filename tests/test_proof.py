@@ -302,6 +302,8 @@ def test_running_statistics_move_with_their_channels() -> None:
 class Rotary(nn.Module):
     """One head whose queries and keys are turned by their positions: planes may be turned, and the whole grows against shrinking."""
 
+    frequency: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.q, self.k = nn.Linear(5, 4, bias=False), nn.Linear(5, 4, bias=False)
@@ -395,7 +397,7 @@ class Undefined(nn.Linear):
         (Noisy(2, 3), torch.zeros(1, 2), "the module returns something else each time although it is in eval mode"),
         (Silent(2, 3), torch.zeros(1, 2), "the module returns no tensor, so nothing can be proved about it"),
         (nn.Linear(2, 3), torch.zeros(1, 5), "the module does not run on the example inputs: "),
-        (Undefined(2, 3), torch.zeros(1, 2), "the module returns NaN at every random draw of its weights"),
+        (Undefined(2, 3), torch.zeros(1, 2), "the module returns NaN at every random draw of its weights; see that it runs"),
     ],
 )
 def test_a_module_about_which_nothing_can_be_proved(module: nn.Module, given: Tensor, message: str) -> None:
@@ -413,6 +415,40 @@ def test_a_proof_is_repeated_by_the_same_seed() -> None:
     spec, module = mlp_spec(a="scale"), mlp(nn.GELU)
     notes = [prove(spec, module, INPUT, generator=seeded(seed)).notes for seed in (1, 1, 2)]
     assert notes[0] == notes[1] != notes[2]
+
+
+class Combined(nn.Module):
+    """Takes its inputs by keyword, one of which must be positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, size: int = 1, positive: Tensor | None = None) -> Tensor:
+        scaled = x * size if positive is None else x * size + positive.log()
+        return self.b(torch.tanh(self.a(scaled)))  # type: ignore[no-any-return]
+
+
+def test_inputs_by_keyword_in_any_order_and_of_a_domain() -> None:
+    rows = {"a.weight": "h 4", "a.bias": "h", "b.weight": "2 h", "b.bias": "2"}
+    spec, keywords = SymmetrySpec.parse(rows, groups={"h": {"size": 3, "symmetry": "sign"}}), {"positive": torch.rand(2, 4) + 1, "size": 2}
+    found = prove(spec, Combined(), torch.zeros(2, 4), keywords=keywords)
+    assert found.proved and found == spec and not found.notes
+    assert certificate(spec, Combined(), torch.zeros(2, 4), keywords={"size": 2}).complete
+    state = Combined().state_dict()
+    assert function_change(Combined(), state, state, keywords={"size": 3, "x": torch.ones(2, 4)}) == 0
+
+
+@pytest.mark.parametrize("activation", [Sine, nn.ReLU, nn.Tanh])
+def test_deep_networks_are_drawn_so_that_signals_neither_drown_nor_die(activation: type[nn.Module]) -> None:
+    """Rounding grows thirtyfold in each layer of steep sines at ordinary weights, and signals die in deep networks of small ones."""
+    module = nn.Sequential(
+        nn.Linear(2, 8), activation(), *(part for _ in range(14) for part in (nn.Linear(8, 8), activation())), nn.Linear(8, 1)
+    )
+    rows = {f"{2 * j}.weight": f"{f'h{j}' if j < 15 else 1} {f'h{j - 1}' if j else 2}" for j in range(16)}
+    rows |= {f"{2 * j}.bias": f"h{j}" if j < 15 else "1" for j in range(16)}
+    found = prove(SymmetrySpec.parse(rows, sizes={f"h{j}": 8 for j in range(15)}), module, torch.zeros(4, 2))
+    assert found.proved and len(found.movable) == 15 and not found.notes
 
 
 # The function of two state dicts

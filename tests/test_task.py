@@ -78,6 +78,12 @@ class TestEvaluate:
         assert all(torch.equal(tensor, given[name]) for name, tensor in state_dict.items())
         assert not any(module._forward_hooks for module in task.module.modules())
 
+    def test_weights_that_hooks_compute_follow_the_state_dict(self) -> None:
+        with pytest.warns(FutureWarning):
+            module = nn.utils.weight_norm(nn.Linear(2, 1, bias=False))
+        task = Task(module, [torch.ones(1, 2)], lambda out, _: out.mean())
+        assert task.evaluate({"weight_g": torch.tensor([[5.0]]), "weight_v": torch.tensor([[3.0, 4.0]])})["loss"] == pytest.approx(7.0)
+
     def test_checkpoints_other_dtypes_and_prefixes_are_taken(self, task: Task) -> None:
         state_dict = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in others(task.module).items()}
         wrapped = Checkpoint.of({f"module.{name}": tensor for name, tensor in state_dict.items()})

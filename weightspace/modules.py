@@ -145,13 +145,17 @@ def shared_copy(module: "torch.nn.Module") -> "torch.nn.Module":
     Raises:
         TaskError: something in the module cannot be copied.
     """
+    import torch
+
     tensors = [*module.parameters(), *module.buffers()]
+    # What hooks compute before each call (as the older weight norm does) lies among the plain attributes, and refuses to be copied.
+    tensors += [value for part in module.modules() for value in vars(part).values() if isinstance(value, torch.Tensor)]
     try:
         return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
     except Exception as error:
         raise TaskError(
             f"module {type(module).__name__} cannot be copied ({type(error).__name__}: {error}); "
-            "expected one that copy.deepcopy takes; keep locks, open files and computed tensors out of its attributes"
+            "expected one that copy.deepcopy takes; keep locks and open files out of its attributes"
         ) from error
 
 

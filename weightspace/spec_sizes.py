@@ -60,7 +60,7 @@ class Configuration:
     asked: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, weights: object, sizes: Mapping[str, int] | None = None) -> "Configuration":
+    def of(cls, weights: object, sizes: Mapping[str, Any] | None = None) -> "Configuration":
         """Gather what is given, the `config.json` beside a checkpoint, its recipe and its metadata."""
         sources: list[Mapping[str, Any]] = [sizes or {}]
         if isinstance(weights, Checkpoint):

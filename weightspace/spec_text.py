@@ -21,7 +21,7 @@ An alias with a row of its own is tied only where the checkpoint says so or lack
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import yaml
 
@@ -29,7 +29,7 @@ from weightspace.axes import Axis, Leaf, Product, Sum, leaves, parse
 from weightspace.checkpoint import Checkpoint
 from weightspace.documents import load, text_of
 from weightspace.errors import SymmetryError, UnknownNameError
-from weightspace.spec import NeuronGroup, SymmetrySpec
+from weightspace.spec import Continuous, Kind, NeuronGroup, SymmetrySpec
 from weightspace.spec_sizes import BLANK, Configuration, Header, headers, solve, without_blanks
 from weightspace.templates import Row, Template, escaped, expand, fill
 
@@ -41,8 +41,27 @@ CONFIGURATION = "configuration: "
 """How the note begins that says which values of a configuration a spec was made with."""
 
 
+def _is_size(value: Any) -> bool:
+    words = value if isinstance(value, list) and value else [value]
+    return (isinstance(value, int) and not isinstance(value, bool)) or all(isinstance(word, str) for word in words)
+
+
+def _is_symmetry(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return value in get_args(Continuous)
+    return all(isinstance(words, dict) and all(word in get_args(Continuous) for word in words.values()) for words in value.values())
+
+
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "size": ("a whole number, or names of the configuration", _is_size),
+    "kind": ("permutable or fixed", lambda value: value in get_args(Kind)),
+    "symmetry": (f"{', '.join(get_args(Continuous))}, or which by a value of the configuration", _is_symmetry),
+    "per": ("the name of a group", lambda value: isinstance(value, str)),
+}
+
+
 def read(
-    source: Path | str, checkpoint: "Checkpoint | Mapping[str, torch.Tensor] | None" = None, sizes: Mapping[str, int] | None = None
+    source: Path | str, checkpoint: "Checkpoint | Mapping[str, torch.Tensor] | None" = None, sizes: Mapping[str, Any] | None = None
 ) -> SymmetrySpec:
     """Read a spec from a YAML or JSON file, or from its text.
 
@@ -83,8 +102,11 @@ def write(spec: SymmetrySpec) -> str:
         if key in document:
             known = document[key]
             document[key] = {escaped(a): b for a, b in known.items()} if isinstance(known, dict) else list(map(escaped, known))
-    made: str = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=1 << 20, allow_unicode=True)
-    return made
+    parts = [
+        yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=None if key == "groups" else False, width=1 << 20, allow_unicode=True)
+        for key, value in document.items()
+    ]
+    return "".join(parts)
 
 
 def build(
@@ -250,7 +272,7 @@ def _formulas(size: Any) -> list[str]:
 def _group(name: str, count: int, fields: Mapping[str, Any], configuration: Configuration, where: str) -> NeuronGroup:
     symmetry = fields.get("symmetry", "none")
     if isinstance(symmetry, dict):
-        said = [values.get(str(configuration.get(key))) for key, values in symmetry.items() if isinstance(values, dict)]
+        said = [values.get(str(configuration.get(key))) for key, values in symmetry.items()]
         symmetry = next((one for one in said if one is not None), "none")
     return NeuronGroup(name, count, fields.get("kind", "permutable"), symmetry, fields.get("per"))
 
@@ -299,20 +321,15 @@ def _axes_text(name: str, axes: Any, where: str) -> str:
 
 def _fields(name: str, fields: Any, where: str) -> Mapping[str, Any]:
     """See that what is said of a group has the right form."""
-    checks: dict[str, Callable[[Any], bool]] = {
-        "size": lambda v: isinstance(v, (int, str)) and not isinstance(v, bool) or (isinstance(v, list) and all(isinstance(s, str) for s in v)),
-        "kind": lambda v: isinstance(v, str),
-        "symmetry": lambda v: isinstance(v, (str, dict)),
-        "per": lambda v: isinstance(v, str),
-    }
     if isinstance(fields, int) and not isinstance(fields, bool):
         return {"size": fields}
     fields = {} if fields is None else fields
     if not isinstance(fields, dict):
         raise SymmetryError(f"{where}: group '{name}' is {fields!r}; expected its size, or a mapping of size, kind, symmetry and per")
     for key, value in fields.items():
-        if key not in checks:
+        if key not in _FIELDS:
             raise SymmetryError(f"{where}: group '{name}' has a field '{key}'; expected size, kind, symmetry or per")
-        if not checks[key](value):
-            raise SymmetryError(f"{where}: '{key}' of group '{name}' is {value!r}; that is no {key}")
+        expected, fits = _FIELDS[key]
+        if not fits(value):
+            raise SymmetryError(f"{where}: '{key}' of group '{name}' is {value!r}; expected {expected}")
     return fields

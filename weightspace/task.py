@@ -236,6 +236,8 @@ class Task:
 
     def _fitted(self, state_dict: StateDict) -> dict[str, Tensor]:
         """A state dict as the runner takes it; buffers outside it come from the module, wherever that has moved to."""
+        if isinstance(state_dict, Checkpoint):
+            state_dict = state_dict.state_dict()  # each tensor read once
         named = tensors_of(self.module, state_dict)
         own = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         fitted = {name: state_dict[named[name]].to(tensor) if name in named else tensor for name, tensor in own.items()}

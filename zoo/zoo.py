@@ -15,7 +15,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.errors import CatalogError, FormatError, RecordError
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
-from weightspace.zoo import query, reading, store
+from weightspace.zoo import mapping, query, reading, store
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.diff import TensorDiff, diff
 from weightspace.zoo.discover import stamp_at
@@ -29,6 +29,8 @@ from weightspace.zoo.write import write_metrics, write_records, write_runs, writ
 
 if TYPE_CHECKING:
     import torch
+
+    from weightspace.spec import SymmetrySpec
 
 HOUSE = ".weightspace"
 
@@ -207,6 +209,27 @@ class Zoo:
             return open_checkpoint(model)
         return self.open(model)
 
+    def spec(self, model: str | Path) -> "SymmetrySpec":
+        """The symmetry of a model's architecture: as it was set, else by the names of its tensors; see `weightspace.zoo.specs`.
+
+        Raises:
+            SymmetryError: none was set, and no known architecture fits.
+        """
+        from weightspace.zoo import specs  # brings torch, which nothing else here needs
+
+        return specs.chosen(self.catalog, self.checkpoint(model))
+
+    def set_spec(self, model: str | Path, spec: "SymmetrySpec") -> None:
+        """Keep a spec for the architecture of a model, in place of any other.
+
+        Raises:
+            SymmetryError, ShapeMismatchError: it is of another architecture.
+            CatalogError: the model is not in the catalog.
+        """
+        from weightspace.zoo import specs
+
+        specs.choose(self.catalog, self.checkpoint(model), spec)
+
     def export(self, model: str, path: str | Path) -> Path:
         """Write a model as safetensors; the same model gives the same bytes."""
         return save(self.checkpoint(model), path, {"format": "pt"})
@@ -273,6 +296,64 @@ class Zoo:
                     )
             write_metrics(connection, told)
         return [model_id for _, model_id, _ in made]
+
+    def map(
+        self,
+        function: Callable[[Checkpoint], Mapping[str, Any]],
+        where: str | None = None,
+        *,
+        measure: str,
+        version: str = "1",
+        parameters: Mapping[str, Any] | None = None,
+        jobs: int = 1,
+        progress: Callable[[mapping.Progress], None] | None = None,
+    ) -> pa.Table:
+        """Apply a function to every model of a query, and keep what it says in the table `measurements`.
+
+        What is known under the same measure, version and parameters is not computed again; results are written every few seconds,
+        so that a run may be ended at any time and goes on where it stopped.
+
+        Args:
+            function: takes a Checkpoint, returns numbers or text by key; importable by name where there are several jobs.
+            where: SQL condition on models, as in `models`.
+            measure: name to file the results under.
+            version: of the function: raise it when the function changes.
+            parameters: what the function was given besides the model, as JSON can hold it.
+            jobs: processes.
+            progress: called after each model.
+
+        Returns:
+            One row a model of the query, its keys as columns; what is not finite is NULL.
+
+        Raises:
+            RecordError: the function could not do a model, or gave something that is no mapping to numbers; what was done before is kept.
+        """
+        return mapping.apply_to(
+            self, function, mapping.Measure(measure, version, parameters or {}), arity=1, where=where, jobs=jobs, progress=progress
+        )
+
+    def map_pairs(
+        self,
+        function: Callable[[Checkpoint, Checkpoint], Mapping[str, Any]],
+        where: str | None = None,
+        *,
+        measure: str,
+        version: str = "1",
+        parameters: Mapping[str, Any] | None = None,
+        jobs: int = 1,
+        progress: Callable[[mapping.Progress], None] | None = None,
+    ) -> pa.Table:
+        """Apply a function to all pairs of models of a query, each pair once, and keep what it says in `pair_measurements`.
+
+        The first of a pair is the one that was catalogued first. Arguments, caching and errors are those of `map`; text cannot
+        be kept of a pair.
+
+        Returns:
+            One row a pair: `a`, `b` and the keys as columns.
+        """
+        return mapping.apply_to(
+            self, function, mapping.Measure(measure, version, parameters or {}), arity=2, where=where, jobs=jobs, progress=progress
+        )
 
     def _stored(self, model: Added) -> tuple[str, ModelRecord]:
         checkpoint = model.tensors if isinstance(model.tensors, Checkpoint) else Checkpoint.of(model.tensors)

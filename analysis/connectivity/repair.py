@@ -46,7 +46,7 @@ def repair(
 ) -> Repaired:
     """Correct a state dict at time t between a and b, on the batches of a task.
 
-    Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair" (arXiv:2211.08403), section 3: the channels of an
+    Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair" (arXiv:2211.08403): the channels of an
     interpolated network vary less than those of its ends, layer by layer ever less. `repair` gives each channel of each convolution and
     linear layer but the last one the mean `(1 - t) mu_a + t mu_b` and the standard deviation `(1 - t) sd_a + t sd_b`, by a scale and a
     shift that are folded into weight and bias. As there, one pass measures all layers, each seeing inputs that were corrected by the

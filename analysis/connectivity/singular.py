@@ -80,7 +80,7 @@ def singular_alignment(
     unknown = next((name for name in chosen if name not in one), None)
     if unknown is not None:
         raise UnknownNameError.of("tensor", unknown, one)
-    overlaps = {name: _Overlap.of(name, one[name], other[name]) for name in chosen}
+    overlaps = {name: _Overlap.of(name, one[name], other[name].to(one[name].device)) for name in chosen}
     cuts = {gamma: {name: overlap.cut(gamma, tie) for name, overlap in overlaps.items()} for gamma in gammas}
     layers = tuple(cut.alignment(name, gamma) for name in chosen for gamma in gammas for cut in [cuts[gamma][name]])
     return SingularAlignment(tuple(_total(gamma, list(cuts[gamma].values())) for gamma in gammas), layers)

@@ -5,7 +5,6 @@ A unit of a positively homogeneous activation may have its incoming weights mult
 the squared norm is a sum of exponentials, so convex. There each unit's incoming squared norm equals its outgoing one.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -40,8 +39,10 @@ class _Mass:
 
     def scaled(self, logs: Mapping[str, Tensor]) -> Tensor:
         """The squared weights after scales, given by their logarithms."""
-        powers = [2 * p.exponent * spread(logs[p.group], self.values.dim(), p.at) for p in self.places]
-        return self.values * torch.stack(torch.broadcast_tensors(*powers)).sum(0).exp()
+        scaled = self.values
+        for p in self.places:
+            scaled = scaled * spread((2 * p.exponent * logs[p.group]).exp(), scaled.dim(), p.at)
+        return scaled
 
 
 def balance(weights: Checkpoint | StateDict, spec: SymmetrySpec) -> Symmetry:
@@ -126,7 +127,7 @@ def _masses(weights: Checkpoint | StateDict, spec: SymmetrySpec) -> list[_Mass]:
                 if isinstance(term, Leaf) and term.group in scales and term.power
             ]
             kept = sorted({k for p in acted for k in p.at})
-            if acted and math.prod(block.view.shape):
+            if acted and block.view.numel():
                 rest = [k for k in range(block.view.dim()) if k not in kept]
                 values = block.view.sum(rest) if rest else block.view
                 made.append(_Mass(values, tuple(_Place(p.group, p.exponent, tuple(map(kept.index, p.at))) for p in acted)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from weightspace.axes import Axis
+from weightspace.axes import Axis, leaves
 from weightspace.modules import tensors_of
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict
@@ -15,22 +15,31 @@ _CONV = nn.modules.conv._ConvNd
 
 @dataclass(frozen=True)
 class Channels:
-    """What indexes the channels of a submodule's output (or input), and which dimension they are.
+    """The channels of what a submodule gives, or takes.
 
     Attributes:
-        axis: in the words of the spec.
-        dim: counted from the left if positive.
+        module: name of the submodule.
+        axis: what indexes them, in the words of the spec.
+        dim: which dimension they are.
+        of_input: whether of what it takes.
     """
 
+    module: str
     axis: Axis
     dim: int
+    of_input: bool
 
-    def last(self, values: Tensor) -> Tensor:
-        """Values as (samples, channels)."""
-        return values.movedim(self.dim, -1).flatten(0, -2)
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups that they show."""
+        return frozenset(leaf.group for leaf in leaves(self.axis))
+
+    def last(self, given: Tensor, made: Tensor) -> Tensor:
+        """Values as (samples, channels), from what the submodule takes and gives."""
+        return (given if self.of_input else made).movedim(self.dim, -1).flatten(0, -2)
 
 
-def channels_of(module: nn.Module, spec: SymmetrySpec, state_dict: StateDict, *, of_input: bool = False) -> dict[str, Channels]:
+def channels_of(module: nn.Module, spec: SymmetrySpec, state_dict: StateDict, *, of_input: bool = False) -> tuple[Channels, ...]:
     """Find the channels of every submodule that has a weight or a bias of its own and no submodules, by the axes of these.
 
     Args:
@@ -44,14 +53,16 @@ def channels_of(module: nn.Module, spec: SymmetrySpec, state_dict: StateDict, *,
     """
     named = tensors_of(module, state_dict)
     owners = {id(tensor): name for name, tensor in module.state_dict(keep_vars=True).items() if name in named}
-    found: dict[str, Channels] = {}
+    found: list[Channels] = []
     for name, part in module.named_modules():
+        if next(part.children(), None) is not None:
+            continue
         own = {key: owners.get(id(tensor)) for key, tensor in part.named_parameters(recurse=False)}
         axes = {key: spec.axes(named[owner]) for key, owner in own.items() if owner is not None}
-        axis = None if next(part.children(), None) is not None else _axis(part, axes.get("weight", ()), axes.get("bias", ()), of_input)
+        axis = _axis(part, axes.get("weight", ()), axes.get("bias", ()), of_input)
         if axis is not None:
-            found[name] = Channels(axis, _dim(part))
-    return found
+            found.append(Channels(name, axis, _dim(part), of_input))
+    return tuple(found)
 
 
 def _axis(part: nn.Module, weight: tuple[Axis, ...], bias: tuple[Axis, ...], of_input: bool) -> Axis | None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from weightspace.analysis.matching.assignment import assign
 
+from weightspace.analysis.matching.assignment import assign
 from weightspace.analysis.matching.pair import Family, Kernels, Local
 from weightspace.spec import SymmetrySpec
 
@@ -20,15 +20,15 @@ class Rules:
     Attributes:
         signed: groups whose members may change sign.
         mixed: groups solved by Procrustes instead of an assignment.
-        solver: name of the assignment solver.
+        solver: name of the assignment solver, None for the default.
     """
 
     signed: frozenset[str]
     mixed: frozenset[str] = frozenset()
-    solver: str = "scipy"
+    solver: str | None = None
 
     @classmethod
-    def of(cls, spec: SymmetrySpec, *, matrices: bool, solver: str) -> "Rules":
+    def of(cls, spec: SymmetrySpec, *, matrices: bool, solver: str | None = None) -> "Rules":
         """What a spec allows."""
         mixed = frozenset(g.name for g in spec.groups.values() if g.symmetry in ("orthogonal", "linear"))
         signed = frozenset(g.name for g in spec.groups.values() if g.symmetry == "sign")

@@ -66,7 +66,8 @@ def null_reduction(
     A reduction says something only beyond this.
 
     Args:
-        a, b: the two networks; they are not changed.
+        a: one network; it is not changed.
+        b: the other.
         spec: the symmetry of both.
         draws: how many pairs to draw.
         generator: source of chance; the default starts from a seed of its own.

@@ -144,7 +144,7 @@ class Refinement:
             if len(where):
                 flat = colours.reshape(-1) * 2 + 1
                 flat[where[0]] -= 1
-                self.colours[name] = flat.unique(return_inverse=True)[1].reshape(colours.shape)
+                self.colours[name] = _recoloured(flat.reshape(colours.shape), torch.zeros(colours.shape, dtype=torch.float64))
                 return True
         for name, signs in self.signs.items():
             where = ((signs == 0) & (self._norms[name] > 0)).reshape(-1).nonzero()
@@ -192,4 +192,3 @@ def _parts(spec: SymmetrySpec, weights: StateDict, colours: Mapping[str, Tensor]
                 odd = tuple(isinstance(t, Leaf) and t.group in signs and t.power % 2 == 1 for t in block.terms)
                 made.append(_Part(f"{name}[{len(made)}]", block.view / size, groups, at, odd))
     return made
-

@@ -22,7 +22,7 @@ def sinkhorn(scores: Float[Tensor, "n n"], *, rounds: int = 100, tolerance: floa
     Args:
         scores: logarithms of what is scaled, already divided by the temperature.
         rounds: the most iterations.
-        tolerance: of the row sums, at which to stop.
+        tolerance: of the logarithms of the row sums, at which to stop.
     """
     return cast(Tensor, _Sinkhorn.apply(scores, rounds, tolerance))  # type: ignore[no-untyped-call]
 
@@ -32,12 +32,13 @@ class _Sinkhorn(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, rounds: int, tolerance: float) -> Tensor:
-        logs = scores
+        logs = scores - scores.logsumexp(0, keepdim=True)
         for _ in range(rounds):
-            logs = logs - logs.logsumexp(1, keepdim=True)
-            logs = logs - logs.logsumexp(0, keepdim=True)
-            if float((logs.logsumexp(1).exp() - 1).abs().max()) < tolerance:
+            sums = logs.logsumexp(1, keepdim=True)
+            if float(sums.abs().max()) < tolerance:
                 break
+            logs = logs - sums
+            logs = logs - logs.logsumexp(0, keepdim=True)
         made = logs.exp()
         ctx.save_for_backward(made)
         return made
@@ -65,15 +66,19 @@ def softly(spec: SymmetrySpec, name: str, tensor: Tensor, matrices: Mapping[str,
         tensor: floats.
         matrices: doubly stochastic, with signs where the group has them, of groups without parents; gradients flow into them.
     """
-    made = torch.empty_like(tensor)
-    for new, old in zip(spec.blocks(name, made), spec.blocks(name, tensor), strict=True):
+    places = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape)
+    parts: list[Tensor] = []
+    where: list[Tensor] = []
+    for at, old in zip(spec.blocks(name, places), spec.blocks(name, tensor), strict=True):
         values = old.view
         for j, term in enumerate(old.terms):
             if isinstance(term, Leaf) and term.group in matrices:
                 matrix = matrices[term.group]
                 values = mix(values, matrix if term.power % 2 else matrix.abs(), (), j)
-        new.view.copy_(values)
-    return made
+        parts.append(values.flatten())
+        where.append(at.view.flatten())
+    # Put together by an order, not written into one tensor: gradients do not flow through several views of it.
+    return torch.cat(parts)[torch.cat(where).argsort()].reshape(tensor.shape)
 
 
 def relaxed_value(pair: Pair, held: Mapping[str, Local], matrices: Mapping[str, Tensor]) -> Float[Tensor, ""]:

@@ -97,7 +97,7 @@ def families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(variant.family for variant in variants()))
 
 
-def spec_for(weights: "Checkpoint | Mapping[str, torch.Tensor]", sizes: Mapping[str, int] | None = None) -> SymmetrySpec:
+def spec_for(weights: "Checkpoint | Mapping[str, torch.Tensor]", sizes: Mapping[str, Any] | None = None) -> SymmetrySpec:
     """Find the symmetry of a checkpoint by its tensors' names: a family that comes with the package, else a plain chain.
 
     Args:

@@ -1,6 +1,7 @@
-"""A module as a float64 function of named weights and inputs, with both drawn anew."""
+"""A module as a float64 function of named weights and inputs."""
 
 import copy
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from weightspace.axes import leaves
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import SymmetryError
-from weightspace.spec import SymmetrySpec
+from weightspace.symmetry import StateDict
 
-StateDict = Mapping[str, Tensor]
 ROUNDED = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.complex64: torch.complex128}
 UNLIFTED_TOLERANCE = 1e-5  # of a module whose float32 casts could not be lifted
 
@@ -53,17 +52,22 @@ class Network:
             return self.run({**self.state, **state}, copied)
 
 
-def network(module: nn.Module, inputs: Sequence[Any]) -> Network:
+def network(module: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any] | None = None) -> Network:
     """Lift a module to float64: export its graph and widen every cast in it; the module itself is left as it is.
+
+    Args:
+        module: on any device and of any float type.
+        inputs: what it is called with.
+        keywords: what it is called with by keyword.
 
     Raises:
         SymmetryError: the module does not run on the inputs, or returns no tensor.
     """
     copied = copy.deepcopy(module).to("cpu").double().eval()
-    flat, layout = tree_flatten(tuple(inputs))
+    flat, layout = tree_flatten((tuple(inputs), _in_order(module, keywords or {})))
     flat = [_widened(leaf) for leaf in flat]
     arguments = tree_unflatten(flat, layout)
-    run, loose, note = _exported(copied, arguments), 0.0, ""
+    run, loose, note = _exported(copied, *arguments), 0.0, ""
     if isinstance(run, str):
         loose, note = (
             UNLIFTED_TOLERANCE,
@@ -88,6 +92,12 @@ def network(module: nn.Module, inputs: Sequence[Any]) -> Network:
     return made
 
 
+def _in_order(module: nn.Module, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords in the order of the module's signature, in which its graph takes them."""
+    order = list(inspect.signature(module.forward).parameters)
+    return {name: keywords[name] for name in sorted(keywords, key=lambda name: order.index(name) if name in order else len(order))}
+
+
 def _see_that_it_runs(made: Network) -> None:
     with torch.no_grad():
         try:
@@ -106,7 +116,9 @@ def _widened(leaf: Any) -> Any:
     return leaf.detach().to("cpu").to(ROUNDED.get(leaf.dtype, leaf.dtype))
 
 
-def _exported(module: nn.Module, arguments: tuple[Any, ...]) -> Callable[[StateDict, Sequence[Any]], list[Tensor]] | str:
+def _exported(
+    module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
+) -> Callable[[StateDict, Sequence[Any]], list[Tensor]] | str:
     """The graph of a module as a function of its tensors, in float64 throughout; or why there is none."""
     from torch.export import export
     from torch.export.graph_signature import InputKind, OutputKind
@@ -114,7 +126,7 @@ def _exported(module: nn.Module, arguments: tuple[Any, ...]) -> Callable[[StateD
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            program = export(module, arguments, strict=False)
+            program = export(module, arguments, keywords, strict=False)
         except Exception as error:
             return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
     graph = program.graph_module
@@ -157,7 +169,8 @@ def _called(module: nn.Module, layout: Any) -> Callable[[StateDict, Sequence[Any
     """A module as it is, called with other tensors."""
 
     def run(state: StateDict, inputs: Sequence[Any]) -> list[Tensor]:
-        outputs = torch.func.functional_call(module, dict(state), tree_unflatten(list(inputs), layout))
+        arguments, keywords = tree_unflatten(list(inputs), layout)
+        outputs = torch.func.functional_call(module, dict(state), arguments, keywords)
         return list(_tensors(outputs))
 
     return run
@@ -193,7 +206,13 @@ def change(outputs: Sequence[Tensor], before: Sequence[Tensor]) -> float:
     return worst
 
 
-def function_change(module: nn.Module, before: StateDict | Checkpoint, after: StateDict | Checkpoint, *inputs: Any) -> float:
+def function_change(
+    module: nn.Module,
+    before: StateDict | Checkpoint,
+    after: StateDict | Checkpoint,
+    *inputs: Any,
+    keywords: Mapping[str, Any] | None = None,
+) -> float:
     """How much a module's outputs change between two state dicts, in float64 where its graph can be exported.
 
     Args:
@@ -201,6 +220,7 @@ def function_change(module: nn.Module, before: StateDict | Checkpoint, after: St
         before: weights, which may leave out further names of tied tensors.
         after: other weights.
         inputs: what the module is called with.
+        keywords: what it is called with by keyword.
 
     Returns:
         The largest, over the outputs, of the norm of the difference relative to the norm before.
@@ -213,7 +233,7 @@ def function_change(module: nn.Module, before: StateDict | Checkpoint, after: St
         >>> function_change(layer, layer.state_dict(), layer.state_dict(), torch.ones(1, 3))
         0.0
     """
-    lifted = network(module, inputs)
+    lifted = network(module, inputs, keywords)
     with torch.no_grad():
         outputs = [lifted(_named(lifted, state), lifted.inputs) for state in (before, after)]
     return change(outputs[1], outputs[0])
@@ -230,127 +250,3 @@ def _named(lifted: Network, weights: StateDict | Checkpoint) -> dict[str, Tensor
             raise SymmetryError(f"the module has a tensor '{name}', which the weights lack; give weights of this module")
         state[name] = _widened(tensor)
     return state
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A network at weights and inputs drawn at random, and what it returns there."""
-
-    network: Network
-    state: StateDict
-    inputs: tuple[Any, ...]
-    outputs: tuple[Tensor, ...]
-
-    def change(self, state: StateDict) -> float:
-        """Relative change of the outputs at other weights."""
-        with torch.no_grad():
-            return change(self.network(state, self.inputs), self.outputs)
-
-
-def draw(
-    lifted: Network, spec: SymmetrySpec, generator: torch.Generator, *, tolerance: float = 1e-9, louder: Mapping[str, float] | None = None
-) -> Trial:
-    """Draw weights and inputs at which a network is well conditioned.
-
-    Rounding every weight once must change the outputs far less than the tolerance: a deep network of steep units would
-    otherwise amplify rounding, and a sound spec would fail. Matrices are drawn smaller until it holds.
-
-    Args:
-        lifted: the network.
-        spec: whose tensors are drawn anew; the others stay as they are.
-        generator: source of chance.
-        tolerance: relative change that is to be told from rounding.
-        louder: factors by tensor name, for tensors whose effect is weak.
-
-    Raises:
-        SymmetryError: the outputs are not finite at any draw.
-    """
-    spread, found = 1.0, None
-    for attempt in range(8):
-        state = redraw(lifted, spec, generator, spread, louder or {})
-        inputs = redraw_inputs(lifted.inputs, generator, as_given=attempt % 2 == 1)
-        with torch.no_grad():
-            outputs = tuple(lifted(state, inputs))
-        if all(not output.isnan().any() for output in outputs):
-            found = Trial(lifted, state, inputs, outputs)
-            if found.change(_rounded(state, spec, generator)) < max(tolerance, lifted.tolerance) / 20:
-                return found
-        spread /= 2
-    if found is None:
-        raise SymmetryError(
-            "the module returns NaN at every random draw of its weights; check that it runs with ordinary weights and inputs"
-        )
-    return found
-
-
-def _rounded(state: StateDict, spec: SymmetrySpec, generator: torch.Generator) -> dict[str, Tensor]:
-    """Every weight off by about one rounding, tied ones together."""
-    made: dict[int, Tensor] = {}
-    for tensor in state.values():
-        if tensor.is_floating_point() and id(tensor) not in made:
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            made[id(tensor)] = tensor * (1 + 2**-52 * noise)
-    return {name: made.get(id(tensor), tensor) for name, tensor in state.items()}
-
-
-def redraw(
-    lifted: Network, spec: SymmetrySpec, generator: torch.Generator, spread: float = 1.0, louder: Mapping[str, float] | None = None
-) -> dict[str, Tensor]:
-    """Random values for every float tensor of a spec: at initialisation norms are ones and biases zero, and a wrong spec passes.
-
-    Matrices are normal by the root of their fan-in, lookup tables normal, gains 1 +- .5, biases +- .5, buffers that have
-    groups (running statistics) positive, other buffers as they are. Tied tensors stay tied.
-    """
-    louder, state, drawn = louder or {}, dict[str, Tensor](), dict[str, Tensor]()
-    for name in [*spec.tensors, *spec.aliases]:
-        owner = lifted.ties.get(name, name)
-        if name not in lifted.state:
-            continue  # an alias that this module does not have
-        if owner in drawn:
-            state[name] = drawn[owner]
-            continue
-        old = lifted.state[name]
-        is_constant = name not in lifted.parameters and not any(True for axis in spec.axes(name) for _ in leaves(axis))
-        if not old.is_floating_point() or is_constant:
-            state[name] = old
-        else:
-            state[name] = _random_values(lifted, name, old, generator, spread) * louder.get(name, 1.0)
-        drawn[owner] = state[name]
-    return state
-
-
-def _random_values(lifted: Network, name: str, old: Tensor, generator: torch.Generator, spread: float) -> Tensor:
-    squeezed = [length for length in old.shape if length > 1]
-    if len(squeezed) > 1 and name in lifted.parameters:
-        fan_in = 1 if name in lifted.embeddings else max(math.prod(squeezed[1:]), 1)
-        return torch.randn(old.shape, generator=generator, dtype=torch.float64) * spread / math.sqrt(fan_in)
-    around = 0.0 if "bias" in name.rpartition(".")[2] and name in lifted.parameters else 1.0
-    return around - 0.5 + torch.rand(old.shape, generator=generator, dtype=torch.float64)
-
-
-def redraw_inputs(inputs: Sequence[Any], generator: torch.Generator, *, scale: float = 1.0, as_given: bool = False) -> tuple[Any, ...]:
-    """Random inputs of the same kind: floats normal, integers in the range of those given, masks kept.
-
-    Args:
-        inputs: leaves of the example inputs.
-        generator: source of chance.
-        scale: standard deviation of floats.
-        as_given: floats are the given ones in another order, for a module that takes only some values.
-    """
-    return tuple(_redrawn(leaf, generator, scale, as_given) for leaf in inputs)
-
-
-def _redrawn(leaf: Any, generator: torch.Generator, scale: float, as_given: bool) -> Any:
-    if not isinstance(leaf, Tensor) or leaf.numel() == 0 or leaf.dtype == torch.bool or leaf.is_complex() or _is_mask(leaf):
-        return leaf
-    if not leaf.is_floating_point():
-        return torch.randint(int(leaf.min()), int(leaf.max()) + 1, leaf.shape, generator=generator, dtype=leaf.dtype)
-    if as_given:
-        return leaf.flatten()[torch.randperm(leaf.numel(), generator=generator)].reshape(leaf.shape)
-    return torch.randn(leaf.shape, generator=generator, dtype=torch.float64) * scale
-
-
-def _is_mask(leaf: Tensor) -> bool:
-    """Whether a tensor says what to look at: zeros and ones, both of them, or infinities to be added."""
-    zeros, ones = leaf == 0, leaf == 1
-    return bool((zeros | ones).all() and zeros.any() and ones.any()) or bool((~leaf.isfinite()).any())

@@ -5,25 +5,28 @@ group that moves tensors which nothing reads passes too; so each occurrence is m
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from weightspace.proof.network import Network, Trial, draw, network
+from weightspace.proof.draws import Trial, draw
+from weightspace.proof.network import Network, network
 from weightspace.proof.occurrences import Occurrence, moved_alone, occurrences, swaps, tidy, without
 from weightspace.spec import NeuronGroup, SymmetrySpec
 from weightspace.symmetry import Symmetry, act, random
 
-LOUDER = (3.0, 10.0, 30.0, 30.0)  # of tensors whose effect is weak, in further draws
+SPREADS = (1.0, 1.4, 0.7)  # of the matrices, in turn: signals die out in deep networks of small ones, and drown biases in large ones
+LOUDER = (3.0, 10.0, 30.0, 100.0, 100.0)  # factors for tensors whose effect is weak, in further draws
 
 
 def prove(
     spec: SymmetrySpec,
     module: nn.Module,
     *inputs: Any,
+    keywords: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
     draws: int = 3,
     tolerance: float = 1e-9,
@@ -38,6 +41,7 @@ def prove(
         spec: what is claimed; its tensors are the module's.
         module: left as it is.
         inputs: example inputs; floats are redrawn normal, integers in their range, masks kept.
+        keywords: inputs by keyword.
         generator: source of chance; a fixed seed if not given.
         draws: how many times weights, inputs and elements are drawn.
         tolerance: the largest relative change of the outputs that still is rounding.
@@ -59,20 +63,22 @@ def prove(
     if not spec.movable:
         return replace(spec, proved=True)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    lifted = network(module, inputs)
+    lifted = network(module, inputs, keywords)
     tolerance = max(tolerance, lifted.tolerance)
     spec = _with_ties(spec, lifted)
     if lifted.note:
         spec = _noted(spec, lifted.note)
-    trials = [draw(lifted, spec, generator, tolerance=tolerance) for _ in range(draws)]
+    trials = [draw(lifted, spec, generator, spread=SPREADS[j % 3], tolerance=tolerance) for j in range(draws)]
     while spec.movable:
         spec, holds = _sound(spec, trials, tolerance, generator)
         if not holds:
             return spec
-        silent = _silent(spec, trials, tolerance, contrast, generator)
-        if not silent:
+        silent, further = _silent(spec, trials, tolerance, contrast, generator)
+        trials += further  # where an occurrence is heard at last, soundness is to be seen too
+        if silent:
+            spec = _silenced(spec, silent, tolerance)
+        elif not further:
             break
-        spec = _silenced(spec, silent, tolerance)
     return replace(spec, proved=True)
 
 
@@ -144,8 +150,8 @@ def _weakened(
 
 def _silent(
     spec: SymmetrySpec, trials: Sequence[Trial], tolerance: float, contrast: float, generator: torch.Generator
-) -> dict[Occurrence, float]:
-    """The occurrences whose moving alone changes too little at every draw, with the largest change.
+) -> tuple[dict[Occurrence, float], list[Trial]]:
+    """The occurrences whose moving alone changes too little at every draw, with the largest change; and further draws made.
 
     A contrast may be weak by chance (dead units, a saturated softmax): further draws make the tensors in question louder.
     """
@@ -158,11 +164,13 @@ def _silent(
 
     for trial in trials:
         listen(trial)
-    for factor in LOUDER:
+    further: list[Trial] = []
+    for j, factor in enumerate(LOUDER):
         louder = {at.tensor: factor for at, found in largest.items() if found <= contrast}
         if louder:
-            listen(draw(trials[0].network, spec, generator, tolerance=tolerance, louder=louder))
-    return {at: found for at, found in largest.items() if found <= contrast}
+            further.append(draw(trials[0].network, spec, generator, spread=SPREADS[j % 3], tolerance=tolerance, louder=louder))
+            listen(further[-1])
+    return {at: found for at, found in largest.items() if found <= contrast}, further
 
 
 def _silenced(spec: SymmetrySpec, silent: dict[Occurrence, float], tolerance: float) -> SymmetrySpec:

@@ -39,7 +39,9 @@ def _paths(terms: Dim, turning: Collection[Atom]) -> tuple[tuple[Atom, ...], ...
     out: dict[tuple[Atom, ...], None] = {}
     for term in terms:
         choices = [
-            _paths(factor.inner, turning) if factor.inner is not None else ((() if factor.atom.fixed and factor.atom not in turning else (factor.atom,)),)
+            _paths(factor.inner, turning)
+            if factor.inner is not None
+            else ((() if factor.atom.fixed and factor.atom not in turning else (factor.atom,)),)
             for factor in term
         ]
         for chosen in product(*choices):

@@ -105,6 +105,8 @@ def null_space(forms: Iterable[Degree], unknowns: Iterable[int], modulus: int | 
     """A basis of the solutions of homogeneous linear equations, in the reduced form that elimination in the order of the unknowns gives.
 
     Args:
+        forms: what vanishes.
+        unknowns: which there are, besides those of the forms.
         modulus: 2 for equations modulo 2; rational otherwise.
     """
     rows: dict[int, dict[int, Fraction]] = {}  # by pivot; a row says pivot + rest = 0
@@ -159,7 +161,7 @@ def solve(
         if atom in above or not mine:
             out[atom] = Solution()
             continue
-        pins = (statistics & set(mine), gains & set(mine))
+        pins = (statistics & set(mine), gains & set(mine), equations.duals - equations.producers)
         scale = _degrees(real[atom], mine, *pins)
         signs = _degrees(parity[atom], mine, *pins, modulus=2) if scale is None else None
         if atom not in equations.rigid and scale and atom not in equations.round and all(abs(n) == 1 for n in scale.values()):
@@ -176,21 +178,23 @@ def solve(
 
 
 def _degrees(
-    forms: Sequence[Degree], unknowns: Sequence[int], statistics: set[int], gains: set[int], modulus: int | None = None
+    forms: Sequence[Degree], unknowns: Sequence[int], statistics: set[int], gains: set[int], consumers: set[int], modulus: int | None = None
 ) -> dict[int, int] | None:
-    """Degrees other than zero, preferably with running statistics and gains at rest; None where there is no choice or more than one.
+    """Degrees other than zero, preferably with running statistics and gains at rest; None where nothing says them.
 
-    With gains at rest the first of several choices is taken (of the two factors of a gated unit one may change); a choice
-    between gains (each normalisation of a stream has one) cannot be said by one scale.
+    With gains at rest the first of several choices is taken (of the two factors of a gated unit one may change). Otherwise there
+    has to be one only, and it has to reach every consumer: each normalisation of a stream has a gain that its next consumers may
+    undo, which is no scale of the stream.
     """
     for still, several in ((statistics | gains, True), (statistics, False), (set[int](), False)):
         basis = null_space([*forms, *({key: 1} for key in still)], unknowns, modulus)
         basis = [vector for vector in basis if any(vector.get(key) for key in unknowns)]
-        if basis and (several or len(basis) == 1):
+        reaches = basis and all(basis[0].get(key) for key in unknowns if key in consumers)
+        if basis and (several or (reaches and len(basis) == 1)):
             unit = math.lcm(*(n.denominator for n in basis[0].values()))
             found = {key: int(basis[0].get(key, 0) * unit) for key in unknowns}
             divisor = math.gcd(*found.values())
-            leading = next(n for n in found.values() if n)
+            leading = next((n for key, n in found.items() if n and key not in consumers), 1)
             return {key: n // divisor * (1 if leading > 0 else -1) for key, n in found.items()}
     return None
 

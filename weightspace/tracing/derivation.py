@@ -59,7 +59,9 @@ def _first_dims(graph: Graph, rows: Mapping[str, torch.Tensor], aliases: Mapping
     return {name: _new(tensor.shape, fixed=name not in read) for name, tensor in rows.items()}, notes
 
 
-def _inputs(graph: Graph, dims: Mapping[str, list[Dim]], aliases: Mapping[str, str], fresh: dict[tuple[Node, int], Atom]) -> dict[Node, Value]:
+def _inputs(
+    graph: Graph, dims: Mapping[str, list[Dim]], aliases: Mapping[str, str], fresh: dict[tuple[Node, int], Atom]
+) -> dict[Node, Value]:
     """What the placeholders of a graph are indexed by."""
     out: dict[Node, Value] = {}
     for name, node in graph.held.items():
@@ -78,7 +80,9 @@ def _labelled(terms: Dim, equations: Equations) -> Dim:
     """A dimension with an unknown degree for every atom."""
     return tuple(
         tuple(
-            Factor(factor.atom, equations.unknown()) if factor.inner is None else Factor(factor.atom, inner=_labelled(factor.inner, equations))
+            Factor(factor.atom, equations.unknown())
+            if factor.inner is None
+            else Factor(factor.atom, inner=_labelled(factor.inner, equations))
             for factor in term
         )
         for term in terms
@@ -106,7 +110,7 @@ class _Spec:
         solutions = self._solutions(atoms, set(per.values()))
         atoms = [atom for atom in atoms if not atom.fixed or solutions[atom].symmetry == "rotation"]
         outside = self._outside()
-        names = group_names(self._homes(atoms, solutions), self._roles(), taken=outside.values()) | outside
+        names = group_names(self._homes(atoms, solutions), self._roles(), per, taken=outside.values()) | outside
         tensors = {name: tuple(self._axis(terms, names, solutions, name) for terms in dims) for name, dims in self.found.items()}
         groups = {
             names[atom]: NeuronGroup(
@@ -205,5 +209,3 @@ class _Spec:
             return Leaf(names[one.atom], exponent < 0, abs(exponent))
 
         return canonical(Sum(tuple(Product(tuple(map(factor, term))) for term in terms)))
-
-

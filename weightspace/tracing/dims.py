@@ -263,6 +263,8 @@ def split_tail(terms: Dim, tail: int) -> tuple[Dim, Dim]:
     """Write a dimension as a product of two, the second of a given size; both are fixed where that cannot be followed."""
     terms = resolve(terms)
     total = size(terms)
+    if tail in (1, total):
+        return (terms, ONE) if tail == 1 else (ONE, terms)
     if is_uniform(terms):
         return new(total // tail, uniform=True), new(tail, uniform=True)
     pieces = [_split_term(term, tail) for term in terms] if all(term_size(term) % tail == 0 for term in terms) else [None]

@@ -1,9 +1,10 @@
 """Export: the graph of a module in ATen operations, its inputs told apart, and what of it reaches the output."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -39,15 +40,53 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     Raises:
         SymmetryError: the path through the module depends on data, or torch.export cannot read it.
     """
-    with _evaluating(module), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _evaluating(module), torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(module, tuple(args), dict(kwargs), strict=False)
+            program = torch.export.export(_Tensors(module), tuple(args), dict(kwargs), strict=False)
             program = program.run_decompositions(_decompositions())
         except Exception as error:
             raise SymmetryError(_explained(error)) from None
     fuse(program.graph)
     return _live(program)
+
+
+class _Tensors(nn.Module):
+    """A module whose outputs are the tensors among those of another: caches and other objects are left out."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        """Run the other module."""
+        return list(_tensors(self.module(*args, **kwargs)))
+
+
+def _tensors(output: Any) -> Iterator[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)
+    elif is_dataclass(output):
+        for part in fields(output):
+            yield from _tensors(getattr(output, part.name))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and log lines of torch.export: what goes wrong is said by one error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
@@ -64,7 +103,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _decompositions() -> dict[Any, Any]:
     """How to break up the operations for which there is no rule."""
-    table = torch.export.default_decompositions()
+    table: Any = torch.export.default_decompositions()
     return {operation: table[operation] for operation in list(table.keys()) if _name(operation) not in RULES}
 
 
@@ -89,16 +128,15 @@ def _live(program: torch.export.ExportedProgram) -> Graph:
             alive.add(node)
             pending += node.all_input_nodes
     held: dict[str, Node] = {}
-    inputs, constants = [], []
+    inputs: list[Node] = []
+    constants: list[Node] = []
     by_name = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
     for node in nodes:
         if node.op != "placeholder" or node not in alive or not isinstance(node.meta.get("val"), torch.Tensor):
             continue
         spec = by_name[node.name]
         if spec.kind == InputKind.PARAMETER or (spec.kind == InputKind.BUFFER and spec.persistent):
-            held[str(spec.target)] = node
+            held[str(spec.target).removeprefix("module.")] = node
         else:
             (inputs if spec.kind == InputKind.USER_INPUT else constants).append(node)
     return Graph(tuple(node for node in nodes if node in alive), held, tuple(inputs), tuple(constants))
-
-

@@ -8,20 +8,22 @@ from weightspace.tracing.dims import Atom
 
 
 def group_names(
-    homes: Mapping[Atom, str], roles: Mapping[Atom, str], taken: Iterable[str] = ()
+    homes: Mapping[Atom, str], roles: Mapping[Atom, str], per: Mapping[Atom, Atom], taken: Iterable[str] = ()
 ) -> dict[Atom, str]:
     """Name atoms after the tensor that makes them; where one tensor makes several, with a word for what each counts.
 
     Args:
         homes: for each atom the name of the tensor that makes it.
-        roles: words such as `head`, for some.
+        roles: words such as `head`, for some; the others are `outer` or `inner` as they have children or a parent.
+        per: for each atom that has one, its parent.
         taken: names that are not free.
     """
     bases = {atom: module_name(tensor) for atom, tensor in homes.items()}
     shared = Counter(bases.values())
     used, out = set(taken), {}
     for atom, base in bases.items():
-        wanted = f"{base}.{roles.get(atom, 'part')}" if shared[base] > 1 else base
+        word = roles.get(atom) or ("inner" if atom in per else "outer" if atom in per.values() else "part")
+        wanted = f"{base}.{word}" if shared[base] > 1 else base
         name, count = wanted, 1
         while name in used:
             count += 1
@@ -52,7 +54,11 @@ def parents(atoms: Sequence[Atom], beside: Mapping[Atom, set[Atom]]) -> dict[Ato
     """
     order = {atom: k for k, atom in enumerate(atoms)}
     allowed = {
-        atom: {other for other in beside.get(atom, set()) if other in order and (atom not in beside.get(other, set()) or order[other] < order[atom])}
+        atom: {
+            other
+            for other in beside.get(atom, set())
+            if other in order and (atom not in beside.get(other, set()) or order[other] < order[atom])
+        }
         for atom in atoms
     }
     chosen: dict[Atom, Atom] = {}

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch.fx import Node
@@ -15,13 +14,14 @@ from weightspace.tracing.dims import ONE, Atom, Dim, Factor, cut, dim, fix, is_u
 
 Result: TypeAlias = Any  # a list of dimensions, a Value, or a tuple of such for an operation with several outputs
 Rule: TypeAlias = Callable[..., Result]
+AnyRule = TypeVar("AnyRule", bound=Rule)
 
 RULES: Registry[Rule] = Registry("rule of an operation", "weightspace.tracing")
 LAZY: set[str] = set()
 RAW: set[str] = set()
 
 
-def rule(*operations: str, lazy: bool = False, raw: bool = False) -> Callable[[Rule], Rule]:
+def rule(*operations: str, lazy: bool = False, raw: bool = False) -> Callable[[AnyRule], AnyRule]:
     """Register how an ATen operation joins, splits and fixes dimensions.
 
     The function is called with the reader and the operation's arguments in the order of its schema, defaults filled in, tensors
@@ -34,7 +34,7 @@ def rule(*operations: str, lazy: bool = False, raw: bool = False) -> Callable[[R
         raw: whether it takes nodes, so that its inputs are not read before it asks.
     """
 
-    def register(function: Rule) -> Rule:
+    def register(function: AnyRule) -> AnyRule:
         for operation in operations:
             RULES.add(operation, function)
             if lazy:
@@ -46,7 +46,6 @@ def rule(*operations: str, lazy: bool = False, raw: bool = False) -> Callable[[R
     return register
 
 
-@dataclass
 class Value:
     """What a tensor in the graph is indexed by.
 
@@ -56,10 +55,15 @@ class Value:
         slices: the parts that it was stacked from along the first dimension, each with dimensions of its own.
     """
 
-    dims: list[Dim]
-    zero: bool = False
-    held: str | None = None
-    slices: list["Value"] = field(default_factory=list)
+    slices: Sequence["Value"] = ()
+
+    def __init__(self, dims: list[Dim], *, zero: bool = False, held: str | None = None) -> None:
+        self._dims, self.zero, self.held = dims, zero, held
+
+    @property
+    def dims(self) -> list[Dim]:
+        """Its dimensions."""
+        return self._dims
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,7 +89,9 @@ class Reader:
         folds: for each parameter that multiplies elementwise, the parameters that next consume the product.
     """
 
-    def __init__(self, nodes: Sequence[Node], inputs: Mapping[Node, Value], fresh: dict[tuple[Node, int], Atom], equations: Equations | None = None) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], inputs: Mapping[Node, Value], fresh: dict[tuple[Node, int], Atom], equations: Equations | None = None
+    ) -> None:
         self.nodes, self.inputs, self._fresh = nodes, inputs, fresh
         self.values: dict[Node, Any] = dict(inputs)
         self.witnesses: list[Sequence[Dim]] = [value.dims for value in inputs.values()]
@@ -126,13 +132,14 @@ class Reader:
             result = function(self, *(arguments if operation_name(node) in RAW else map_arg(arguments, self.value)))
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             return self._unknown(node, shapes, f"operation '{operation_name(node)}' cannot be followed ({type(error).__name__}: {error})")
-        found = [_wrap(one) for one in result] if isinstance(shapes, list) else _wrap(result)
-        for value, shape in zip(found, shapes, strict=False) if isinstance(shapes, list) else [(found, shapes)]:
+        several = isinstance(shapes, list)
+        found = [_wrap(one) for one in (result if several else [result])]
+        for value, shape in zip(found, shapes if several else [shapes], strict=False):
             if value is not None and shape is not None and value.shape != shape:
                 return self._unknown(node, shapes, f"operation '{operation_name(node)}' cannot be followed to shape {list(shape)}")
             for part in (value.slices or [value]) if value is not None else ():
                 self.witness(*part.dims)
-        return found
+        return found if several else found[0]
 
     def _unknown(self, node: Node, shapes: Any, reason: str) -> Any:
         """Fix every axis that an operation touches, and say so."""
@@ -229,10 +236,17 @@ class Reader:
     def gain(self, value: Value) -> None:
         """A parameter multiplies a value elementwise."""
         if self.equations is not None and value.held:
-            consumers = [self.values.get(source) for user in self.node.users for source in user.all_input_nodes if source is not self.node]
-            names = [one.held for one in consumers if isinstance(one, Value) and one.held]
-            self.folds.setdefault(value.held, []).extend(names)
+            self.folds.setdefault(value.held, []).extend(self._consumers(self.node))
             self.gains.update(key for terms in value.dims for leaf in leaves(resolve(terms)) for key in leaf.degree)
+
+    def _consumers(self, node: Node) -> Iterator[str]:
+        """The parameters that what a node yields meets next."""
+        for user in node.users:
+            if _is_lazy(user) or operation_name(user) in ("slice", "select"):
+                yield from self._consumers(user)
+            else:
+                found = [self.values.get(source) for source in user.all_input_nodes if source is not node]
+                yield from (value.held for value in found if isinstance(value, Value) and value.held and len(value) > 1)
 
     def role(self, terms: Dim, *words: str) -> None:
         """Say what the atoms of a dimension count, from the outermost."""
@@ -294,7 +308,8 @@ def operation_name(node: Node) -> str:
 def place(node: Node) -> str:
     """The path of the module that a node comes from."""
     stack = node.meta.get("nn_module_stack") or {}
-    return next((path.removeprefix("L['self'].") for path, _ in reversed(stack.values()) if path), "the model") + f", node {node.name}"
+    paths = [path.removeprefix("module").removeprefix(".") for path, _ in reversed(stack.values())]
+    return f"{next(filter(None, paths), 'the model')}, node {node.name}"
 
 
 def _is_lazy(node: Node) -> bool:

@@ -61,7 +61,7 @@ def einsum(t: Reader, equation: str, operands: list[Value], *_: Any) -> list[Dim
     Raises:
         ValueError: an operand holds an index twice (a diagonal).
     """
-    inputs, _, output = equation.replace(" ", "").partition("->")
+    inputs, _arrow, output = equation.replace(" ", "").partition("->")
     subscripts = [_spelled(text, len(value)) for text, value in zip(inputs.split(","), operands, strict=True)]
     if any(len(set(names)) < len(names) for names in subscripts):
         raise ValueError("a diagonal")

@@ -24,6 +24,8 @@ def convolved(t: Reader, x: Value, weight: Value, bias: Value | None, groups: in
     if size(inner) == 1 < groups:
         t.gain(weight)
     t.role(group, "group")
+    t.role(inner, "channel")
+    t.role(outer, "channel")
     t.witness(*lead, group, inner, outer)
     t.fix(*weight.dims[2:])
     made = product([t.times(group, same_group), outer])
@@ -39,7 +41,11 @@ def convolved(t: Reader, x: Value, weight: Value, bias: Value | None, groups: in
 def _is_pointwise(weight: Value, stride: Any, padding: Any) -> bool:
     strides = [stride] if isinstance(stride, int) else stride
     pads = [padding] if isinstance(padding, int) else padding
-    return all(size(terms) == 1 for terms in weight.dims[2:]) and all(n == 1 for n in strides) and (pads == "same" or all(n in (0, "v") for n in pads[:1]))
+    return (
+        all(size(terms) == 1 for terms in weight.dims[2:])
+        and all(n == 1 for n in strides)
+        and (pads == "same" or all(n in (0, "v") for n in pads[:1]))
+    )
 
 
 @rule("conv1d", "conv2d", "conv3d")
@@ -58,7 +64,16 @@ def conv_transpose(
 
 @rule("convolution")
 def convolution(
-    t: Reader, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int
+    t: Reader,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
 ) -> list[Dim]:
     """Convolution of either kind."""
     pointwise = not transposed and _is_pointwise(weight, stride, padding)
@@ -87,7 +102,14 @@ def max_pool(t: Reader, x: Value, *_: Any) -> list[Dim]:
     return [t.changed(terms, Equations.homogeneous) for terms in _resampled(t, x, _spatial(t))]
 
 
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "max_pool1d_with_indices")
+@rule(
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "max_pool1d_with_indices",
+)
 def max_pool_with_indices(t: Reader, x: Value, *_: Any) -> tuple[list[Dim], list[Dim]]:
     """The greatest value of a window, and its place."""
     out = max_pool(t, x)

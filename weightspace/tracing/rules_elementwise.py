@@ -218,7 +218,22 @@ def nothing(t: Reader, *_: Any) -> None:
     """What yields no tensor and demands nothing."""
 
 
-@rule("empty", "full", "ones", "rand", "randn", "scalar_tensor", "zeros", "empty_like", "full_like", "ones_like", "zeros_like", "new_zeros", "new_ones", "new_full")
+@rule(
+    "empty",
+    "full",
+    "ones",
+    "rand",
+    "randn",
+    "scalar_tensor",
+    "zeros",
+    "empty_like",
+    "full_like",
+    "ones_like",
+    "zeros_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+)
 def filled(t: Reader, first: Any = None, second: Any = None, *_: Any) -> Value:
     """Constants made in the graph: one value everywhere, so they demand nothing."""
     name = t.node.target._schema.name.split("::")[-1]  # type: ignore[union-attr]

@@ -46,7 +46,9 @@ def batch_norm(
 
 
 @rule("_native_batch_norm_legit_no_training")
-def batch_norm_eval(t: Reader, x: Value, gain: Value | None, shift: Value | None, mean: Value, variance: Value, *_: Any) -> tuple[list[Dim], ...]:
+def batch_norm_eval(
+    t: Reader, x: Value, gain: Value | None, shift: Value | None, mean: Value, variance: Value, *_: Any
+) -> tuple[list[Dim], ...]:
     """Batch norm by running statistics."""
     return batch_norm(t, x, gain, shift, mean, variance, False), [()], [()]
 

@@ -81,10 +81,10 @@ class Stack(Value):
     """Values stacked along a first dimension; they become alike only if somebody takes them as one."""
 
     def __init__(self, t: Reader, slices: list[Value]) -> None:
-        self._reader, self._first = t, t.fixed(len(slices))
-        self.zero, self.held, self.slices = False, None, slices
+        super().__init__([])
+        self._reader, self._first, self.slices = t, t.fixed(len(slices)), slices
 
-    @property  # type: ignore[override]
+    @property
     def dims(self) -> list[Dim]:
         """The dimensions of the whole, for which all slices have to be indexed alike."""
         columns = zip(*(value.dims for value in self.slices), strict=True)
@@ -167,7 +167,7 @@ def picked(t: Reader, source: Any, axis: int, index: int) -> Value:
 
 
 def _picked_here(t: Reader, source: Node, axis: int, index: int) -> Value:
-    x = t.value(source)
+    x: Value = t.value(source)
     if x.slices and axis == 0:
         return x.slices[index]
     cut(x.dims[axis], index, index + 1)
@@ -196,12 +196,12 @@ def _back_through_view(t: Reader, source: Node, args: Any, axis: int, index: int
     shape = list(source.meta["val"].shape)
     old = list(args[0].meta["val"].shape)
     start = 0
-    for run, sizes in groups(old, shape):
+    run: list[int] = []
+    sizes: list[int] = []
+    for run, sizes in groups(old, shape):  # noqa: B007 (the group that the loop stops at is what is wanted)
         if axis < start + len(sizes):
             break
         start += len(sizes)
-    else:
-        return None
     if not run:
         return None
     if len(run) == len([n for n in sizes if n > 1]) == 1 and shape[axis] > 1:  # only the place of the dimension changes
@@ -264,4 +264,5 @@ def pad(t: Reader, x: Value, amounts: Sequence[int], mode: Any = "constant", val
 def _padding(t: Reader, count: int, *, zero: bool) -> Dim:
     """A dimension of constants; zeros may be scaled by anything."""
     terms = t.uniform(count)
+    t.role(terms, "padding")
     return t.changed(terms, lambda equations, _: equations.unknown()) if zero and t.equations is not None else terms

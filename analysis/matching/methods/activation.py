@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from weightspace.analysis.matching.midpoint import on_device
 from weightspace.analysis.matching.pair import Family, Kernels, Local, Pair
 from weightspace.analysis.matching.products import Gathering, Products
 from weightspace.analysis.matching.weight import Descent, Run, gained, ties
-from weightspace.axes import Fixed, Leaf, blocks, size
+from weightspace.axes import Axis, Fixed, Leaf, blocks, size
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import SymmetryError, TaskError, UnknownNameError
 from weightspace.spec import SymmetrySpec
@@ -37,8 +36,8 @@ def match_activations(
     *,
     generator: torch.Generator,
     task: Task,
-    of: Literal["output", "input"] = "output",
-    similarity: Literal["correlation", "inner"] = "correlation",
+    of: str = "output",
+    similarity: str = "correlation",
     solver: str | None = None,
 ) -> Match:
     """Assign members to each other by the similarity of their activations over a task's batches.
@@ -47,7 +46,8 @@ def match_activations(
     inner products. Both networks see each batch once; what is kept are sums in float64, one matrix for each group (or for groups that
     stand on one axis, as heads and their members). A group that shows in several submodules, as a residual stream does, adds up their
     products, each around its own mean; the correlation is that of all of them. A member that never varies gains nothing anywhere.
-    A family that no submodule shows is matched by weights, the others held; `stopped` says so.
+    A group that shows only on the other side of its layers is taken there; a family that no submodule shows is matched by weights,
+    the others held, and `stopped` says so.
 
     Args:
         a: what is aligned to.
@@ -74,67 +74,78 @@ def match_activations(
     return result(a, b, Symmetry(spec, run.actions), method="activation", ties=run.ties, runs=[run])
 
 
-def _kernels(a: StateDict, b: StateDict, pair: Pair, task: Task, of: Literal["output", "input"], *, centred: bool) -> Kernels:
+def _shown(a: StateDict, spec: SymmetrySpec, task: Task, of: str) -> list[tuple[Channels, frozenset[str]]]:
+    """Where groups show, with those to look for: at the side asked for, and those that do not show there at the other."""
+    inputs, outputs = (channels_of(task.module, spec, a, of_input=side) for side in (True, False))
+    first, second = (inputs, outputs) if of == "input" else (outputs, inputs)
+    everything = frozenset(spec.groups)
+    hidden = everything.difference(*(place.groups for place in first))
+    return [(place, everything) for place in first] + [(place, hidden) for place in second if place.groups & hidden]
+
+
+def _kernels(a: StateDict, b: StateDict, pair: Pair, task: Task, of: str, *, centred: bool) -> Kernels:
     """Similarities of the members of groups that stand together on an axis of channels."""
-    shown = channels_of(task.module, pair.spec, a, of_input=of == "input")
+    spec, shown = pair.spec, _shown(a, pair.spec, task, of)
     order = [name for family in pair.families for name in family.members]
     products: dict[tuple[str, ...], Products] = {}
-    gatherings: dict[tuple[str, int], Gathering] = {}
-    for values in _streamed(a, b, task, shown, of):
-        for name, (x, y) in values.items():
-            for k, (names, left, right) in enumerate(_cut(pair.spec, shown[name], x, y, order)):
-                total = products.setdefault(names, Products(tuple(pair.spec.sizes[g] for g in names)))
-                gatherings.setdefault((name, k), Gathering(total, centred=centred)).add(left, right)
+    gatherings: dict[tuple[int, int], Gathering] = {}
+    for k, x, y in _streamed(a, b, task, [place for place, _ in shown]):
+        place, wanted = shown[k]
+        for part, (names, left, right) in enumerate(_cut(spec, place.axis, x, y, order)):
+            if wanted.isdisjoint(names):
+                continue
+            total = products.setdefault(names, Products(tuple(spec.sizes[name] for name in names)))
+            gatherings.setdefault((k, part), Gathering(total, centred=centred)).add(left, right)
     for names, total in products.items():
         if not bool(torch.isfinite(total.cross).all()):
             raise SymmetryError(f"activations of neuron group '{names[-1]}' are not finite; matching needs finite weights and data")
     return {names: total.similarity(normalised=centred) for names, total in products.items()}
 
 
-def _streamed(
-    a: StateDict, b: StateDict, task: Task, shown: Mapping[str, Channels], of: Literal["output", "input"]
-) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """For each batch what both networks show in each submodule that is called, as (samples, channels)."""
+def _streamed(a: StateDict, b: StateDict, task: Task, places: list[Channels]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """What both networks show at each place, batch after batch, as (samples, channels)."""
     now: list[Batch] = []
     one = replace(task, batches=now)  # both networks see the same batch, also where a loader shuffles at every iteration
     empty = True
     for batch in task.batches:
         empty = False
         now[:] = [batch]
-        left, right = _seen(a, one, shown, of), _seen(b, one, shown, of)
-        yield {name: (left[name], right[name]) for name in left if name in right}
+        left, right = _seen(a, one, places), _seen(b, one, places)
+        for k in left:
+            yield k, left[k], right[k]
     if empty:
         raise TaskError("the task has no batches, and needs at least one to match on; give it data")
 
 
-def _seen(state_dict: StateDict, task: Task, shown: Mapping[str, Channels], of: Literal["output", "input"]) -> dict[str, Tensor]:
-    seen: dict[str, list[Tensor]] = {}
+def _seen(state_dict: StateDict, task: Task, places: list[Channels]) -> dict[int, Tensor]:
+    """What one network shows at the places that are reached, by their number."""
+    seen: dict[int, list[Tensor]] = {}
 
     def watch(name: str, given: Tensor, made: Tensor) -> None:
-        seen.setdefault(name, []).append(shown[name].last(given if of == "input" else made))
+        for k, place in enumerate(places):
+            if place.module == name:
+                seen.setdefault(k, []).append(place.last(given, made))
 
-    for _ in task.run(state_dict, {name: partial(watch, name) for name in shown}):
+    for _ in task.run(state_dict, {place.module: partial(watch, place.module) for place in places}):
         pass
-    return {name: torch.cat(parts) for name, parts in seen.items()}
+    return {k: torch.cat(parts) for k, parts in seen.items()}
 
 
-def _cut(
-    spec: SymmetrySpec, channels: Channels, x: Tensor, y: Tensor, order: list[str]
-) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
+def _cut(spec: SymmetrySpec, axis: Axis, x: Tensor, y: Tensor, order: list[str]) -> Iterator[tuple[tuple[str, ...], Tensor, Tensor]]:
     """Parts of activations with the groups that index them, as (samples, cells, members): cells are what is fixed."""
-    axes = (Fixed(len(x)), channels.axis)
-    if x.shape[1] != size(channels.axis, spec.sizes):
+    if x.shape[1] != size(axis, spec.sizes):
         return  # a module of the user's own, whose channels stand elsewhere
+    axes = (Fixed(len(x)), axis)
     for left, right in zip(blocks(x, axes, spec.sizes), blocks(y, axes, spec.sizes), strict=True):
-        at = {term.group: j for j, term in enumerate(left.terms) if isinstance(term, Leaf) and term.group in order}
-        names = tuple(name for name in order if name in at)
-        alone = any(parent.name not in at for name in names for parent in spec.parents(name))
-        if not names or alone or sum(isinstance(t, Leaf) and t.group in at for t in left.terms) > len(at):
+        groups = [term.group for term in left.terms if isinstance(term, Leaf) and term.group in order]
+        names = tuple(name for name in order if name in groups)
+        alone = any(parent.name not in names for name in names for parent in spec.parents(name))
+        if not names or alone or len(groups) > len(names):
             continue
-        places = [at[name] for name in names]
-        last = tuple(range(-len(places), 0))
+        places, last = [left.where(name)[0] for name in names], tuple(range(-len(names), 0))
         count = math.prod(spec.sizes[name] for name in names)
-        yield (names, *(part.view.movedim(places, last).reshape(len(x), -1, count).double() for part in (left, right)))
+        flat = [part.view.movedim(places, last).reshape(len(x), -1, count).double() for part in (left, right)]
+        yield names, flat[0], flat[1]
 
 
 def _assigned(pair: Pair, rules: Rules, kernels: Kernels) -> Run:
@@ -156,13 +167,17 @@ def _assigned(pair: Pair, rules: Rules, kernels: Kernels) -> Run:
         objective.append(height)
     tied = {name: ties(kernels[name,], actions[name].index, signed=name in rules.signed) for name in actions if (name,) in kernels}
     stopped = f"stopped after {ROUNDS} rounds" if rose else "no family could gain"
-    hidden = [at for at, family in enumerate(pair.families) if not _seen_by(family, kernels, actions)]
-    if hidden:
+    seen_anywhere = {name for names in kernels for name in names}
+    unseen = [at for at, family in enumerate(pair.families) if seen_anywhere.isdisjoint(family.members)]
+    left = [name for at, family in enumerate(pair.families) if at not in unseen for name in family.members if name not in seen_anywhere]
+    if unseen:
         state = Descent(pair, rules, actions)
-        while any([state.visit(at) > 0 for at in hidden]):
+        while any([state.visit(at) > 0 for at in unseen]):
             pass
         actions, assignments = state.actions, assignments + state.assignments
-        stopped += f"; by weights, since no submodule shows them: {', '.join(pair.families[at].root for at in hidden)}"
+        stopped += f"; by weights, as no submodule shows them: {', '.join(pair.families[at].root for at in unseen)}"
+    if left:
+        stopped += f"; as they were, as no submodule shows them: {', '.join(left)}"
     return Run(actions, tuple(objective), stopped, assignments, {name: count for name, count in tied.items() if count})
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from weightspace.errors import UnknownNameError
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry
 
-Start = Literal["barycenter", "identity", "weight"]
-STARTS: tuple[Start, ...] = ("barycenter", "identity", "weight")
+STARTS = ("barycenter", "identity", "weight")
 TOLERANCE = 1e-6  # of what the best vertex gains: a smaller rise is not worth a step
 Points = Mapping[str, Tensor]
 
@@ -31,7 +29,7 @@ def match_frank_wolfe(
     spec: SymmetrySpec,
     *,
     generator: torch.Generator,
-    starts: Sequence[Start] = STARTS,
+    starts: Sequence[str] = STARTS,
     max_steps: int = 100,
     max_sweeps: int = 100,
     matrices: bool = False,
@@ -74,7 +72,7 @@ def match_frank_wolfe(
 
 
 def _run(
-    pair: Pair, rules: Rules, still: Mapping[str, Local], start: Start, max_steps: int, max_sweeps: int, generator: torch.Generator
+    pair: Pair, rules: Rules, still: Mapping[str, Local], start: str, max_steps: int, max_sweeps: int, generator: torch.Generator
 ) -> Run:
     """One descent from one start, rounded and carried on; at least the start's own element."""
     own, spent = dict(still), 0

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from weightspace.task import Batch, Task
 OBJECTIVES: Mapping[str, tuple[float, ...]] = {"weight": (0.5,), "midpoint": (0.5,), "path": (0.25, 0.5, 0.75)}
 """What can be made large, with the times at which a loss is measured."""
 
+STARTS = ("uniform", "weight")
 NOISE = 0.01  # of scores at the start
 
 
@@ -38,8 +38,8 @@ def match_sinkhorn(
     *,
     generator: torch.Generator,
     task: Task | None = None,
-    objective: Literal["weight", "midpoint", "path"] = "weight",
-    start: Literal["uniform", "weight"] = "uniform",
+    objective: str = "weight",
+    start: str = "uniform",
     restarts: int = 1,
     steps: int = 200,
     learning_rate: float = 0.1,
@@ -51,7 +51,7 @@ def match_sinkhorn(
     """Learn a soft permutation of every group by gradients through Sinkhorn iterations, then round it by assignments.
 
     Peña et al., Re-basin via implicit Sinkhorn differentiation (arXiv:2212.12042). Departures: the weights' objective is their inner
-    product, which is their distance for permutations, where that of soft ones is short because mixing shrinks them; the temperature
+    product, which for permutations says what their distance says, but which soft ones cannot better by shrinking b; the temperature
     falls geometrically; a soft sign, the hyperbolic tangent of a score, stands at every entry of a group with signs; and the element
     kept is the best rounded one that was seen, the identity among them. Families of nested groups (heads and what is inside them) are
     not relaxed: they stay as weight matching has them.
@@ -74,15 +74,17 @@ def match_sinkhorn(
         solver: of linear assignments.
 
     Raises:
-        UnknownNameError: no such objective.
+        UnknownNameError: no such objective or start.
         TaskError: an objective that needs a task has none, or the networks do not fit its module.
     """
-    if objective not in OBJECTIVES:
-        raise UnknownNameError.of("Sinkhorn objective", objective, OBJECTIVES)
+    for kind, given, known in (("Sinkhorn objective", objective, OBJECTIVES), ("start", start, STARTS)):
+        if given not in known:
+            raise UnknownNameError.of(kind, given, known)
     if objective != "weight" and task is None:
         raise TaskError(f"objective '{objective}' needs a loss, and there is no task; give one, or objective 'weight'")
     left, right = (_floats(x, task) for x in (a, b))
-    pair, rules = Pair.of(left, right, spec, device=task.device if task else "cpu"), Rules.of(spec, matrices=False, solver=solver)
+    device = task.device if task else torch.device("cpu")
+    pair, rules = Pair.of(left, right, spec, device=device), Rules.of(spec, matrices=False, solver=solver)
     still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
     matched = descend(pair, rules, still, anchored=True, max_sweeps=100, generator=generator).actions
     nested = {name: matched[name] for family in pair.families if len(family.members) > 1 for name in family.members}
@@ -92,7 +94,7 @@ def match_sinkhorn(
     runs = []
     for _ in range(max(1, restarts)):
         scores = {name: _scores(spec, name, matched[name] if start == "weight" else None, generator) for name in free}
-        runs.append(optimised.run({name: s.to(pair.blocks[0].a.device) for name, s in scores.items()}, still, generator))
+        runs.append(optimised.run({name: s.to(device).requires_grad_() for name, s in scores.items()}, still, generator))
     best = max(runs, key=lambda run: run.objective[-1])
     return result(a, b, Symmetry(spec, best.actions), method="sinkhorn", ties={}, runs=runs)
 
@@ -174,7 +176,7 @@ class _Climb:
                 break
             t = float(torch.rand((), generator=generator)) if len(problem.times) > 1 else problem.times[0]
             optimizer.zero_grad()
-            (-problem.soft_height(matrices, next(batches), t)).backward()
+            torch.autograd.backward(-problem.soft_height(matrices, next(batches), t))
             optimizer.step()
         stopped = f"stopped after {steps} steps" if scores else "no group to relax, all are nested"
         return Run(best, tuple(objective), stopped, assignments)
@@ -189,7 +191,7 @@ def _scores(spec: SymmetrySpec, group: str, lean: Local | None, generator: torch
         made[0] += matrix.abs() * math.log(count)
         if signed:
             made[1] += matrix
-    return made.requires_grad_()
+    return made
 
 
 def _matrix(scores: Tensor, temperature: float) -> Tensor:

@@ -86,7 +86,7 @@ def match_straight_through(
         tied = {name: through[owner] for name, owner in spec.aliases.items() if name in left and owner in through}
         middle = blend((0.5, 0.5), (left, {**moved, **through, **tied}))
         optimizer.zero_grad()
-        task.loss_of(middle, next(batches), batch_statistics=batch_statistics).backward()
+        torch.autograd.backward(task.loss_of(middle, next(batches), batch_statistics=batch_statistics))
         optimizer.step()
         run = descend(pair, rules, run.actions, anchored=False, max_sweeps=FEW_SWEEPS, generator=generator)
         assignments += run.assignments

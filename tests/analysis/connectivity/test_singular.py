@@ -11,7 +11,7 @@ from weightspace.errors import TaskError, UnknownNameError
 
 
 def by_hand(a: torch.Tensor, b: torch.Tensor, gamma: float) -> tuple[float, float]:
-    """Equation 9 term by term, and the number of values kept."""
+    """The sum over pairs term by term, and the number of values kept."""
     (left_a, values_a, right_a), (left_b, values_b, right_b) = (
         torch.linalg.svd(one.flatten(1).double(), full_matrices=False) for one in (a, b)
     )

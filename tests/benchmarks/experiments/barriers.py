@@ -121,7 +121,9 @@ def main() -> None:
     parser.add_argument("widths", type=int, nargs="+")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--methods", nargs="+", default=["none", *(name for name in ("weight", "activation", "straight_through") if name in methods)])
+    parser.add_argument(
+        "--methods", nargs="+", default=["none", *(name for name in ("weight", "activation", "straight_through") if name in methods)]
+    )
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,10 +136,8 @@ def main() -> None:
             for a, b in zip(found[::2], found[1::2], strict=True):
                 for mend, values in measure(bench, method, a, b):
                     measured.setdefault(mend, []).append(values)
-            made = [{"width": width, "alignment": method, "mended": mend or "", **estimates(values)} for mend, values in measured.items()]
-            rows += made
-            print(*made, sep="\n", flush=True)
-    report(rows, f"barriers-{arguments.name}", arguments.out)
+            rows += [{"width": width, "alignment": method, "mended": mend or "", **estimates(values)} for mend, values in measured.items()]
+            report(rows, f"barriers-{arguments.name}", arguments.out)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ class GPT(nn.Module):
 
     def __init__(self, characters: int, width: int, blocks: int, heads: int) -> None:
         super().__init__()
+        self.heads = heads
         self.characters, self.positions = nn.Embedding(characters, width), nn.Embedding(WINDOW, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
         self.head = nn.Linear(width, characters, bias=False)
@@ -72,8 +73,8 @@ def spec_of(module: GPT) -> SymmetrySpec:
     characters, width = module.characters.weight.shape
     tensors = {"characters.weight": f"{characters} s", "positions.weight": f"{WINDOW} s", "head.weight": f"{characters} s'"}
     groups: dict[str, dict[str, object]] = {"s": {"size": width, "symmetry": "orthogonal"}}
-    for at, block in enumerate(module.blocks):
-        heads = block.heads
+    heads = module.heads
+    for at in range(len(module.blocks)):
         groups |= {f"head{at}": {"size": heads}, f"hidden{at}": {"size": 4 * width}}
         groups |= {f"{part}{at}": {"size": width // heads, "per": f"head{at}", "symmetry": "linear"} for part in ("qk", "vo")}
         axes = {
@@ -109,7 +110,7 @@ def train(module: GPT, text: Int[Tensor, " length"], seed: int, steps: int) -> W
         seen = windows(text, torch.randint(len(text) - WINDOW, (BATCH,), generator=generator))
         loss = nn.functional.cross_entropy(module(seen[:, :-1]).flatten(0, 1), seen[:, 1:].flatten())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         schedule.step()

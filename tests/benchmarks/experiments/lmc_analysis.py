@@ -65,8 +65,7 @@ def main() -> None:
         for method in METHODS:
             measured = [measure(bench, method, *triple, seed) for seed, triple in enumerate(triples)]
             rows.append({"width": width, "alignment": method, **estimates(measured)})
-            print(rows[-1], flush=True)
-    report(rows, f"lmc-{arguments.name}", arguments.out)
+            report(rows, f"lmc-{arguments.name}", arguments.out)
 
 
 if __name__ == "__main__":

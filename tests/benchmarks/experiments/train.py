@@ -50,7 +50,7 @@ def train(build: Build, width: int, examples: Examples, seeds: Sequence[int], st
         # Summed over the networks: each one's gradient is that of its own mean loss.
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), examples.train_classes[drawn].flatten(), reduction="sum") / BATCH
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
     return [{name: stacked[at].detach().clone() for name, stacked in weights.items()} for at in range(len(seeds))]

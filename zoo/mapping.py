@@ -1,0 +1,206 @@
+"""A user's function of checkpoints, or of pairs of them, applied over a catalog query and kept: nothing is computed twice."""
+
+import contextlib
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, SupportsFloat
+
+import pyarrow as pa
+
+from weightspace import parallel
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import RecordError, WeightSpaceError, one_line
+from weightspace.zoo import query
+from weightspace.zoo.write import Connection
+
+if TYPE_CHECKING:
+    from weightspace.zoo.zoo import Zoo
+
+FLUSH_SECONDS = 2.0  # between writes
+
+Function = Callable[..., Mapping[str, Any]]
+Key = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a function's results are filed under.
+
+    Attributes:
+        name: of the measure.
+        version: of the function; another one is computed anew.
+        parameters: of the function; others are computed anew.
+    """
+
+    name: str
+    version: str = "1"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, str, str]:
+        """Name, version and the parameters as canonical JSON, as the catalog keeps them."""
+        try:
+            text = json.dumps(self.parameters, sort_keys=True, separators=(",", ":"))
+        except TypeError as error:
+            raise RecordError(
+                f"parameters of measure '{self.name}' are no JSON ({error}); give numbers, text, lists and mappings"
+            ) from None
+        return self.name, self.version, text
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: so many of so many models or pairs, those known before left out."""
+
+    done: int
+    total: int
+
+
+def apply_to(
+    zoo: "Zoo",
+    function: Function,
+    measure: Measure,
+    *,
+    arity: int,
+    where: str | None = None,
+    jobs: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+) -> pa.Table:
+    """Apply a function to every model (arity 1) or unordered pair of models (arity 2) of a query that it has not been applied to.
+
+    See `Zoo.map` and `Zoo.map_pairs`.
+    """
+    with zoo.catalog.reading() as connection:
+        names = _selected(connection, where)
+        wanted = list(itertools.combinations(names, arity))
+        known = _known(connection, measure, arity)
+    missing = [key for key in wanted if key not in known]
+    pending: dict[Key, dict[str, float | str | None]] = {}
+    written = time.monotonic()
+
+    def flush() -> None:
+        if pending:
+            with zoo.catalog.writing() as connection:
+                _write(connection, measure, pending)
+            pending.clear()
+
+    try:
+        tasks = _tasks(zoo, names, missing)
+        # Closed here, so that after Ctrl-C no worker goes on while the rest is written.
+        with contextlib.closing(parallel.run(partial(_apply, function, measure.name), tasks, jobs=jobs)) as results:
+            for done, (key, values) in enumerate(zip(missing, results, strict=True), 1):
+                pending[key] = values
+                if time.monotonic() - written > FLUSH_SECONDS:
+                    flush()
+                    written = time.monotonic()
+                if progress:
+                    progress(Progress(done, len(missing)))
+    finally:
+        flush()
+    with zoo.catalog.reading() as connection:
+        return _table(_known(connection, measure, arity), wanted, names)
+
+
+def _selected(connection: Connection, where: str | None) -> dict[int, str]:
+    """Names of the models of a query by surrogate key, in order of the keys: the order of catalogue."""
+    ids = query.models(connection, where, "name", None)["id"].to_pylist()
+    connection.register("chosen", pa.table({"id": pa.array(ids, pa.string())}))
+    rows = connection.execute("select model_id, name from models join chosen on models.id = unhex(chosen.id) order by model_id").fetchall()
+    connection.unregister("chosen")
+    return dict(rows)
+
+
+def _known(connection: Connection, measure: Measure, arity: int) -> dict[Key, dict[str, Any]]:
+    """What is already measured, by model or pair."""
+    keys, table = (("model_id",), "measurements") if arity == 1 else (("a_id", "b_id"), "pair_measurements")
+    said = "value, text" if arity == 1 else "value, null"
+    rows = connection.execute(
+        f"select {', '.join(keys)}, key, {said} from {table} where measure = ? and version = ? and parameters = ?"
+        f"{' and tensor_id is null' if arity == 1 else ''} order by rowid",
+        list(measure.columns),
+    ).fetchall()
+    found: dict[Key, dict[str, Any]] = {}
+    for *key, name, amount, text in rows:
+        found.setdefault(tuple(key), {})[name] = amount if text is None else text
+    return found
+
+
+def _tasks(zoo: "Zoo", names: Mapping[int, str], keys: Iterable[Key]) -> Iterator[tuple[tuple[str, ...], tuple[Checkpoint, ...]]]:
+    """Names and checkpoints of each task, headers alone, each model opened once."""
+    known: dict[int, Checkpoint] = {}
+    for key in keys:
+        for k in key:
+            if k not in known:
+                known[k] = zoo.open(names[k])
+        yield tuple(names[k] for k in key), tuple(known[k] for k in key)
+
+
+def _apply(function: Function, measure: str, task: tuple[tuple[str, ...], tuple[Checkpoint, ...]]) -> dict[str, float | str | None]:
+    """Do one task; what the function cannot do says of which models."""
+    names, checkpoints = task
+    where = f"measure '{measure}' of {' and '.join(one_line(repr(name), 80) for name in names)}"
+    try:
+        values: Any = function(*checkpoints)
+    except WeightSpaceError as error:
+        raise RecordError(f"{where}: {error}") from None
+    if not isinstance(values, Mapping) or not values:
+        raise RecordError(f"{where} is {one_line(repr(values), 80)}, expected a mapping from keys to numbers, not empty")
+    return {_key(key, where): _value(value, key, where, is_text_allowed=len(names) == 1) for key, value in values.items()}
+
+
+def _key(key: object, where: str) -> str:
+    if not isinstance(key, str):
+        raise RecordError(f"{where} has the key {one_line(repr(key), 80)}, expected text")
+    return key
+
+
+def _value(value: object, key: str, where: str, *, is_text_allowed: bool) -> float | str | None:
+    """A number as the catalog stores it: what is not finite is NULL there."""
+    if value is None or (is_text_allowed and isinstance(value, str)):
+        return value
+    try:
+        if isinstance(value, str | bytes) or not isinstance(value, SupportsFloat):
+            raise TypeError
+        read = float(value)
+    except (TypeError, ValueError, RuntimeError):  # text, or an array of several numbers
+        raise RecordError(f"{where} has {one_line(repr(value), 80)} for '{key}', expected a number") from None
+    return read if math.isfinite(read) else None
+
+
+def _write(connection: Connection, measure: Measure, results: Mapping[Key, Mapping[str, float | str | None]]) -> None:
+    """Write whole models or pairs; results of a process that measured the same meanwhile are replaced."""
+    arity = len(next(iter(results)))
+    keys, table = (("model_id",), "measurements") if arity == 1 else (("a_id", "b_id"), "pair_measurements")
+    rows = [(key, name, value) for key, values in results.items() for name, value in values.items()]
+    name, version, parameters = measure.columns
+    columns = {column: pa.array([key[place] for key, _, _ in rows], pa.int32()) for place, column in enumerate(keys)}
+    columns |= {c: pa.array([v] * len(rows), pa.string()) for c, v in (("measure", name), ("version", version), ("parameters", parameters))}
+    columns["key"] = pa.array([k for _, k, _ in rows], pa.string())
+    columns["value"] = pa.array([None if isinstance(v, str) else v for _, _, v in rows], pa.float64())
+    if arity == 1:
+        columns["text"] = pa.array([v if isinstance(v, str) else None for _, _, v in rows], pa.string())
+    connection.register("fresh", pa.table(columns))
+    same = " and ".join(f"{table}.{c} = fresh.{c}" for c in (*keys, "measure", "version", "parameters"))
+    connection.execute(f"delete from {table} using fresh where {same}{' and tensor_id is null' if arity == 1 else ''}")
+    connection.execute(f"insert into {table} by name select * from fresh")
+    connection.unregister("fresh")
+
+
+def _table(found: Mapping[Key, Mapping[str, Any]], wanted: Sequence[Key], names: Mapping[int, str]) -> pa.Table:
+    """One row a model or pair, its keys as columns."""
+    rows = [(key, found[key]) for key in wanted if key in found]
+    keys = list(dict.fromkeys(name for _, values in rows for name in values))
+    columns: dict[str, Any] = {}
+    for place, title in enumerate(("model",) if wanted and len(wanted[0]) == 1 else ("a", "b")):
+        columns[title] = pa.array([names[key[place]] for key, _ in rows], pa.string())
+    for name in keys:
+        given = [values.get(name) for _, values in rows]
+        is_text = any(isinstance(value, str) for value in given)
+        column = pa.array([None if v is None else str(v) for v in given], pa.string()) if is_text else pa.array(given, pa.float64())
+        columns[f"{name}_" if name in columns else name] = column
+    return pa.table(columns)
