@@ -192,13 +192,12 @@ class TimmViT(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.cls_token, self.pos_embed = nn.Parameter(torch.randn(1, 1, 24)), nn.Parameter(torch.randn(1, 17, 24))
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, 24, 8, 8)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, 24, 8, 8)})
         self.blocks = nn.ModuleList([_TimmBlock(24), _TimmBlock(24)])
         self.norm, self.head = nn.LayerNorm(24), nn.Linear(24, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed.proj(x).flatten(2).transpose(1, 2)
+        x = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
@@ -220,25 +219,33 @@ class _TorchvisionLayer(nn.Module):
         return made
 
 
+class _TorchvisionEncoder(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pos_embedding = nn.Parameter(torch.randn(1, 17, width))
+        self.layers = nn.Sequential()
+        for at in range(2):
+            self.layers.add_module(f"encoder_layer_{at}", _TorchvisionLayer(width))
+        self.ln = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.ln(self.layers(x + self.pos_embedding))
+        return made
+
+
 class TorchvisionViT(nn.Module):
     """A vision transformer by torchvision's names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.class_token, self.conv_proj = nn.Parameter(torch.randn(1, 1, 24)), nn.Conv2d(3, 24, 8, 8)
-        self.encoder = nn.Module()
-        self.encoder.pos_embedding = nn.Parameter(torch.randn(1, 17, 24))
-        self.encoder.layers = nn.Sequential()
-        for at in range(2):
-            self.encoder.layers.add_module(f"encoder_layer_{at}", _TorchvisionLayer(24))
-        self.encoder.ln = nn.LayerNorm(24)
-        self.heads = nn.Sequential()
-        self.heads.add_module("head", nn.Linear(24, 5))
+        self.encoder = _TorchvisionEncoder(24)
+        self.heads = nn.ModuleDict({"head": nn.Linear(24, 5)})
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_proj(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], 1) + self.encoder.pos_embedding
-        made: Tensor = self.heads(self.encoder.ln(self.encoder.layers(x))[:, 0])
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], 1)
+        made: Tensor = self.heads["head"](self.encoder(x)[:, 0])
         return made
 
 
@@ -250,7 +257,8 @@ class _ConvNextBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.gamma * self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
-        return x + y.permute(0, 3, 1, 2)
+        made: Tensor = x + y.permute(0, 3, 1, 2)
+        return made
 
 
 class _ChannelNorm(nn.LayerNorm):
@@ -266,18 +274,16 @@ class TimmConvNeXt(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 6, 4, 4), _ChannelNorm(6))
         self.stages = nn.ModuleList()
         for before, width in ((0, 6), (6, 8)):
-            stage = nn.Module()
-            stage.downsample = nn.Sequential(_ChannelNorm(before), nn.Conv2d(before, width, 2, 2)) if before else nn.Identity()
-            stage.blocks = nn.Sequential(_ConvNextBlock(width))
-            self.stages.append(stage)
-        self.head = nn.Module()
-        self.head.norm, self.head.fc = nn.LayerNorm(8), nn.Linear(8, 3)
+            downsample = nn.Sequential(_ChannelNorm(before), nn.Conv2d(before, width, 2, 2)) if before else nn.Identity()
+            self.stages.append(nn.ModuleDict({"downsample": downsample, "blocks": nn.Sequential(_ConvNextBlock(width))}))
+        self.head = nn.ModuleDict({"norm": nn.LayerNorm(8), "fc": nn.Linear(8, 3)})
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         for stage in self.stages:
-            x = stage.blocks(stage.downsample(x))
-        made: Tensor = self.head.fc(self.head.norm(x.mean((2, 3))))
+            assert isinstance(stage, nn.ModuleDict)
+            x = stage["blocks"](stage["downsample"](x))
+        made: Tensor = self.head["fc"](self.head["norm"](x.mean((2, 3))))
         return made
 
 

@@ -94,7 +94,9 @@ def test_trace_finds_the_groups_worked_out_by_hand(name: str) -> None:
 def test_trace_finds_the_groups_of_the_shipped_spec(name: str) -> None:
     def bare(spec: SymmetrySpec) -> Counter[tuple[Any, ...]]:
         # Tracing also finds that a last norm after a sum may be scaled; files of families do not say so.
-        return Counter({(*key[:2], "none" if key[2] == "scale" and "bert" in name else key[2], key[3]): n for key, n in table(spec).items()})
+        return Counter(
+            {(*key[:2], "none" if key[2] == "scale" and "bert" in name else key[2], key[3]): n for key, n in table(spec).items()}
+        )
 
     assert bare(traced(name)) == bare(spec_of(name))
 
@@ -171,7 +173,7 @@ def test_heads_that_nothing_tells_are_asked_for() -> None:
     )
     with pytest.raises(SymmetryError, match=re.escape(message)):
         spec_for(state)
-    with pytest.raises(SymmetryError, match="has size 48, which no size of 'layer.0.qk' gives with layer.0.head = 5"):
+    with pytest.raises(SymmetryError, match=r"has size 48, which no size of 'layer.0.qk' gives with layer.0.head = 5"):
         spec_for(state, {"num_attention_heads": 5})
 
 
@@ -185,7 +187,9 @@ def test_almost_a_family_is_refused() -> None:
 
 
 def test_unknown_architecture_lists_the_families() -> None:
-    with pytest.raises(SymmetryError, match=r"no family that comes with the package fits \(BERT, CLIP, .*\), and tensor 'a.emb' is no weight"):
+    with pytest.raises(
+        SymmetryError, match=r"no family that comes with the package fits \(BERT, CLIP, .*\), and tensor 'a.emb' is no weight"
+    ):
         spec_for({"a.emb": torch.ones(2, 3)})
     assert len(families()) == len(set(families())) >= 15
 

@@ -451,6 +451,25 @@ def test_deep_networks_are_drawn_so_that_signals_neither_drown_nor_die(activatio
     assert found.proved and len(found.movable) == 15 and not found.notes
 
 
+def test_a_stream_whose_gains_are_folded_away_may_be_turned() -> None:
+    def spec(**gains: list[str]) -> SymmetrySpec:
+        plain = normed_spec(gains=True)
+        return SymmetrySpec.parse(plain.to_dict()["tensors"], groups=plain.groups, gains=gains)
+
+    module, given = Normed(gains=True), torch.zeros(8, 7)
+    right = spec(g=["a.weight"], g2=["o.weight"])
+    found = prove(right, module, given)
+    assert found.proved and found == right and not found.notes
+    measured = certificate(right, module, given)
+    assert measured.complete and measured.nullity == 10 and measured.parameters == sum(p.numel() for p in module.parameters()) - 10
+    half = prove(spec(g=["a.weight"]), module, given)
+    assert half.proved and half.groups["s"].symmetry == "none" and half.groups["s"].is_movable
+    assert half.notes[0].startswith("mixing group 's' changes the outputs by ")
+    unread = prove(spec(g=["e.weight"], g2=["o.weight"]), module, given)
+    assert unread.groups["s"].symmetry == "none"
+    assert unread.notes[0].startswith("group 's' is only permuted, without 'orthogonal': gain 'g' scales group 's'")
+
+
 # The function of two state dicts
 
 

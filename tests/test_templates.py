@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weightspace.errors import SymmetryError
@@ -30,6 +30,7 @@ class TestMatch:
     def test_says_the_values(self, template: str, name: str, bindings: dict[str, str] | None) -> None:
         assert Template(template).match(name) == bindings
 
+    @settings(deadline=None)
     @given(st.text())
     def test_escaped_name_stands_for_itself_alone(self, name: str) -> None:
         template = Template(escaped(name))
@@ -103,6 +104,7 @@ class TestExpand:
         given = rows(**{"l1.{b}": "first", "l{s}.0": "changes", "l{s}.{b}": "same", "short{s}.0": "short"})
         assert expand(given, ["l1.0", "l1.1", "l2.0", "l2.1", "short2.0"])["l2.0"] == "changes"
 
+    @settings(deadline=None)
     @given(st.text(), st.booleans())
     def test_question_marks_are_kept(self, name: str, is_optional: bool) -> None:
         row = Row.of(Row.named(name) + "?" * is_optional, "h")

@@ -50,9 +50,9 @@ def text_of(source: Path | str) -> tuple[str, str]:
         raise SymmetryError(f"{path} cannot be read as a spec ({said}); give the path of a YAML or JSON file, or its text") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     """A mapping in which no key comes twice."""
-    made: dict[str, Any] = {}
+    made: dict[Any, Any] = {}
     for key, value in pairs:
         if key in made:
             raise SymmetryError(f"'{one_line(str(key), 80)}' comes twice; remove one")
@@ -60,11 +60,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Plain values only, and no key twice."""
 
 
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     loader.flatten_mapping(node)
     pairs = [(loader.construct_object(key, deep=True), loader.construct_object(value, deep=True)) for key, value in node.value]
     for key, _ in pairs:

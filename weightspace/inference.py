@@ -38,7 +38,9 @@ _ROLES = {
     "variance": ("running_var", "moving_variance", "moving_var", "variance", "var"),
 }
 _ROLE = {word: role for role, words in _ROLES.items() for word in words}
-_NAME = re.compile(rf"(?P<stem>.*?)[./_]?(?<![A-Za-z])(?P<word>{'|'.join(sorted(_ROLE, key=len, reverse=True))})[._]?(?P<number>\d*)(?::0)?", re.IGNORECASE)
+_NAME = re.compile(
+    rf"(?P<stem>.*?)[./_]?(?<![A-Za-z])(?P<word>{'|'.join(sorted(_ROLE, key=len, reverse=True))})[._]?(?P<number>\d*)(?::0)?", re.IGNORECASE
+)
 _SHORTCUT = re.compile(r"shortcut|downsample|skip|resid|identity", re.IGNORECASE)
 _ADVICE = "trace the module with ws.trace, or write a spec"
 

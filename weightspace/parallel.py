@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -43,6 +44,9 @@ def run(function: Callable[[Item], Result], items: Iterable[Item], *, jobs: int)
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    # Said when idle workers end just as new work comes, which is no fault: they are started again. Where warnings are errors
+    # it would be raised in the thread that starts them, and this one would wait for ever.
+    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
     options = {"inner_max_num_threads": 1, "idle_worker_timeout": 10, "initializer": _begin, "initargs": (os.getpid(),)}
     with _Stop(Path(tempfile.gettempdir()) / f"weightspace-{os.getpid()}-{secrets.token_hex(8)}.stop") as stop:
         with joblib.parallel_config("loky", n_jobs=jobs, **options), _deaf_children():

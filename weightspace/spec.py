@@ -362,47 +362,20 @@ class SymmetrySpec:
 
     def diff(self, other: "SymmetrySpec") -> list[str]:
         """What another spec says differently, a line each; nothing when they are equal."""
-        lines = []
-        for what, mine, theirs in (
-            ("group", self.groups, other.groups),
-            ("tensor", {k: show(v) for k, v in self.tensors.items()}, {k: show(v) for k, v in other.tensors.items()}),
-            ("alias", self.aliases, other.aliases),
-            ("gain", self.gains, other.gains),
-            ("statistics", dict.fromkeys(self.statistics, "yes"), dict.fromkeys(other.statistics, "yes")),
-        ):
-            left, right = cast("dict[str, Any]", mine), cast("dict[str, Any]", theirs)
-            for name in dict.fromkeys([*left, *right]):
-                if left.get(name) != right.get(name):
-                    lines.append(f"{what} {name}: {_said(left.get(name))} -> {_said(right.get(name))}")
-        return lines
+        from weightspace.spec_table import differences
+
+        return differences(self, other)
 
     def __repr__(self) -> str:
-        count = len([g for g in self.groups.values() if g.is_movable])
-        head = (
-            f"<SymmetrySpec: {len(self.tensors)} tensors, {count} neuron group{'s' * (count != 1)}, "
-            f"2^{self.log2_order:.1f} permutations, {'proved' if self.proved else 'not proved'}>"
-        )
-        rows = [(name, show(axes)) for name, axes in self.tensors.items()]
-        groups = [("group", "size", "kind", "symmetry", "per")]
-        groups += [(g.name, str(g.size), g.kind, g.symmetry, g.per or "") for g in self.groups.values()]
-        notes = [f"note: {note}" for note in self.notes]
-        return "\n".join([head, *_columns(rows), *_columns(groups), *notes])
+        from weightspace.spec_table import table
+
+        return table(self)
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
-        from html import escape
+        from weightspace.spec_table import html
 
-        def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-            cells = "".join(f"<tr>{''.join(f'<td><code>{escape(c)}</code></td>' for c in row)}</tr>" for row in rows)
-            return f"<table><tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr>{cells}</table>"
-
-        groups = [(g.name, str(g.size), g.kind, g.symmetry, g.per or "") for g in self.groups.values()]
-        tensors = [(name, show(axes)) for name, axes in self.tensors.items()]
-        return (
-            f"<p>{escape(repr(self).splitlines()[0])}</p>"
-            + table(("group", "size", "kind", "symmetry", "per"), groups)
-            + table(("tensor", "axes"), tensors)
-        )
+        return html(self)
 
 
 def place(spec: SymmetrySpec, name: str, block: Block, j: int) -> tuple[int, ...]:
@@ -451,14 +424,3 @@ def _shapes(state_dict: Checkpoint | Mapping[str, "torch.Tensor"]) -> dict[str, 
 
         return {name: (info.shape, dtypes.dtype(info.dtype).is_float) for name, info in state_dict.info.items()}
     return {name: (tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in state_dict.items()}
-
-
-def _said(thing: Any) -> str:
-    if isinstance(thing, NeuronGroup):
-        return " ".join(str(part) for part in (thing.size, thing.kind, thing.symmetry, f"per {thing.per}" if thing.per else "") if part)
-    return "nothing" if thing is None else f"'{thing}'"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -113,7 +113,10 @@ def _config_beside(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def solve(
-    rows: Mapping[str, tuple[Axis, ...]], shapes: Mapping[str, tuple[int, ...]], known: Mapping[str, int], equal: Mapping[str, str] | None = None
+    rows: Mapping[str, tuple[Axis, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    known: Mapping[str, int],
+    equal: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
     """Find the sizes of groups: from axes in which one size is unknown, over and over until no more are found.
 
@@ -128,7 +131,9 @@ def solve(
     """
     of = {group: _end(group, equal or {}) for axes in rows.values() for axis in axes for group in _groups(axis)}
     sizes = {of.get(group, group): n for group, n in known.items()}
-    pending = [(name, j, axis, shapes[name][j]) for name, axes in rows.items() if _fits(name, axes, shapes[name]) for j, axis in enumerate(axes)]
+    pending = [
+        (name, j, axis, shapes[name][j]) for name, axes in rows.items() if _fits(name, axes, shapes[name]) for j, axis in enumerate(axes)
+    ]
     while True:
         waiting = []
         for name, j, axis, n in pending:

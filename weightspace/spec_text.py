@@ -11,7 +11,7 @@
       layers.{i}.fc1.weight: h{i} stream'              # a row for every layer that the checkpoint has
       layers.{i}.fc1.bias?: h{i}                       # `?`: may be absent
       head.weight: _ stream'                           # `_`: a fixed axis as long as the tensor says
-      tied.weight: _ stream
+      tied.weight?: _ other'
     aliases: {tied.weight: embed.weight}               # name: the name whose row it shares
     statistics: ["{*}.running_mean"]
 
@@ -63,7 +63,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 def read(
     source: Path | str, checkpoint: "Checkpoint | Mapping[str, torch.Tensor] | None" = None, sizes: Mapping[str, Any] | None = None
 ) -> SymmetrySpec:
-    """Read a spec from a YAML or JSON file, or from its text.
+    r"""Read a spec from a YAML or JSON file, or from its text.
 
     Args:
         source: a path, or text of several lines (or one that begins with `{`).
@@ -74,7 +74,7 @@ def read(
         SymmetryError: text that is no spec, sizes that nothing tells, or another architecture.
 
     Example:
-        >>> read("tensors: {a: h in, b: out h'}\\ngroups: {h: {size: 3}, in: {size: 2, kind: fixed}, out: {size: 1, kind: fixed}}\\n")
+        >>> read("tensors: {a: h in, b: out h'}\ngroups: {h: {size: 3}, in: {size: 2, kind: fixed}, out: {size: 1, kind: fixed}}\n")
         <SymmetrySpec: 2 tensors, 1 neuron group, 2^2.6 permutations, not proved>
         a  h in
         b  out h'
@@ -103,7 +103,7 @@ def write(spec: SymmetrySpec) -> str:
             known = document[key]
             document[key] = {escaped(a): b for a, b in known.items()} if isinstance(known, dict) else list(map(escaped, known))
     parts = [
-        yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=None if key == "groups" else False, width=1 << 20, allow_unicode=True)
+        yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=None if key == "groups" else False, width=1 << 20)
         for key, value in document.items()
     ]
     return "".join(parts)
@@ -184,9 +184,10 @@ def _ties(
     aliases: dict[str, str] = {}
     same: dict[str, str] = {}
     for name, header in known.items():
-        if header.alias_of in tensors and name in tensors:
-            aliases[name] = header.alias_of
-            _identify(name, tensors[name], header.alias_of, tensors[header.alias_of], same)
+        first = header.alias_of
+        if first is not None and first in tensors and name in tensors:
+            aliases[name] = first
+            _identify(name, tensors[name], first, tensors[first], same)
     for template, owner in ties:
         matching = [name for name in known if template.match(name) is not None] or ([template.name] if template.is_plain else [])
         for name in matching:
@@ -203,10 +204,10 @@ def _identify(name: str, axes: tuple[Axis, ...], owner: str, others: tuple[Axis,
     """Groups at equal places of two rows become one, the owner's."""
     mine = [leaf.group for axis in axes for leaf in leaves(axis)]
     theirs = [leaf.group for axis in others for leaf in leaves(axis)]
-    if len(axes) != len(others) or len(mine) != len(theirs):
+    if len(axes) != len(others) or [group == BLANK for group in mine] != [group == BLANK for group in theirs]:
         raise SymmetryError(f"tensor '{name}' is tied to '{owner}', but their axes differ in form; write the same form in both rows")
     for group, other in zip(mine, theirs, strict=True):
-        if group != other and BLANK not in (group, other):
+        if group != other:
             same[group] = other
 
 
@@ -251,7 +252,9 @@ def _sizes(
         if name not in solved:
             formulas = _formulas(fields.get("size"))
             ask = f"'{formulas[0]}' is in no config.json beside it: add one, or give sizes={{'{formulas[0]}': ...}}" if formulas else ""
-            raise SymmetryError(f"{where}: the shapes do not tell the size of group '{name}'; {ask or f'write its size, or give sizes={{{name!r}: ...}}'}")
+            raise SymmetryError(
+                f"{where}: the shapes do not tell the size of group '{name}'; {ask or f'write its size, or give sizes={{{name!r}: ...}}'}"
+            )
     return solved
 
 

@@ -178,9 +178,11 @@ def _check_complete(rows: Sequence[Row], names: Sequence[str], chosen: Mapping[s
         template = row.template
         if template.is_plain:
             if template.name not in present:
-                raise SymmetryError(f"the spec has a row for tensor '{template.name}', which is not there; take the spec of this architecture")
+                raise SymmetryError(
+                    f"the spec has a row for tensor '{template.name}', which is not there; take the spec of this architecture"
+                )
             continue
-        own = {_numbers(row, bindings) for name in names if (bindings := template.match(name)) is not None}
+        own = {_numbers(row, found) for name in names if (found := template.match(name)) is not None}
         lacking = sorted(set(everywhere.get(template.counts, {})) - own)
         if not own or lacking:
             numbers = zip(template.counts, lacking[0], strict=True) if lacking else ()

@@ -215,7 +215,7 @@ class Zoo:
         Raises:
             SymmetryError: none was set, and no known architecture fits.
         """
-        from weightspace.zoo import specs  # brings torch, which nothing else here needs
+        from weightspace.zoo import specs  # brings YAML, which nothing else here needs
 
         return specs.chosen(self.catalog, self.checkpoint(model))
 

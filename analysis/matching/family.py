@@ -119,7 +119,7 @@ def _coupled(family: Family, children: tuple[str, ...], kernels: Kernels) -> lis
 
 def _alternate(family: Family, children: tuple[str, ...], kernels: Kernels, rules: Rules) -> tuple[dict[str, Local], float]:
     """Assign children that stand in one block in turn until nothing rises."""
-    actions: dict[str, Local] = {}
+    actions = _opening(family, children, kernels, rules)
     best = -float("inf")
     for _ in range(MAX_ROUNDS):
         before = best
@@ -140,6 +140,19 @@ def _alternate(family: Family, children: tuple[str, ...], kernels: Kernels, rule
         if len(actions) == sum(len(_below(family, c)) for c in children) and best <= before + 1e-12 * abs(before):
             break
     return actions, _gain(kernels, actions)
+
+
+def _opening(family: Family, children: tuple[str, ...], kernels: Kernels, rules: Rules) -> dict[str, Local]:
+    """What to begin with: nothing, or, where no child is seen alone, one of two by the most that the second could gain."""
+    if any(set(names) <= _below(family, child) for child in children for names in kernels):
+        return {}
+    for names, values in kernels.items():
+        if len(names) == 2:
+            count = len(values)
+            most = [[solve_one(names[1], values[i, :, j], rules)[1] for j in range(count)] for i in range(count)]
+            return {names[0]: solve_one(names[0], torch.tensor(most, dtype=torch.float64), rules)[0]}
+    sizes = {name: k.shape[at] for names, k in kernels.items() for at, name in enumerate(names)}
+    return {child: Local(torch.arange(sizes[child])) for child in children[:-1]}
 
 
 def _below(family: Family, group: str) -> set[str]:

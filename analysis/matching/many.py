@@ -157,6 +157,15 @@ def _match_pair(pair: tuple[Any, Any], *, spec: SymmetrySpec, method: str, seed:
     return match(*pair, spec, method, generator=torch.Generator().manual_seed(seed), **options)
 
 
+def match_values(
+    a: Checkpoint | StateDict, b: Checkpoint | StateDict, *, spec: SymmetrySpec, method: str = "weight", seed: int = 0, **options: Any
+) -> dict[str, float]:
+    """The numbers of one match, for a table of all pairs: `zoo.map_pairs(partial(match_values, spec=spec), measure="match")`."""
+    found = match(a, b, spec, method, generator=torch.Generator().manual_seed(seed), **options)
+    names = ("reduction", "l2_before", "l2_after", "cosine_before", "cosine_after", "sweeps")
+    return {**{name: float(getattr(found, name)) for name in names}, "objective": found.objective[-1]}
+
+
 def cycle_error(elements: Mapping[tuple[int, int], Symmetry]) -> float:
     """Share of members that going around three networks does not bring back to where they were, with their sign.
 
@@ -179,7 +188,7 @@ def cycle_error(elements: Mapping[tuple[int, int], Symmetry]) -> float:
             if action.diagonal is not None:
                 wrong = wrong | ((action.diagonal - 1).abs() > SAME)
             if action.matrix is not None:
-                wrong = (action.matrix - torch.eye(len(action.index.T)).to(action.matrix)).abs().amax(-1) > SAME
+                wrong = (action.matrix - torch.eye(action.index.shape[-1]).to(action.matrix)).abs().amax(-1) > SAME
             moved, members = moved + int(wrong.sum()), members + wrong.numel()
     return moved / members if members else 0.0
 

@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -33,9 +33,9 @@ from torch import nn
 
 from tests.analysis.matching.reference import counted, objective, published_coordinate_descent
 from tests.benchmarks.matching_networks import SUBJECTS, Subject
-from weightspace.axes import Leaf
+from weightspace.axes import Leaf, leaves
 from weightspace.spec import SymmetrySpec
-from weightspace.symmetry import Symmetry, act
+from weightspace.symmetry import act
 from weightspace.tracing import trace
 
 StateDict = dict[str, torch.Tensor]
@@ -119,14 +119,14 @@ def grb(folder: Path) -> tuple[Match, Clock, None]:
         movable = {group.name for group in spec.movable}
         left, right, rows = dict(a.state_dict()), dict(b.state_dict()), {}
         for name in counted(left, spec):
-            if not all(isinstance(axis, Leaf) or not set(_groups(axis)) & movable for axis in spec.tensors[name]):
+            if not all(isinstance(axis, Leaf) or not movable & {leaf.group for leaf in leaves(axis)} for axis in spec.tensors[name]):
                 sys.exit(f"git-re-basin-pytorch has no word for the axes of '{name}'")
             rows[name] = tuple(axis.group if isinstance(axis, Leaf) and axis.group in movable else None for axis in spec.tensors[name])
         table = module.permutation_spec_from_axes_to_perm({name: row for name, row in rows.items() if any(row)})
         torch.manual_seed(seed)
 
         def moved(found: dict[str, torch.Tensor]) -> StateDict:
-            return act(Symmetry(spec, dict(spec.element({name: index.long() for name, index in found.items()}).actions)), right)
+            return act(spec.element({name: index.long() for name, index in found.items()}), right)
 
         return lambda: module.weight_matching(table, left, right, max_iter=100), moved
 
@@ -144,12 +144,6 @@ def rebasin(folder: Path) -> tuple[Match, Clock, None]:
         return lambda: descent.calculate_permutations(100), lambda _: (descent.apply_permutations(), dict(b.state_dict()))[1]
 
     return prepare, Clock(module, "linear_sum_assignment"), None
-
-
-def _groups(axis: Any) -> Iterator[str]:
-    from weightspace.axes import leaves
-
-    return (leaf.group for leaf in leaves(axis))
 
 
 def measure(name: str, tool: str, seeds: int, threads: int, peers: dict[str, Path]) -> None:
@@ -242,6 +236,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--tools", nargs="+", default=["ours", "ours, lapjv", "grb", "rebasin"])
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--wall-seeds", type=int, default=3, help="seeds to run again with two threads, for the wall time")
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=float, default=900, help="seconds for all seeds of one tool on one net")
     parser.add_argument("--memory", type=int, default=10, help="GB of address space for one process")
@@ -262,7 +257,7 @@ def main() -> None:
                 continue
             single = collect(name, tool, arguments, arguments.seeds, 1)
             if single:
-                double = collect(name, tool, arguments, min(3, arguments.seeds), 2)
+                double = collect(name, tool, arguments, arguments.wall_seeds, 2) if arguments.wall_seeds else []
                 cpu[tool] = statistics.median(x.cpu for x in single)
                 print(line(tool, single, double), flush=True)
         fastest = min((cpu[peer] for peer in ("grb", "rebasin") if peer in cpu), default=None)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.analysis.matching.trained import NETWORKS, Trained, trained
+from tests.analysis.matching.trained import Trained, trained
 from weightspace.analysis.matching.match import match, methods
 from weightspace.symmetry import act
 
-QUICK = {"steps": 20, "start": "weight"}  # where a method has such options
+QUICK = {"steps": 10, "start": "weight"}  # where a method has such options
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=["tanh", "cnn", "attention"])
 def net(request: pytest.FixtureRequest) -> Trained:
     return trained(request.param)
 

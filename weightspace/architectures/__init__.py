@@ -66,7 +66,9 @@ class Variant:
         """
         names = _bare(known, prefix)
         if len(names) < len(known):
-            raise SymmetryError(f"names are the same with and without '{prefix}'; expected one model in the checkpoint, so open that one alone")
+            raise SymmetryError(
+                f"names are the same with and without '{prefix}'; expected one model in the checkpoint, so open that one alone"
+            )
         back = {name: bare for bare, name in names.items()}
         bare = {b: replace(known[name], alias_of=back.get(known[name].alias_of or "")) for b, name in names.items()}
         if self.activation is not None:

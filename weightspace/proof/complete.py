@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from weightspace.axes import leaves
 from weightspace.errors import SymmetryError
+from weightspace.folding import fold
 from weightspace.proof.directions import CONTINUOUS, basis_of, directions
 from weightspace.proof.draws import redraw, redraw_inputs
 from weightspace.proof.missing import missing_lines
 from weightspace.proof.network import Network, network
+from weightspace.proof.occurrences import mixed_when_folded
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict
 
@@ -32,7 +34,7 @@ class Certificate:
     """What a small network's Jacobian says about the continuous symmetries that a spec declares.
 
     Attributes:
-        parameters: how many parameters the spec covers, tied ones once.
+        parameters: how many parameters the spec covers, tied ones once; without gains that are folded away.
         rank: of the Jacobian of all outputs by them.
         declared: independent directions that the spec declares and that change nothing.
         gap: ratio of the singular values at the cut; infinite where none is zero.
@@ -107,9 +109,13 @@ def certificate(
         raise SymmetryError(f"a certificate needs at most {LARGEST} parameters, but this module has {count}; give a smaller instance of it")
     lifted = network(module, inputs, keywords)
     names += _moved_buffers(spec, names)
+    is_folded = bool(mixed_when_folded(spec))
+    if is_folded:  # the gains are ones then, and no parameters
+        names = [name for name in names if name not in spec.gains]
     best: _Measured | None = None
     for _ in range(draws):
-        found = _measured(lifted, redraw(lifted, spec, generator), names, samples, generator)
+        state: StateDict = redraw(lifted, spec, generator)
+        found = _measured(lifted, fold(state, spec) if is_folded else state, names, samples, generator)
         is_settled = found.nullity == spec.dimension or (best is not None and found.rank == best.rank)
         best = found if best is None or found.rank > best.rank else best
         if is_settled:

@@ -143,6 +143,12 @@ def without(spec: SymmetrySpec, at: Occurrence) -> SymmetrySpec:
     return tidy(replace(spec, tensors={**spec.tensors, at.tensor: axes}, proved=False))
 
 
+def mixed_when_folded(spec: SymmetrySpec) -> dict[str, Continuous]:
+    """The groups that a matrix may mix only where gains are folded away, each with its symmetry."""
+    scaled = {leaf.group for gain in spec.gains for axis in spec.axes(gain) for leaf in leaves(axis)}
+    return {name: spec.groups[name].symmetry for name in scaled if spec.groups[name].symmetry in MATRIX}
+
+
 def tidy(spec: SymmetrySpec) -> SymmetrySpec:
     """The spec without groups that stand nowhere."""
     used = {leaf.group for axes in spec.tensors.values() for axis in axes for leaf in leaves(axis)}

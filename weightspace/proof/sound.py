@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from weightspace.errors import SymmetryError
+from weightspace.folding import fold
 from weightspace.proof.draws import Trial, draw
 from weightspace.proof.network import Network, network
-from weightspace.proof.occurrences import Occurrence, moved_alone, occurrences, swaps, tidy, without
-from weightspace.spec import NeuronGroup, SymmetrySpec
+from weightspace.proof.occurrences import Occurrence, mixed_when_folded, moved_alone, occurrences, swaps, tidy, without
+from weightspace.spec import Continuous, NeuronGroup, SymmetrySpec
 from weightspace.symmetry import Symmetry, act, random
 
 SPREADS = (1.0, 1.4, 0.7)  # of the matrices, in turn: signals die out in deep networks of small ones, and drown biases in large ones
@@ -35,7 +37,8 @@ def prove(
     """Keep of a spec what preserves a module's function and matters to it; the rest is made fixed and noted.
 
     On a float64 copy in eval mode, with every tensor and input drawn at random and casts in the graph lifted: random elements
-    of the spec must leave all outputs as they are, and moving any one occurrence of a group alone must change them.
+    of the spec must leave all outputs as they are, and moving any one occurrence of a group alone must change them. Matrices
+    on a group whose gains the spec can fold away are tried where they are folded.
 
     Args:
         spec: what is claimed; its tensors are the module's.
@@ -68,6 +71,8 @@ def prove(
     spec = _with_ties(spec, lifted)
     if lifted.note:
         spec = _noted(spec, lifted.note)
+    mixed = mixed_when_folded(spec)
+    spec = spec.with_groups(**{name: {"symmetry": "none"} for name in mixed})
     trials = [draw(lifted, spec, generator, spread=SPREADS[j % 3], tolerance=tolerance) for j in range(draws)]
     while spec.movable:
         spec, holds = _sound(spec, trials, tolerance, generator)
@@ -79,6 +84,8 @@ def prove(
             spec = _silenced(spec, silent, tolerance)
         elif not further:
             break
+    for name, symmetry in mixed.items():
+        spec = _mixed(spec, name, symmetry, trials, tolerance, generator)
     return replace(spec, proved=True)
 
 
@@ -126,6 +133,23 @@ def _sound(spec: SymmetrySpec, trials: Sequence[Trial], tolerance: float, genera
     if error > tolerance:
         return _noted(spec, f"the groups preserve the function each alone, but together change the outputs by {error:.1e}"), False
     return spec, True
+
+
+def _mixed(
+    spec: SymmetrySpec, name: str, symmetry: Continuous, trials: Sequence[Trial], tolerance: float, generator: torch.Generator
+) -> SymmetrySpec:
+    """Give a group back the matrices that act on it where gains are folded away, if they preserve the function there."""
+    if name not in spec.groups or spec.groups[name].kind == "fixed":
+        return spec
+    claimed = spec.with_groups(**{name: {"symmetry": symmetry}})
+    try:
+        folded = [replace(trial, state=fold(trial.state, claimed)) for trial in trials]
+    except SymmetryError as error:
+        return _noted(spec, f"group '{name}' is only permuted, without '{symmetry}': {error}")
+    change = max(_worst(claimed, folded, generator, name), *(trial.change(trial.state) for trial in folded))
+    if change <= tolerance:
+        return claimed
+    return _noted(spec, f"mixing group '{name}' changes the outputs by {change:.1e} with gains folded too, so it has no '{symmetry}'")
 
 
 def _weakened(

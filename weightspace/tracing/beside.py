@@ -1,7 +1,7 @@
 """Which atoms stand beside which in every value: what a group may vary per."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import product
 
 from weightspace.tracing.dims import Atom, Dim, resolve
@@ -58,3 +58,24 @@ def _near(path: Counter[Atom], others: Sequence[Sequence[Counter[Atom]]]) -> set
         if path[atom] + sum(min(p[atom] for p in paths) for paths in others if paths) == 1
         and path[atom] + sum(max(p[atom] for p in paths) for paths in others if paths) == 1
     }
+
+
+def unpaired(witnesses: Iterable[Sequence[Dim]], planes: Collection[Atom]) -> set[Atom]:
+    """Atoms of planes of which some value holds one coordinate without the other: turning them would mix what is kept apart."""
+    return {atom for dims in witnesses for terms in dims for atom in _single(resolve(terms), planes)} if planes else set()
+
+
+def _single(terms: Dim, planes: Collection[Atom]) -> Iterator[Atom]:
+    k = 0
+    while k < len(terms):
+        term = terms[k]
+        for factor in term:
+            if factor.inner is not None:
+                yield from _single(factor.inner, planes)
+        atoms = [factor.atom for factor in term]
+        if any(atom in planes for atom in atoms):
+            if k + 1 < len(terms) and [factor.atom for factor in terms[k + 1]] == atoms:
+                k += 1
+            else:
+                yield from (atom for atom in atoms if atom in planes)
+        k += 1

@@ -87,7 +87,7 @@ class Equations:
         self.vanish(form, parity=False)
         return {}
 
-    def power(self, form: Degree, exponent: float) -> Degree:
+    def power(self, form: Degree, exponent: int | float) -> Degree:
         """The degree after a power of positive values, or an integer power of any."""
         if float(exponent).is_integer():
             return {key: n * int(exponent) for key, n in form.items()} if exponent else {}

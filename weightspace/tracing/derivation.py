@@ -9,13 +9,15 @@ from torch import nn
 from torch.fx import Node
 
 from weightspace.axes import Axis, Fixed, Leaf, Product, Sum, canonical
+from weightspace.errors import SymmetryError
 from weightspace.spec import NeuronGroup, SymmetrySpec
-from weightspace.tracing.beside import companions
+from weightspace.tracing.beside import companions, unpaired
 from weightspace.tracing.degrees import Equations, Solution, solve
 from weightspace.tracing.dims import ONE, Atom, Dim, Factor, dim, leaves, resolve
 from weightspace.tracing.graph import Graph, export
 from weightspace.tracing.naming import group_names, parents
-from weightspace.tracing.reader import Reader, Value
+from weightspace.tracing.reader import Reader
+from weightspace.tracing.values import Value
 
 
 def derive(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SymmetrySpec:
@@ -33,7 +35,12 @@ def derive(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     degrees = Reader(graph.nodes, _inputs(graph, occurrences, aliases, fresh), fresh, equations)
     degrees.read()
     found = {name: [resolve(terms) for terms in occurrences[name]] for name in rows}
-    return _Spec(graph, found, aliases, axes, degrees, equations, notes).build()
+    made = _Spec(graph, found, aliases, axes, degrees, equations, notes)
+    try:
+        return made.build()
+    except SymmetryError:  # planes that the grammar cannot place beside their coordinates
+        equations.planes.clear()
+        return made.build()
 
 
 def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -103,9 +110,11 @@ class _Spec:
 
     def build(self) -> SymmetrySpec:
         """Name the groups and write down the axes."""
+        witnesses = [*self.axes.witnesses, *self.degrees.witnesses]
+        self.equations.planes -= unpaired(witnesses, self.equations.planes)
         turning = self.equations.planes
         atoms = list(dict.fromkeys(leaf.atom for _, leaf in self._leaves() if not leaf.atom.fixed or leaf.atom in turning))
-        beside = companions([*self.axes.witnesses, *self.degrees.witnesses], turning)
+        beside = companions(witnesses, turning)
         per = parents(atoms, {atom: {other for other in others if not other.fixed} for atom, others in beside.items()})
         solutions = self._solutions(atoms, set(per.values()))
         atoms = [atom for atom in atoms if not atom.fixed or solutions[atom].symmetry == "rotation"]
@@ -208,4 +217,19 @@ class _Spec:
                 return Leaf(names[one.atom], dual, exponent)
             return Leaf(names[one.atom], exponent < 0, abs(exponent))
 
-        return canonical(Sum(tuple(Product(tuple(map(factor, term))) for term in terms)))
+        return canonical(Sum(_planes([canonical(Product(tuple(map(factor, term)))) for term in terms], self._turning(names, solutions))))
+
+    @staticmethod
+    def _turning(names: Mapping[Atom, str], solutions: Mapping[Atom, Solution]) -> set[str]:
+        return {names[atom] for atom, solution in solutions.items() if solution.symmetry == "rotation" and atom in names}
+
+
+def _planes(terms: list[Axis], turning: set[str]) -> tuple[Axis, ...]:
+    """Write the two coordinates of planes among other terms as one product, `(2 plane)`; by themselves they are `plane + plane`."""
+    out: list[Axis] = []
+    for term in terms:
+        if len(terms) > 2 and out and out[-1] == term and isinstance(term, Leaf) and term.group in turning:
+            out[-1] = Product((Fixed(2), term))
+        else:
+            out.append(term)
+    return tuple(out)

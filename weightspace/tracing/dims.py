@@ -105,10 +105,8 @@ def _resolve_term(term: Term) -> Dim:
         parts = resolve(parts)
         if len(parts) == 1:
             out = [begin + parts[0] for begin in out]
-        elif out == [()]:
-            out = list(parts)
         else:
-            out = [(*begin, Factor(atom, inner=parts)) for begin in out]
+            out = [made for begin in out for made in (parts if not begin else [(*begin, Factor(atom, inner=parts))])]
     return tuple(out)
 
 

@@ -3,8 +3,10 @@
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from io import StringIO
 from typing import Any
 
 import torch
@@ -43,7 +45,7 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     with _evaluating(module), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(_Tensors(module), tuple(args), dict(kwargs), strict=False)
-            program = program.run_decompositions(_decompositions())
+            program = program.run_decompositions(dict(_decompositions()))
         except Exception as error:
             raise SymmetryError(_explained(error)) from None
     fuse(program.graph)
@@ -82,7 +84,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -101,6 +103,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+@cache
 def _decompositions() -> dict[Any, Any]:
     """How to break up the operations for which there is no rule."""
     table: Any = torch.export.default_decompositions()

@@ -1,7 +1,6 @@
 """The reader of a graph: which dimensions its values have, and what each operation demands of them."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -10,7 +9,8 @@ from torch.fx.node import map_arg
 
 from weightspace.registry import Registry
 from weightspace.tracing.degrees import Equations
-from weightspace.tracing.dims import ONE, Atom, Dim, Factor, cut, dim, fix, is_uniform, leaves, resolve, size, unify
+from weightspace.tracing.dims import ONE, Atom, Dim, cut, dim, fix, leaves, resolve, size, unify
+from weightspace.tracing.values import Value, mapped, paired
 
 Result: TypeAlias = Any  # a list of dimensions, a Value, or a tuple of such for an operation with several outputs
 Rule: TypeAlias = Callable[..., Result]
@@ -44,34 +44,6 @@ def rule(*operations: str, lazy: bool = False, raw: bool = False) -> Callable[[A
         return function
 
     return register
-
-
-class Value:
-    """What a tensor in the graph is indexed by.
-
-    Attributes:
-        zero: whether it holds zeros only.
-        held: the name of the parameter or buffer that it is.
-        slices: the parts that it was stacked from along the first dimension, each with dimensions of its own.
-    """
-
-    slices: Sequence["Value"] = ()
-
-    def __init__(self, dims: list[Dim], *, zero: bool = False, held: str | None = None) -> None:
-        self._dims, self.zero, self.held = dims, zero, held
-
-    @property
-    def dims(self) -> list[Dim]:
-        """Its dimensions."""
-        return self._dims
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes of its dimensions."""
-        return tuple(map(size, self.dims))
-
-    def __len__(self) -> int:
-        return len(self.dims)
 
 
 class Reader:
@@ -261,7 +233,7 @@ class Reader:
             return terms
         equations = self.equations
         equations.round.update(leaf.atom for leaf in leaves(resolve(terms)))
-        return _mapped(resolve(terms), equations.odd)
+        return mapped(resolve(terms), equations.odd)
 
     def changed(self, terms: Dim, change: Callable[[Equations, Mapping[int, int]], Mapping[int, int]]) -> Dim:
         """A dimension after an elementwise function, which changes its degrees and tells its coordinates apart."""
@@ -269,11 +241,11 @@ class Reader:
         if self.equations is None:
             return terms
         equations = self.equations
-        return _mapped(resolve(terms), lambda degree: change(equations, degree))
+        return mapped(resolve(terms), lambda degree: change(equations, degree))
 
     def without_degree(self, terms: Dim) -> Dim:
         """A dimension of a value on which scales do not act."""
-        return _mapped(resolve(terms), lambda _: {}) if self.equations is not None else terms
+        return mapped(resolve(terms), lambda _: {}) if self.equations is not None else terms
 
     def pick(self, value: Value, axis: int, index: int) -> list[Dim]:
         """The dimensions of the slice of a value at one index."""
@@ -291,11 +263,11 @@ class Reader:
             return dims[0]
         equations, result = self.equations, resolve(dims[0])
         for other in dims[1:]:
-            paired = _paired(result, resolve(other), lambda one, two: join(equations, one, two))
-            if paired is None:  # laid out differently, so mostly fixed: nothing is claimed
+            both = paired(result, resolve(other), lambda one, two: join(equations, one, two))
+            if both is None:  # laid out differently, so mostly fixed: nothing is claimed
                 self.plain(result, other)
-                paired = self.without_degree(result)
-            result = paired
+                both = self.without_degree(result)
+            result = both
         return result
 
 
@@ -350,44 +322,3 @@ def _values(found: Any) -> Iterator[Value]:
 
 def _wrap(result: Any) -> Value | None:
     return result if isinstance(result, Value) or result is None else Value(list(result))
-
-
-def _mapped(terms: Dim, change: Callable[[Mapping[int, int]], Mapping[int, int]]) -> Dim:
-    return tuple(
-        tuple(
-            Factor(factor.atom, change(factor.degree)) if factor.inner is None else Factor(factor.atom, inner=_mapped(factor.inner, change))
-            for factor in term
-        )
-        for term in terms
-    )
-
-
-def _paired(one: Dim, other: Dim, join: Callable[[Mapping[int, int], Mapping[int, int]], Mapping[int, int]]) -> Dim | None:
-    """Join the degrees of two dimensions leaf by leaf; None where they are not laid out alike."""
-    if [len(term) for term in one] != [len(term) for term in other]:
-        return None
-    out = []
-    for term, against in zip(one, other, strict=True):
-        factors = []
-        for a, b in zip(term, against, strict=True):
-            if a.inner is not None and b.inner is not None:
-                inner = _paired(a.inner, b.inner, join)
-                if inner is None:
-                    return None
-                factors.append(Factor(a.atom, inner=inner))
-            elif a.atom.root is b.atom.root and a.inner is b.inner:
-                factors.append(Factor(a.atom.root, join(a.degree, b.degree)))
-            else:
-                return None
-        out.append(tuple(factors))
-    return tuple(out)
-
-
-def held_dim(terms: Dim) -> bool:
-    """Whether a value varies along a dimension: not one index, not constant."""
-    return terms != ONE and not is_uniform(resolve(terms))
-
-
-def numel(dims: Iterable[Dim]) -> int:
-    """How many elements a value has."""
-    return math.prod(map(size, dims))

@@ -3,9 +3,10 @@
 from typing import Any
 
 from weightspace.tracing.dims import Dim, cut, product, size
-from weightspace.tracing.reader import Reader, Value, held_dim, rule
+from weightspace.tracing.reader import Reader, rule
 from weightspace.tracing.rules_contraction import leading, matmul
 from weightspace.tracing.rules_elementwise import opaque
+from weightspace.tracing.values import Value, held_dim
 
 
 @rule("scaled_dot_product_attention")

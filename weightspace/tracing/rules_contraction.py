@@ -3,8 +3,9 @@
 from typing import Any
 
 from weightspace.tracing.dims import ONE, Dim, size
-from weightspace.tracing.reader import Reader, Value, held_dim, rule
+from weightspace.tracing.reader import Reader, rule
 from weightspace.tracing.rules_elementwise import summed
+from weightspace.tracing.values import Value, held_dim
 
 
 @rule("linear")

@@ -5,8 +5,9 @@ from typing import Any
 
 from weightspace.tracing.degrees import Equations
 from weightspace.tracing.dims import Dim, product, size, split_tail
-from weightspace.tracing.reader import Reader, Value, operation_name, rule
+from weightspace.tracing.reader import Reader, operation_name, rule
 from weightspace.tracing.rules_elementwise import summed
+from weightspace.tracing.values import Value
 
 
 def convolved(t: Reader, x: Value, weight: Value, bias: Value | None, groups: int, *, transposed: bool, pointwise: bool) -> list[Dim]:

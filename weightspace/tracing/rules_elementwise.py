@@ -5,7 +5,8 @@ from typing import Any, TypeAlias
 
 from weightspace.tracing.degrees import Equations
 from weightspace.tracing.dims import ONE, Dim, size
-from weightspace.tracing.reader import Reader, Value, held_dim, rule
+from weightspace.tracing.reader import Reader, rule
+from weightspace.tracing.values import Value, held_dim
 
 Change: TypeAlias = Callable[[Equations, Mapping[int, int]], Mapping[int, int]]
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from weightspace.tracing.dims import Dim, cut
-from weightspace.tracing.reader import Reader, Value, rule
+from weightspace.tracing.reader import Reader, rule
 from weightspace.tracing.rules_elementwise import aligned
+from weightspace.tracing.values import Value
 
 
 def _indexed(t: Reader, terms: Dim) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from weightspace.tracing.dims import ONE, Dim, split_tail
-from weightspace.tracing.reader import Reader, Value, rule
+from weightspace.tracing.reader import Reader, rule
 from weightspace.tracing.rules_elementwise import mul, summed
+from weightspace.tracing.values import Value
 
 
 def affine(t: Reader, out: Value, gain: Value | None, shift: Value | None) -> list[Dim]:

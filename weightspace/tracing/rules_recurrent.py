@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from weightspace.tracing.degrees import Equations
 from weightspace.tracing.dims import Dim, cut, size
-from weightspace.tracing.reader import Reader, Value, operation_name, rule
+from weightspace.tracing.reader import Reader, operation_name, rule
 from weightspace.tracing.rules_elementwise import Change
 from weightspace.tracing.rules_shape import Stack
+from weightspace.tracing.values import Value
 
 
 def _gates(t: Reader, rows: Dim, gates: int) -> list[Dim]:

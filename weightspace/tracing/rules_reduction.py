@@ -5,8 +5,9 @@ from typing import Any
 
 from weightspace.tracing.degrees import Equations
 from weightspace.tracing.dims import ONE, Dim
-from weightspace.tracing.reader import Reader, Value, rule
+from weightspace.tracing.reader import Reader, rule
 from weightspace.tracing.rules_elementwise import Change, opaque
+from weightspace.tracing.values import Value
 
 
 def reduced(t: Reader, x: Value, axes: int | Sequence[int] | None, change: Change | None = None) -> list[Dim]:

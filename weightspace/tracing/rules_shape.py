@@ -6,7 +6,8 @@ from typing import Any
 from torch.fx import Node
 
 from weightspace.tracing.dims import ONE, Dim, cut, groups, product, reshape, resolve, size, split_tail
-from weightspace.tracing.reader import Reader, Value, operation_name, rule
+from weightspace.tracing.reader import Reader, operation_name, rule
+from weightspace.tracing.values import Value
 
 
 def _copy(x: Value, dims: list[Dim]) -> Value:

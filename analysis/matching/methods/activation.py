@@ -35,7 +35,7 @@ def match_activations(
     spec: SymmetrySpec,
     *,
     generator: torch.Generator,
-    task: Task,
+    task: Task | None = None,
     of: str = "output",
     similarity: str = "correlation",
     solver: str | None = None,
@@ -61,12 +61,14 @@ def match_activations(
 
     Raises:
         UnknownNameError: no such similarity or place.
-        TaskError: the task has no batches, or the networks do not fit its module.
+        TaskError: there is no task, it has no batches, or the networks do not fit its module.
         SymmetryError: activations that are not finite.
     """
     for kind, given, known in (("similarity", similarity, SIMILARITIES), ("place of activations", of, PLACES)):
         if given not in known:
             raise UnknownNameError.of(kind, given, known)
+    if task is None:
+        raise TaskError("method 'activation' compares what members do on data, and there is no task; give one, or use method 'weight'")
     left, right = on_device(a, task), on_device(b, task)
     pair, rules = Pair.of(left, right, spec, device=task.device), Rules.of(spec, matrices=False, solver=solver)
     kernels = _kernels(left, right, pair, task, of, centred=similarity == "correlation")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.connectivity.paths import blend, state_of
+from weightspace.analysis.matching.best import Best
 from weightspace.analysis.matching.family import Rules, solve_one
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
@@ -158,8 +159,7 @@ class _Climb:
     def run(self, scores: Mapping[str, Tensor], still: Mapping[str, Local], generator: torch.Generator) -> Run:
         """Climb from given scores; the best element seen, at least the identity."""
         problem, steps, assignments = self.problem, self.steps, 0
-        best, highest = dict(still), problem.height(still)
-        objective = [highest]
+        best = Best(problem.height, still)
         optimizer = torch.optim.Adam([torch.zeros(1), *scores.values()], lr=self.learning_rate)
         batches = cycled(problem.task) if problem.task else itertools.repeat(None)
         for step in range(steps + 1):
@@ -167,19 +167,15 @@ class _Climb:
             matrices = {name: _matrix(tensor, warmth) for name, tensor in scores.items()}
             if step % self.check_every == 0 or step == steps:
                 rounded = {name: solve_one(name, matrix.detach(), problem.rules)[0] for name, matrix in matrices.items()}
+                best.look({**still, **problem.nested, **rounded})
                 assignments += len(rounded)
-                height = problem.height({**still, **problem.nested, **rounded})
-                if height > highest:
-                    best, highest = {**still, **problem.nested, **rounded}, height
-                objective.append(highest)
             if step == steps or not scores:
                 break
             t = float(torch.rand((), generator=generator)) if len(problem.times) > 1 else problem.times[0]
             optimizer.zero_grad()
             torch.autograd.backward(-problem.soft_height(matrices, next(batches), t))
             optimizer.step()
-        stopped = f"stopped after {steps} steps" if scores else "no group to relax, all are nested"
-        return Run(best, tuple(objective), stopped, assignments)
+        return best.run(f"stopped after {steps} steps" if scores else "no group to relax, all are nested", assignments)
 
 
 def _scores(spec: SymmetrySpec, group: str, lean: Local | None, generator: torch.Generator) -> Tensor:

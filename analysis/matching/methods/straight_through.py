@@ -1,17 +1,17 @@
 """Method `straight_through`: weight matching to a copy of a that gradients push to where the midpoint has a low loss."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from weightspace.analysis.connectivity.paths import blend
+from weightspace.analysis.matching.best import Actions, Best
 from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
-from weightspace.analysis.matching.pair import Local, Pair
-from weightspace.analysis.matching.weight import Run, descend
+from weightspace.analysis.matching.pair import Pair
+from weightspace.analysis.matching.weight import descend
 from weightspace.checkpoint import Checkpoint
+from weightspace.errors import TaskError
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry, act
 from weightspace.task import Task
@@ -26,7 +26,7 @@ def match_straight_through(
     spec: SymmetrySpec,
     *,
     generator: torch.Generator,
-    task: Task,
+    task: Task | None = None,
     steps: int = 100,
     learning_rate: float = 0.1,
     momentum: float = 0.9,
@@ -55,8 +55,10 @@ def match_straight_through(
         solver: of linear assignments.
 
     Raises:
-        TaskError: the task has no batches, or the networks do not fit its module.
+        TaskError: there is no task, it has no batches, or the networks do not fit its module.
     """
+    if task is None:
+        raise TaskError("method 'straight_through' follows a loss, and there is no task; give one, or use method 'weight'")
     left, right = on_device(a, task), on_device(b, task)
     # The pair's blocks are views of the copy, so they follow it.
     copy = _copy(left, spec)
@@ -64,34 +66,26 @@ def match_straight_through(
     rules = Rules.of(spec, matrices=False, solver=solver)
     still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
 
-    def loss_at(actions: Mapping[str, Local]) -> float:
-        return path_loss(left, act(Symmetry(spec, actions), right), task, batch_statistics=batch_statistics)
+    def moved(actions: Actions) -> StateDict:
+        return act(Symmetry(spec, actions), right)
 
+    best = Best(lambda actions: -path_loss(left, moved(actions), task, batch_statistics=batch_statistics), still)
     run = descend(pair, rules, still, anchored=True, max_sweeps=100, generator=generator)
-    best, lowest, objective, assignments = dict(still), loss_at(still), [], run.assignments
-    objective.append(-lowest)
     optimizer = torch.optim.SGD(copy.values(), lr=learning_rate, momentum=momentum)
-    batches, checked = cycled(task), still
+    batches, assignments = cycled(task), run.assignments
     for step in range(steps + 1):
         if step % check_every == 0 or step == steps:
-            if not _same(run.actions, checked):
-                checked, loss = dict(run.actions), loss_at(run.actions)
-                if loss < lowest:
-                    best, lowest = checked, loss
-            objective.append(-lowest)
+            best.look(run.actions)
         if step == steps:
             break
-        moved = act(Symmetry(spec, run.actions), right)
-        through = {name: moved[name] + (tensor - tensor.detach()) for name, tensor in copy.items()}
-        tied = {name: through[owner] for name, owner in spec.aliases.items() if name in left and owner in through}
-        middle = blend((0.5, 0.5), (left, {**moved, **through, **tied}))
         optimizer.zero_grad()
+        middle = blend((0.5, 0.5), (left, _through(moved(run.actions), copy, spec)))
         torch.autograd.backward(task.loss_of(middle, next(batches), batch_statistics=batch_statistics))
         optimizer.step()
         run = descend(pair, rules, run.actions, anchored=False, max_sweeps=FEW_SWEEPS, generator=generator)
         assignments += run.assignments
-    found = Run(best, tuple(objective), f"stopped after {steps} steps", assignments)
-    return result(a, b, Symmetry(spec, best), method="straight_through", ties={}, runs=[found])
+    element = Symmetry(spec, best.actions)
+    return result(a, b, element, method="straight_through", ties={}, runs=[best.run(f"stopped after {steps} steps", assignments)])
 
 
 def _copy(state_dict: StateDict, spec: SymmetrySpec) -> dict[str, Tensor]:
@@ -105,6 +99,8 @@ def _copy(state_dict: StateDict, spec: SymmetrySpec) -> dict[str, Tensor]:
     return made
 
 
-def _same(one: Mapping[str, Local], other: Mapping[str, Local]) -> bool:
-    """Whether two elements send all members to the same places with the same signs."""
-    return all(torch.equal(one[name].as_matrix, other[name].as_matrix) for name in one)
+def _through(moved: StateDict, copy: StateDict, spec: SymmetrySpec) -> dict[str, Tensor]:
+    """The values of the moved b, with gradients that go to the copy."""
+    made = {name: moved[name] + (tensor - tensor.detach()) for name, tensor in copy.items()}
+    tied = {name: made[owner] for name, owner in spec.aliases.items() if name in moved and owner in made}
+    return {**moved, **made, **tied}

@@ -1,6 +1,7 @@
 """Many networks in one shared space: planted orders, the objective, and cycles that close."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from torch import Tensor
 
 import weightspace as ws
 from tests.analysis.matching.networks import ARCHITECTURES, chain, draw, heads, noisy
-from weightspace.analysis.matching.many import HOW, Matches, cycle_error, match_many, match_pairs
+from weightspace.analysis.matching import match
+from weightspace.analysis.matching.many import HOW, Matches, cycle_error, match_many, match_pairs, match_values
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import SymmetryError, UnknownNameError
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import act
+from weightspace.zoo import Added, Zoo
 
 
 def tiny10() -> SymmetrySpec:
@@ -35,15 +38,14 @@ def pairwise(models: list[dict[str, Tensor]], found: Matches) -> float:
     return sum(float((a[name] * b[name]).sum()) for a, b in itertools.combinations(moved, 2) for name in counted)
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("name", "how"), [*((name, "universe") for name in ARCHITECTURES), *(("odd chain", how) for how in HOW[:2])])
 def test_planted_elements_are_recovered_up_to_the_shared_space(name: str, how: str, generator: torch.Generator) -> None:
     spec = ARCHITECTURES[name]
     base = draw(spec, generator)
-    planted = [spec.random(generator, discrete=True) for _ in range(4)]
+    planted = [spec.random(generator, discrete=True) for _ in range(3)]
     models = [act(element, noisy(base, 0.3, generator)) for element in planted]
     found = match_many(models, spec, how)
-    for i, j in itertools.permutations(range(4), 2):
+    for i, j in itertools.permutations(range(3), 2):
         assert (found.pair(i, j) @ planted[j] @ planted[i].inverse()).is_identity
     assert found.cycle_error == 0
     assert found.objective[-1] == pytest.approx(pairwise(models, found), rel=1e-4)
@@ -55,15 +57,15 @@ def test_planted_elements_are_recovered_up_to_the_shared_space(name: str, how: s
 def test_each_way_is_at_least_as_good_as_the_one_before(generator: torch.Generator) -> None:
     spec = chain(16)
     base = draw(spec, generator)
-    models = [act(spec.random(generator), noisy(base, 2.0, generator)) for _ in range(5)]
-    given, best, universe = (match_many(models, spec, *how) for how in (["reference"], ["reference"], ["universe"]))
+    models = [act(spec.random(generator), noisy(base, 2.0, generator)) for _ in range(4)]
+    best, universe = match_many(models, spec, "reference"), match_many(models, spec)
     first = match_many(models, spec, "reference", reference=0)
-    assert first.reference == 0 and given.objective == best.objective
+    assert first.reference == 0
     assert first.objective[-1] <= best.objective[-1] < universe.objective[-1]
     for found in (universe, match_many(models, spec, "merge")):
         assert all(later >= earlier for earlier, later in itertools.pairwise(found.objective))
         assert found.stopped == "no network could gain"
-    assert "5 networks by universe" in repr(universe)
+    assert "4 networks by universe" in repr(universe)
     assert match_many(models, spec, max_rounds=1, reference=0).stopped == "stopped after 1 rounds"
 
 
@@ -105,6 +107,7 @@ def test_the_cycle_error_counts_members() -> None:
     assert cycle_error({(0, 1): turned, (1, 2): turned, (0, 2): heads().identity()}) > 0.9
 
 
+@pytest.mark.slow
 def test_pairs_of_checkpoints_are_the_same_on_several_processes(generator: torch.Generator, tmp_path: Path) -> None:
     spec = chain()
     files = [tmp_path / f"{k}.safetensors" for k in range(3)]
@@ -116,6 +119,17 @@ def test_pairs_of_checkpoints_are_the_same_on_several_processes(generator: torch
     for pair, found in alone.items():
         assert found.objective == together[pair].objective
         assert (found.element.inverse() @ together[pair].element).is_identity
+
+
+def test_a_zoo_keeps_the_matches_of_all_its_pairs(generator: torch.Generator, tmp_path: Path) -> None:
+    spec = chain()
+    models = {name: draw(spec, generator) for name in "abc"}
+    zoo = Zoo(tmp_path)
+    zoo.add_many([Added(weights, name) for name, weights in models.items()])
+    rows = zoo.map_pairs(partial(match_values, spec=spec), measure="match", parameters={"method": "weight"}).to_pylist()
+    assert [(row["a"], row["b"]) for row in rows] == [("a", "b"), ("a", "c"), ("b", "c")]
+    found = match(models["a"], models["c"], spec)
+    assert (rows[1]["reduction"], rows[1]["objective"]) == pytest.approx((found.reduction, found.objective[-1]))
 
 
 def test_mistakes_are_told(generator: torch.Generator) -> None:

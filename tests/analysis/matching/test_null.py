@@ -51,12 +51,12 @@ def test_each_null_keeps_what_it_says(spec: SymmetrySpec, generator: torch.Gener
         y = null_network(x, spec, nulls[null], generator)
         for name in spec.tensors:
             if name in spec.statistics:
-                assert y[name] is x[name]
+                assert torch.equal(y[name], x[name])
                 continue
             assert y[name].shape == x[name].shape and not torch.equal(y[name], x[name])
             j = producer(spec.axes(name))
             rows = [t.movedim(j, 0).flatten(1) if t.dim() > 1 else t[None] for t in (x[name], y[name])]
-            if null == "rows" or len(rows[0]) == 1 and null == "spectrum":
+            if null == "rows" or (len(rows[0]) == 1 and null == "spectrum"):
                 torch.testing.assert_close(*(r.sort(-1).values for r in rows))
             elif null == "spectrum":
                 torch.testing.assert_close(*(torch.linalg.svdvals(r) for r in rows), rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 """Matching in part: unequal widths, a share of the units, and a space in which both networks compute what they did."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,12 @@ def gpt_spec(stream: int, count: int, inner: int, *, bias: bool = True) -> Symme
         "lnf.weight": "d",
     }
     rows |= {"ln1.bias": "d", "ln2.bias": "d", "lnf.bias": "d", "down.bias": "d"} if bias else {}
-    groups = {"d": {"size": stream}, "head": {"size": count}, "v": {"size": 4, "per": "head"}, "m": {"size": inner}}
+    groups: dict[str, dict[str, Any]] = {
+        "d": {"size": stream},
+        "head": {"size": count},
+        "v": {"size": 4, "per": "head"},
+        "m": {"size": inner},
+    }
     return SymmetrySpec.parse(rows, groups=groups, aliases={"lm_head": "embed"})
 
 
@@ -65,9 +71,7 @@ def gpt(w: Weights, tokens: Tensor) -> Tensor:
         return F.rms_norm(y, y.shape[-1:], w[f"{name}.weight"], EPS)
 
     x = F.embedding(tokens, w["embed"])
-    q, k, v = (
-        part.unflatten(-1, (-1, 4)).transpose(1, 2) for part in F.linear(normed(x, "ln1"), w["qkv"]).split(w["out"].shape[1], dim=-1)
-    )
+    q, k, v = (part.reshape(*part.shape[:-1], -1, 4).transpose(1, 2) for part in F.linear(normed(x, "ln1"), w["qkv"]).chunk(3, dim=-1))
     x = x + F.linear(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), w["out"])
     x = x + F.linear(F.gelu(F.linear(normed(x, "ln2"), w["up"])), w["down"], w.get("down.bias"))
     return F.linear(normed(x, "lnf"), w["embed"])

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import weightspace as ws
 from tests.benchmarks.experiments.data import Examples, load
-from tests.benchmarks.experiments.networks import ARCHITECTURES, chain_spec
+from tests.benchmarks.experiments.networks import ARCHITECTURES
 from tests.benchmarks.experiments.tables import Row, estimates, report
 from tests.benchmarks.experiments.train import STEPS, networks
 from weightspace.analysis.connectivity import Connectivity, barrier
@@ -38,7 +39,7 @@ class Bench:
 
     Attributes:
         module: of the shape.
-        spec: its neuron groups.
+        spec: its neuron groups, traced.
         train: training examples, for what needs data.
         test: what barriers are measured on.
         masks: zeros for weights of inputs that are zero in every example.
@@ -57,7 +58,7 @@ class Bench:
         some = Task.classification(module, examples.train[:STATISTICS], examples.train_classes[:STATISTICS], batch_size=1000)
         test = Task.classification(module, examples.test, examples.test_classes, batch_size=1000)
         masks = {"fc1.weight": examples.used} if isinstance(module[0], nn.Linear) else {}
-        return cls(module, chain_spec(module), some, test, masks)
+        return cls(module, ws.trace(module.eval(), examples.test[:4]), some, test, masks)
 
     def align(self, method: str, a: Weights, b: Weights) -> Weights:
         """Move b onto a by a registered method; `none` leaves it."""

@@ -50,7 +50,6 @@ class GPT(nn.Module):
 
     def __init__(self, characters: int, width: int, blocks: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
         self.characters, self.positions = nn.Embedding(characters, width), nn.Embedding(WINDOW, width)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
         self.head = nn.Linear(width, characters, bias=False)
@@ -66,27 +65,6 @@ class GPT(nn.Module):
 def normed(stream: Tensor) -> Tensor:
     """RMS norm without gain."""
     return nn.functional.rms_norm(stream, stream.shape[-1:])
-
-
-def spec_of(module: GPT) -> SymmetrySpec:
-    """The axes of a GPT: an orthogonal stream, heads, what is inside each head, and hidden units."""
-    characters, width = module.characters.weight.shape
-    tensors = {"characters.weight": f"{characters} s", "positions.weight": f"{WINDOW} s", "head.weight": f"{characters} s'"}
-    groups: dict[str, dict[str, object]] = {"s": {"size": width, "symmetry": "orthogonal"}}
-    heads = module.heads
-    for at in range(len(module.blocks)):
-        groups |= {f"head{at}": {"size": heads}, f"hidden{at}": {"size": 4 * width}}
-        groups |= {f"{part}{at}": {"size": width // heads, "per": f"head{at}", "symmetry": "linear"} for part in ("qk", "vo")}
-        axes = {
-            "q": f"(head{at} qk{at}) s'",
-            "k": f"(head{at} qk{at}') s'",
-            "v": f"(head{at} vo{at}) s'",
-            "out": f"s (head{at}' vo{at}')",
-            "up": f"hidden{at} s'",
-            "down": f"s hidden{at}'",
-        }
-        tensors |= {f"blocks.{at}.{name}.weight": text for name, text in axes.items()}
-    return SymmetrySpec.parse(tensors, groups=groups)
 
 
 def encode(text: str) -> tuple[Int[Tensor, " length"], int]:
@@ -147,7 +125,7 @@ def main() -> None:
     rows: list[Row] = []
     for width in arguments.widths:
         shape = (characters, width, arguments.blocks, arguments.heads)
-        spec = spec_of(GPT(*shape))
+        spec = ws.trace(GPT(*shape).eval(), held_out[:2, :-1])
         task = Task.classification(GPT(*shape), held_out[:, :-1], held_out[:, 1:], batch_size=64)
         found = [trained(arguments.cache, text[:split], shape, seed, arguments.steps) for seed in range(arguments.seeds)]
         measured: dict[str, list[dict[str, float]]] = {}
@@ -165,8 +143,8 @@ def main() -> None:
 def alignments(a: Weights, b: Weights, spec: SymmetrySpec) -> list[tuple[str, Weights, float]]:
     """B as it is; permuted; with the stream turned; and with what is inside each head turned too. Also cosines."""
     permuted = match(a, b, spec)
-    plain = {name: {"symmetry": "none"} for name in spec.groups if name.startswith(("qk", "vo"))}
-    turned = match(a, b, spec.with_groups(**plain), matrices=True)
+    still = {name: {"symmetry": "none"} for name, group in spec.groups.items() if group.symmetry == "linear"}
+    turned = match(a, b, spec.with_groups(**still), matrices=True)
     everything = match(a, b, spec, matrices=True)
     made = [("none", b, permuted.cosine_before)]
     for name, found in (("permutations", permuted), ("orthogonal stream", turned), ("orthogonal stream and heads", everything)):

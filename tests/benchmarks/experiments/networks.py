@@ -8,7 +8,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict
 
 CLASSES = 10
@@ -99,24 +98,3 @@ def _normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, own: StateDict, maps: Te
     own["running_var"].lerp_(variance.detach() * (count / (count - 1)), share)
     scale = own["weight"] * (variance + layer.eps).rsqrt()
     return maps * scale.view(shape) + (own["bias"] - mean * scale).view(shape)
-
-
-def chain_spec(module: nn.Sequential) -> SymmetrySpec:
-    """The axes of a network of this file: a group of neurons for each layer but the last; flattened channels stand before their places."""
-    tensors: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-    statistics: list[str] = []
-    group, width = "", 0  # what the present layer reads
-    for name, layer in module.named_children():
-        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            rows, columns, *cells = layer.weight.shape
-            read = str(columns) if not group else f"{group}'" if columns == width else f"({group}' {columns // width})"
-            made = str(rows) if name == "head" else name
-            tensors |= {f"{name}.weight": " ".join([made, read, *map(str, cells)]), f"{name}.bias": made}
-            group, width = name, rows
-        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            tensors |= {f"{name}.{part}": group if tensor.ndim else "" for part, tensor in layer.state_dict().items()}
-            statistics += [f"{name}.{part}" for part, _ in layer.named_buffers()]
-        if name != "head" and group:
-            sizes[group] = width
-    return SymmetrySpec.parse(tensors, sizes=sizes, statistics=statistics)

@@ -58,7 +58,10 @@ def spec(
     input: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", metavar="SHAPE", show_default=False, callback=lambda given: [_shape(one) for one in given or []],
+            "--input",
+            metavar="SHAPE",
+            show_default=False,
+            callback=lambda given: [_shape(one) for one in given or []],
             help="An input that the module runs on, such as 1x3x32x32, or 2x8:100 for integers below 100; once for each.",
         ),
     ] = None,
@@ -145,7 +148,8 @@ def _tensors(found: "SymmetrySpec") -> list[dict[str, Any]]:
     from weightspace.axes import show
 
     rows = [
-        {"tensor": name, "axes": show(axes), "note": "statistic" if name in found.statistics else ""} for name, axes in found.tensors.items()
+        {"tensor": name, "axes": show(axes), "note": "statistic" if name in found.statistics else ""}
+        for name, axes in found.tensors.items()
     ]
     return rows + [{"tensor": name, "axes": show(found.axes(name)), "note": f"= {owner}"} for name, owner in found.aliases.items()]
 

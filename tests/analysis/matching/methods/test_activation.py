@@ -149,8 +149,12 @@ def test_unknown_words_are_refused(generator: torch.Generator) -> None:
         match(a, b, spec, "activation", task=task, of="outputs")
 
 
-def test_a_task_without_batches_is_refused(generator: torch.Generator) -> None:
+def test_no_task_and_a_task_without_batches_are_refused(generator: torch.Generator) -> None:
     spec, task, a, b = small(3, generator)
+    with pytest.raises(
+        TaskError, match="'activation' compares what members do on data, and there is no task; give one, or use method 'weight'"
+    ):
+        match(a, b, spec, "activation")
     with pytest.raises(TaskError, match="no batches, and needs at least one to match on; give it data"):
         match(a, b, spec, "activation", task=Task(task.module, [], cross_entropy))
 

@@ -83,7 +83,9 @@ def test_tied_tensors_stay_tied(generator: torch.Generator) -> None:
     assert -found.objective[-1] == pytest.approx(path_loss(a, act(found.element, b), task))
 
 
-def test_a_task_without_batches_is_refused() -> None:
+def test_no_task_and_a_task_without_batches_are_refused() -> None:
     net = trained("relu")
+    with pytest.raises(TaskError, match="'straight_through' follows a loss, and there is no task; give one, or use method 'weight'"):
+        match(net.a, net.b, net.spec, "straight_through")
     with pytest.raises(TaskError, match="no batches, and needs at least one to match on; give it data"):
         match(net.a, net.b, net.spec, "straight_through", task=Task(net.task.module, [], cross_entropy))
