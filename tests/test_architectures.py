@@ -51,11 +51,11 @@ def table(spec: SymmetrySpec) -> Counter[tuple[Any, ...]]:
     return Counter((g.size, g.kind, g.symmetry, spec.copies(g.name)) for g in spec.movable)
 
 
-def golden(name: str, *, is_traced: bool = False) -> Counter[tuple[Any, ...]]:
+def golden(name: str) -> Counter[tuple[Any, ...]]:
     made: Counter[tuple[Any, ...]] = Counter()
     for row in GOLDEN[name]["groups"]:
-        symmetry = row.get("traced", row.get("symmetry", "none")) if is_traced else row.get("symmetry", "none")
-        made[row["size"], "fixed" if row.get("fixed") else "permutable", symmetry, row.get("copies", 1)] += row["count"]
+        kind = "fixed" if row.get("fixed") else "permutable"
+        made[row["size"], kind, row.get("symmetry", "none"), row.get("copies", 1)] += row["count"]
     return made
 
 
@@ -85,20 +85,14 @@ def test_groups_are_those_worked_out_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in TRACED else pytest.mark.slow) for name in GOLDEN])
 def test_trace_finds_the_groups_worked_out_by_hand(name: str) -> None:
-    assert table(traced(name)) == golden(name, is_traced=True)
+    assert table(traced(name)) == golden(name)
     assert traced(name).log2_order == pytest.approx(GOLDEN[name]["log2_order"], abs=0.1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TINY if name not in GOLDEN])
 def test_trace_finds_the_groups_of_the_shipped_spec(name: str) -> None:
-    def bare(spec: SymmetrySpec) -> Counter[tuple[Any, ...]]:
-        # Tracing also finds that a last norm after a sum may be scaled; files of families do not say so.
-        return Counter(
-            {(*key[:2], "none" if key[2] == "scale" and "bert" in name else key[2], key[3]): n for key, n in table(spec).items()}
-        )
-
-    assert bare(traced(name)) == bare(spec_of(name))
+    assert table(traced(name)) == table(spec_of(name))
 
 
 def test_every_variant_has_a_small_instance() -> None:

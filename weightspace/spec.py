@@ -234,6 +234,16 @@ class SymmetrySpec:
         """The groups to which an element can do anything, parents before children."""
         return tuple(sorted((g for g in self.groups.values() if g.is_movable), key=lambda g: len(self.parents(g.name))))
 
+    @property
+    def folded(self) -> "SymmetrySpec":
+        """The spec of weights whose gains are folded away (see `weightspace.folding.fold`): their groups may be turned by orthogonal matrices."""
+        gained = {leaf.group for gain in self.gains for axis in self.axes(gain) for leaf in leaves(axis)}
+        groups = {name: replace(g, symmetry="orthogonal") if name in gained else g for name, g in self.groups.items()}
+        tensors = dict(self.tensors)
+        for gain in self.gains:
+            tensors[gain] = tuple(Leaf(leaf.group) for axis in self.axes(gain) for leaf in leaves(axis))
+        return replace(self, groups=groups, tensors=tensors, proved=False)
+
     def parents(self, group: str) -> tuple[NeuronGroup, ...]:
         """The groups for each of whose members a group has its own element, outermost first.
 

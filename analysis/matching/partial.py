@@ -1,7 +1,7 @@
 """Matching in part: networks of unequal widths, or only the units that match best, and a space that holds both networks."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,7 +128,7 @@ def match_partial(
             _keep_best(partners[group.name], fits[group.name], shares[group.name])
         places[group.name] = _places(group, spec_a, spec_b, partners, places)
     union = {name: {"size": max(spec_a.groups[name].size, int(p.max()) + 1 if p.numel() else 0)} for name, p in places.items()}
-    signs = _signs(spec_b, found.element, partners)
+    signs = _signs(spec_a, spec_b, found.element, partners, places)
     return PartialMatch(spec_a, spec_b, replace(spec_a, proved=False).with_groups(**union), partners, places, signs, found)
 
 
@@ -180,12 +180,9 @@ def _places(
     group: NeuronGroup, spec_a: SymmetrySpec, spec_b: SymmetrySpec, partners: Mapping[str, Tensor], known: Mapping[str, Tensor]
 ) -> Tensor:
     """Where b's members stand: beside their partners, the others behind a's members, or in order where their parent is alone."""
-    chain, count = spec_b.parents(group.name), spec_b.groups[group.name].size
-    places = torch.arange(count).repeat(*(parent.size for parent in chain), 1).reshape(*(parent.size for parent in chain), count)
-    for at in itertools.product(*(range(parent.size) for parent in chain)):
-        above = tuple(int(known[p.name][at[: d + 1]]) if p.name in known else at[d] for d, p in enumerate(chain))
-        if any(spot >= spec_a.groups[p.name].size for spot, p in zip(above, chain, strict=True)):
-            continue
+    lead, count = [parent.size for parent in spec_b.parents(group.name)], spec_b.groups[group.name].size
+    places = torch.arange(count).repeat(*lead, 1).reshape(*lead, count)
+    for at, above in _met(group.name, spec_a, spec_b, known):
         mine = partners[group.name][above]
         taken = (mine >= 0).nonzero()[:, 0]
         free = torch.ones(count, dtype=torch.bool)
@@ -196,14 +193,29 @@ def _places(
     return places
 
 
-def _signs(spec_b: SymmetrySpec, element: Symmetry, partners: Mapping[str, Tensor]) -> Symmetry:
-    """The flips of b's members that make them agree with their partners; groups with signs and without parents."""
+def _signs(
+    spec_a: SymmetrySpec, spec_b: SymmetrySpec, element: Symmetry, partners: Mapping[str, Tensor], places: Mapping[str, Tensor]
+) -> Symmetry:
+    """The flips of b's members that make them agree with their partners."""
     made: dict[str, Action] = {}
     for name, index in partners.items():
         diagonal = element.action(name).diagonal
-        if diagonal is not None and not spec_b.groups[name].per:
-            paired = (index >= 0).nonzero()[:, 0]
-            flips = torch.ones(spec_b.groups[name].size, dtype=torch.float64)
-            flips[index[paired]] = diagonal[paired]
-            made[name] = Action(torch.arange(len(flips)), flips)
+        if diagonal is None:
+            continue
+        flips = torch.ones(places[name].shape, dtype=torch.float64)
+        for at, above in _met(name, spec_a, spec_b, places):
+            paired = (index[above] >= 0).nonzero()[:, 0]
+            flips[at][index[above][paired]] = diagonal[above][paired]
+        made[name] = Action(torch.arange(flips.shape[-1]).expand(flips.shape), flips)
     return Symmetry(spec_b, made)
+
+
+def _met(
+    name: str, spec_a: SymmetrySpec, spec_b: SymmetrySpec, places: Mapping[str, Tensor]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """For each of b's parents of a group that has a partner: itself, and the partner."""
+    chain = spec_b.parents(name)
+    for at in itertools.product(*(range(parent.size) for parent in chain)):
+        above = tuple(int(places[p.name][at[: d + 1]]) if p.name in places else at[d] for d, p in enumerate(chain))
+        if all(spot < spec_a.groups[p.name].size for spot, p in zip(above, chain, strict=True)):
+            yield at, above

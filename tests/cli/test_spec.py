@@ -49,7 +49,7 @@ class TestSpec:
 
     def test_derived_from_the_module_and_proved(self, run: Run, network: str) -> None:
         derived = run("spec", "base.safetensors", "--module", network, "--input", "5x4").stdout
-        assert "8 dimensions, not proved" in derived and "scale" in derived
+        assert "8 dimensions" in derived and "scale" in derived
         proved = run("spec", "base.safetensors", "--module", network, "--input", "5x4", "--prove", "--format", "json").stdout
         assert json.loads(proved)[0]["proved"] is True
 

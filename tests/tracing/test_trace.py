@@ -3,6 +3,7 @@
 # mypy: disable-error-code="no-untyped-call"
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from tests.tracing import modules
 from weightspace.errors import SymmetryError
 from weightspace.proof import prove
 from weightspace.spec import SymmetrySpec
-from weightspace.tracing import trace
+from weightspace.tracing import trace as trace_and_prove
+
+trace = partial(trace_and_prove, prove=False)  # these tests prove where they have to
 
 IMAGES, SEQUENCES, VECTORS = (2, 3, 8, 8), (2, 7, 3), (5, 4)
 
@@ -258,7 +261,7 @@ def test_inputs_on_which_the_module_does_not_run_are_refused() -> None:
         trace(nn.Linear(3, 2), torch.randn(2, 4))
 
 
-def test_gains_that_keep_a_stream_from_turning_are_noted() -> None:
+def test_a_stream_may_be_turned_once_the_gains_on_it_are_folded() -> None:
     class Gained(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -273,10 +276,27 @@ def test_gains_that_keep_a_stream_from_turning_are_noted() -> None:
 
     spec = trace(Gained(), torch.randn(VECTORS))
     assert groups(spec) == {"embed 6 permutable sign"}
-    assert spec.notes == (
-        "group 'embed' would be orthogonal if the gain 'norm1.weight' were folded into 'mix.weight'",
-        "group 'embed' would be orthogonal if the gain 'norm2.weight' were folded into 'head.weight'",
-    )
+    assert spec.gains == {"norm1.weight": ("mix.weight",), "norm2.weight": ("head.weight",)}
+    folded = trace_and_prove(Gained(), torch.randn(VECTORS)).folded
+    assert folded.groups["embed"].symmetry == "orthogonal"
+    proved = prove(folded, Gained(), torch.randn(VECTORS))
+    assert proved.proved and not proved.notes and proved.groups["embed"].symmetry == "orthogonal"
+
+
+def test_a_gain_before_a_tied_tensor_cannot_be_folded() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.norm, self.head = nn.Embedding(9, 6), nn.RMSNorm(6), nn.Linear(6, 9, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.norm(self.embed(x)))
+            return y
+
+    spec = trace(Tied(), torch.randint(0, 9, (2, 5)))
+    assert spec.gains == {}
+    assert spec.notes == ("group 'embed' would be orthogonal if the gain 'norm.weight' could be folded into what reads it",)
 
 
 def test_attention_over_grouped_keys_repeats_them() -> None:

@@ -56,3 +56,10 @@ def task_of(reference: str | None, checkpoint: "Checkpoint") -> "Task":
             f"'{reference}' is a function of a state dict, but this looks into the module; name a function without arguments that returns a Task"
         )
     return found
+
+
+def needs_task(method: str) -> bool:
+    """Whether a matching method looks into the module, and not at weights alone."""
+    from weightspace.analysis.matching.match import methods
+
+    return "task" in inspect.signature(methods[method]).parameters

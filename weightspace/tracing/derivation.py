@@ -134,8 +134,9 @@ class _Spec:
         used = {leaf.atom for _, leaf in self._leaves()}
         groups |= {name: NeuronGroup(name, atom.size, kind="fixed") for atom, name in outside.items() if atom in used}
         statistics = frozenset(name for name in self.axes.statistics if name in tensors)
-        notes = dict.fromkeys([*self.axes.notes, *self.notes, *self._foldable(names, solutions)])
-        return SymmetrySpec(groups, tensors, dict(self.aliases_of_rows()), statistics, tuple(notes))
+        gains, stuck = self._folding(names, solutions)
+        notes = dict.fromkeys([*self.axes.notes, *self.notes, *stuck])
+        return SymmetrySpec(groups, tensors, dict(self.aliases_of_rows()), statistics, tuple(notes), gains=gains)
 
     def aliases_of_rows(self) -> Mapping[str, str]:
         """Ties between tensors that have rows."""
@@ -147,14 +148,24 @@ class _Spec:
                 for leaf in leaves(terms):
                     yield name, leaf
 
-    def _foldable(self, names: Mapping[Atom, str], solutions: Mapping[Atom, Solution]) -> Iterator[str]:
-        """The gains of RMS normalisations without which a stream could be turned about."""
+    def _gains(self, solutions: Mapping[Atom, Solution]) -> Iterator[tuple[Atom, str, tuple[str, ...]]]:
+        """The gains of RMS normalisations without which a stream could be turned about, with the tensors that read what they scale."""
         for atom in solutions:
             gains = self.equations.rigid.get(atom, set())
-            if atom in names and atom in self.equations.round and gains and "" not in gains:
+            if atom in self.equations.round and gains and "" not in gains:
                 for gain in (name for name in self.found if name in gains):
-                    consumers = ", ".join(f"'{name}'" for name in dict.fromkeys(self.degrees.folds.get(gain, ()))) or "what it multiplies"
-                    yield f"group '{names[atom]}' would be orthogonal if the gain '{gain}' were folded into {consumers}"
+                    yield atom, gain, tuple(dict.fromkeys(self.degrees.folds.get(gain, ())))
+
+    def _folding(self, names: Mapping[Atom, str], solutions: Mapping[Atom, Solution]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+        """The gains of every stream all of whose gains can be folded away, and what stands in the way of the others."""
+        tied = {*self.aliases, *self.aliases.values()}
+        found = [(atom, gain, readers) for atom, gain, readers in self._gains(solutions) if atom in names]
+        stuck = {atom: gain for atom, gain, readers in found if not readers or tied & set(readers)}
+        notes = [
+            f"group '{names[atom]}' would be orthogonal if the gain '{gain}' could be folded into what reads it"
+            for atom, gain in stuck.items()
+        ]
+        return {gain: readers for atom, gain, readers in found if atom not in stuck}, notes
 
     def _homes(self, atoms: Sequence[Atom], solutions: Mapping[Atom, Solution]) -> dict[Atom, str]:
         """The tensor that makes each atom: best a matrix on whose producing side it stands and changes (of a gated unit, not the gate)."""

@@ -27,7 +27,7 @@ def match_weights(
     matrices: bool = False,
     scales: bool = False,
     masks: Mapping[str, Tensor] | None = None,
-    solver: str = "scipy",
+    solver: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Match:
     """Maximise the inner product of a with the moved b, one family of groups after another.
@@ -49,7 +49,7 @@ def match_weights(
         matrices: let orthogonal matrices act on groups that are `orthogonal` or `linear`, solved by Procrustes.
         scales: take out how units of groups with symmetry `scale` are balanced, and give b's units the balance of a's.
         masks: for some tensors, numbers to multiply both with (zeros leave out), broadcast to their shape.
-        solver: of linear assignments, `scipy` or `lapjv`.
+        solver: of linear assignments, `scipy` or `lapjv`; by default see `weightspace.analysis.matching.assignment`.
         device: where inner products are computed.
     """
     balances = (balance(a, spec), balance(b, spec)) if scales else None

@@ -1,5 +1,7 @@
 """Small architectures of every kind of group, with weights drawn by code, that the matching tests share."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def attention() -> SymmetrySpec:
         "down": "d m'",
         "head": "20 d'",
     }
-    groups = {
+    groups: dict[str, Any] = {
         "d": {"size": 16},
         "kv": {"size": 3},
         "rep": {"size": 2, "per": "kv"},
@@ -46,8 +48,9 @@ def attention() -> SymmetrySpec:
 def heads() -> SymmetrySpec:
     """Plain attention: nothing couples the query-key dimensions with the value-output ones."""
     rows = {"embed": "20 d", "q": "(head dk) d'", "k": "(head dk') d'", "v": "(head dv) d'", "o": "d (head dv)'", "head": "20 d'"}
-    inside = {"size": 6, "per": "head", "symmetry": "linear"}
-    return SymmetrySpec.parse(rows, groups={"d": {"size": 16, "symmetry": "orthogonal"}, "head": {"size": 4}, "dk": inside, "dv": inside})
+    inside: dict[str, Any] = {"size": 6, "per": "head", "symmetry": "linear"}
+    groups: dict[str, Any] = {"d": {"size": 16, "symmetry": "orthogonal"}, "head": {"size": 4}, "dk": inside, "dv": inside}
+    return SymmetrySpec.parse(rows, groups=groups)
 
 
 ARCHITECTURES = {

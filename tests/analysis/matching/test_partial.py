@@ -191,6 +191,18 @@ def test_heads_go_with_their_members(make: object, generator: torch.Generator) -
         torch.testing.assert_close(right[name], moved_back[name])
 
 
+def test_members_inside_heads_agree_in_sign(generator: torch.Generator) -> None:
+    spec = heads().with_groups(dv={"symmetry": "sign"}, dk={"symmetry": "none"}, d={"symmetry": "sign"})
+    wide = spec.with_groups(head={"size": 6})
+    a = doubles(wide, generator)
+    order = wide.random(generator)
+    b = narrowed(act(order, a), wide, spec)
+    right = match_partial(a, b, wide, spec).widen(a, b)[1]
+    moved_back = act(order.inverse(), embed(b, spec, wide))
+    for name in right:
+        torch.testing.assert_close(right[name], moved_back[name])
+
+
 def test_specs_of_two_architectures_are_refused() -> None:
     spec = chain(4)
     with pytest.raises(SymmetryError, match=r"not of one architecture at two widths \(group h0: 4 permutable none -> 4 permutable sign\)"):

@@ -2,12 +2,12 @@
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.evaluation import Evaluation, evaluation_of
+from weightspace.cli.evaluation import Evaluation, evaluation_of, needs_task
 from weightspace.cli.options import ALIGNMENT, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, spec_of, unwritten, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
@@ -21,6 +21,11 @@ class Correction(enum.StrEnum):
     none = "none"
     reset = "reset"
     repair = "repair"
+
+    @property
+    def mode(self) -> Literal["reset", "repair"] | None:
+        """The word that the library knows it by."""
+        return None if self is Correction.none else "reset" if self is Correction.reset else "repair"
 
 
 _COLUMNS = {
@@ -79,10 +84,11 @@ def barrier(
     judge = evaluation_of(evaluation, left)
     if align:
         with progress("matching"):
-            options = {"generator": torch.Generator().manual_seed(seed)}
-            right = act(match(left, right, spec_of(spec, here, a, left), align, **options).element, right)
+            options: dict[str, Any] = {"task": judge} if needs_task(align) else {}
+            found_match = match(left, right, spec_of(spec, here, a, left), align, generator=torch.Generator().manual_seed(seed), **options)
+            right = act(found_match.element, right)
     with progress("measuring"):
-        found = run(left, right, judge, points, repair=None if correction is Correction.none else correction.value, calibrate=calibrate)
+        found = run(left, right, judge, points, repair=correction.mode, calibrate=calibrate)
     if curve:
         print_data(found.table(), format)
     else:

@@ -1,6 +1,5 @@
 """`weightspace match`: one network's neurons put in the order of another's."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.evaluation import Evaluation, task_of
+from weightspace.cli.evaluation import Evaluation, needs_task, task_of
 from weightspace.cli.options import ALIGNMENT, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, pairs, spec_of, unwritten, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
@@ -70,7 +69,6 @@ def match(
 
     import weightspace
     from weightspace.analysis.matching import match as run
-    from weightspace.analysis.matching.match import methods
     from weightspace.symmetry import act
 
     unwritten(output, force)
@@ -78,7 +76,7 @@ def match(
     left, right = here.checkpoint(a), here.checkpoint(b)
     named = spec_of(spec, here, a, left)
     options = _options(option or [])
-    if "task" in inspect.signature(methods[method]).parameters:
+    if needs_task(method):
         options["task"] = task_of(evaluation, right)
     with progress("matching"):
         found = run(left, right, named, method, generator=torch.Generator().manual_seed(seed), **options)
@@ -87,7 +85,7 @@ def match(
         from weightspace.analysis.matching.null import null_reduction
 
         with progress("matching random networks"):
-            by_chance = null_reduction(left, right, named, draws=null, generator=torch.Generator().manual_seed(seed))[0]
+            by_chance = null_reduction(left, right, named, draws=null, generator=torch.Generator().manual_seed(seed)).mean
     row = {**_row(found), "null": by_chance}
     print_data([row], format, _COLUMNS if null else {key: column for key, column in _COLUMNS.items() if key != "null"})
     for group, count in found.ties.items():

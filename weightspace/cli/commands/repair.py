@@ -41,7 +41,8 @@ def repair(
     from weightspace.analysis.connectivity import repair as run
     from weightspace.analysis.connectivity.paths import line
 
-    if correction is Correction.none:
+    mode = correction.mode
+    if mode is None:
         raise TaskError("found --repair none, which would do nothing; give reset or repair")
     unwritten(output, force)
     here = zoo_at(zoo)
@@ -50,11 +51,11 @@ def repair(
     start, end = left.state_dict(), right.state_dict()
     between = line(start, end)(t)
     with progress("repairing"):
-        found = run(task, between, start, end, t, mode=correction.value)
+        found = run(task, between, start, end, t, mode=mode)
     print_data([{"network": "before", **task.evaluate(between)}, {"network": "after", **task.evaluate(found.state_dict)}], format)
     for note in found.notes:
         say(cells.safe(note))
-    recipe = {"command": "repair", "mode": correction.value, "t": t, "parents": [left.id, right.id]}
+    recipe = {"command": "repair", "mode": mode, "t": t, "parents": [left.id, right.id]}
     weightspace.save(found.state_dict, output, {"weightspace.recipe": json.dumps(recipe, sort_keys=True)})
     say(f"wrote {cells.safe(str(output))}")
 

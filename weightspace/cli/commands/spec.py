@@ -112,8 +112,9 @@ def _run(checkpoint: "Checkpoint", found: "SymmetrySpec | None", module: str | N
     from weightspace.tracing import trace
 
     built, inputs = module_for(checkpoint, module), [_example(shape) for shape in shapes]
-    traced = trace(built, *inputs) if found is None else found
-    return weightspace.proof.prove(traced, built, *inputs) if prove else traced
+    if found is None:
+        return trace(built, *inputs, prove=prove)
+    return weightspace.proof.prove(found, built, *inputs) if prove else found
 
 
 def _example(text: str) -> "torch.Tensor":
