@@ -145,7 +145,8 @@ def compare(a: Checkpoint | StateDict, b: Checkpoint | StateDict, spec: Symmetry
         if name in spec.statistics or not x.is_floating_point():
             continue
         x, y = x.detach().float() if x.dtype != torch.float64 else x.detach(), y.detach().to(x.device)
-        square += float((x - y).square().sum(dtype=torch.float64))
+        apart = x - y
+        square += inner(apart, apart)
         together += inner(x, y)
         left, right = left + inner(x, x), right + inner(y, y)
     return square**0.5, together / (left * right) ** 0.5 if left and right else 0.0

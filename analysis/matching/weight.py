@@ -290,7 +290,7 @@ def _anchor(state: Descent) -> None:
     pair = state.pair
     known: frozenset[str] = frozenset()
     left = set(range(len(pair.families)))
-    mass = {k: float(block.b.square().sum(dtype=torch.float64)) for k, block in enumerate(pair.blocks)}
+    mass = {k: float(torch.linalg.vector_norm(block.b)) ** 2 for k, block in enumerate(pair.blocks)}
 
     def share(at: int) -> float:
         family = pair.families[at]

@@ -5,7 +5,7 @@ Run it with `python -m tests.benchmarks.experiments.barriers mnist1d-mlp 64 256 
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from weightspace.analysis.connectivity import Connectivity, barrier
 from weightspace.analysis.connectivity.curve import LOWER_IS_BETTER, along
 from weightspace.analysis.connectivity.paths import line
 from weightspace.analysis.connectivity.repair import prepare
-from weightspace.analysis.matching.match import match, methods
+from weightspace.analysis.matching import match
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import act
 from weightspace.task import Task
@@ -30,6 +30,13 @@ from weightspace.task import Task
 PAIRS, POINTS = 5, 11
 STATISTICS = 5_000  # training examples that activations, REPAIR and batch norms are measured on
 Weights = dict[str, Tensor]
+ALIGNMENTS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+    "none": (None, {}),
+    "weight": ("weight", {}),
+    "activation": ("activation", {}),
+    "activation, inner": ("activation", {"similarity": "inner"}),
+    "straight_through": ("straight_through", {}),
+}
 Mend = Literal["reset", "repair"] | None
 
 
@@ -60,13 +67,15 @@ class Bench:
         masks = {"fc1.weight": examples.used} if isinstance(module[0], nn.Linear) else {}
         return cls(module, ws.trace(module.eval(), examples.test[:4]), some, test, masks)
 
-    def align(self, method: str, a: Weights, b: Weights) -> Weights:
-        """Move b onto a by a registered method; `none` leaves it."""
-        if method == "none":
+    def align(self, name: str, a: Weights, b: Weights) -> Weights:
+        """Move b onto a in one of the ways of `ALIGNMENTS`."""
+        method, options = ALIGNMENTS[name]
+        if method is None:
             return b
-        options: dict[str, Any] = {} if method == "weight" else {"task": self.train}
+        if method != "weight":
+            options = {**options, "task": self.train}
         if method == "straight_through" and self.has_norms:
-            options["batch_statistics"] = True
+            options = {**options, "batch_statistics": True}
         return dict(act(match(self.seen(a), self.seen(b), self.spec, method, **options).element, b))
 
     def seen(self, weights: Weights) -> Weights:
@@ -94,10 +103,10 @@ class Bench:
         return along(mended, a, b, self.test, points=POINTS, repair=mend, calibrate=True, lower_is_better=LOWER_IS_BETTER, kind="line")
 
 
-def measure(bench: Bench, method: str, a: Weights, b: Weights) -> Iterator[tuple[Mend, dict[str, float]]]:
+def measure(bench: Bench, alignment: str, a: Weights, b: Weights) -> Iterator[tuple[Mend, dict[str, float]]]:
     """Align one pair and measure the line, mended in each way."""
     started = time.process_time()
-    aligned = bench.align(method, a, b)
+    aligned = bench.align(alignment, a, b)
     seconds = time.process_time() - started
     for mend in bench.mends():
         curve = bench.between(a, aligned, mend)
@@ -116,15 +125,12 @@ def measure(bench: Bench, method: str, a: Weights, b: Weights) -> Iterator[tuple
 
 
 def main() -> None:
-    """Measure one architecture at some widths, with every method that is registered."""
+    """Measure one architecture at some widths, aligned in every way."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=ARCHITECTURES)
     parser.add_argument("widths", type=int, nargs="+")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path)
-    parser.add_argument(
-        "--methods", nargs="+", default=["none", *(name for name in ("weight", "activation", "straight_through") if name in methods)]
-    )
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,12 +138,14 @@ def main() -> None:
     for width in arguments.widths:
         bench = Bench.of(arguments.name, width, load(arguments.name.partition("-")[0]))
         found = networks(arguments.cache, arguments.name, width, count=2 * PAIRS, steps=arguments.steps)
-        for method in arguments.methods:
+        for alignment in ALIGNMENTS:
             measured: dict[Mend, list[dict[str, float]]] = {}
             for a, b in zip(found[::2], found[1::2], strict=True):
-                for mend, values in measure(bench, method, a, b):
+                for mend, values in measure(bench, alignment, a, b):
                     measured.setdefault(mend, []).append(values)
-            rows += [{"width": width, "alignment": method, "mended": mend or "", **estimates(values)} for mend, values in measured.items()]
+            rows += [
+                {"width": width, "alignment": alignment, "mended": mend or "", **estimates(values)} for mend, values in measured.items()
+            ]
             report(rows, f"barriers-{arguments.name}", arguments.out)
 
 
