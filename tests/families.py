@@ -1,6 +1,6 @@
 """Small instances of the families that come with the package: transformers' own, and modules with the names of other libraries."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,14 +136,14 @@ class Vgg(nn.Module):
 class Tiny10(nn.Module):
     """Eight convolutions with batch norms and a linear layer."""
 
-    def __init__(self) -> None:
+    def __init__(self, widths: Sequence[int] = (4, 4, 6, 6, 6, 8, 8, 8), classes: int = 5) -> None:
         super().__init__()
         before = 3
-        for at, width in enumerate((4, 4, 6, 6, 6, 8, 8, 8), 1):
+        for at, width in enumerate(widths, 1):
             setattr(self, f"conv{at}", nn.Conv2d(before, width, 1 if at == 8 else 3, 2 if at in (3, 6) else 1, 0 if at == 8 else 1))
             setattr(self, f"bn{at}", nn.BatchNorm2d(width))
             before = width
-        self.fc = nn.Linear(before, 5)
+        self.fc = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         for at in range(1, 9):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from weightspace.analysis.matching.pair import Local
-from weightspace.analysis.matching.weight import Run
+from weightspace.analysis.matching.search import Run
 
 Actions = Mapping[str, Local]
 

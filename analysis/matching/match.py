@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from weightspace.analysis.matching.pair import inner
-from weightspace.analysis.matching.weight import Run
+from weightspace.analysis.matching.search import Run
 from weightspace.checkpoint import Checkpoint
 from weightspace.registry import Registry
 from weightspace.spec import SymmetrySpec

@@ -92,7 +92,7 @@ class Pair:
     Attributes:
         spec: their symmetry.
         blocks: what counts in the objective.
-        families: what is assigned together.
+        families: what is assigned together, in the order in which the spec's tensors have them.
         beside: for each family the others that share a block with it.
     """
 
@@ -158,6 +158,16 @@ class Pair:
         nothing: frozenset[str] = frozenset()
         return sum(inner(x.a, x.moved(x.b, actions, nothing)) for x in self.blocks)
 
+    @property
+    def size(self) -> int:
+        """How many weights count."""
+        return sum(block.a.numel() for block in self.blocks)
+
+    @property
+    def ceiling(self) -> float:
+        """What the objective cannot pass: the product of the norms (Cauchy-Schwarz), reached where the two are equal."""
+        return math.sqrt(sum(inner(x.a, x.a) for x in self.blocks) * sum(inner(x.b, x.b) for x in self.blocks))
+
 
 def inner(a: Tensor, b: Tensor) -> float:
     """Inner product: short stretches in the tensors' own precision, which is fast, added up in float64."""
@@ -204,7 +214,8 @@ def _families(spec: SymmetrySpec, blocks: list[PairBlock], movable: set[str]) ->
         if group.per is not None:
             children.setdefault(group.per, []).append(group.name)
     made = []
-    for names in members.values():
+    first = {name: k for k, block in reversed(list(enumerate(blocks))) for name in block.groups if name is not None}
+    for names in sorted(members.values(), key=lambda names: min(first.get(name, len(blocks)) for name in names)):
         inside = frozenset(names)
         where = tuple(k for k, x in enumerate(blocks) if inside & set(x.groups))
         twice = frozenset(k for k in where if any(blocks[k].groups.count(name) > 1 for name in names))

@@ -1,9 +1,8 @@
 """Weight matching: align two sets of weights by assigning one family of neuron groups after another.
 
 Ainsworth, Hayase & Srinivasa, Git Re-Basin (arXiv:2209.04836), Algorithm 1: maximise the sum over tensors of the inner product
-of a with the moved b. Four departures: a family is visited only when one beside it has moved; its gains are kept and changed by
-what moved; the first round starts at groups that are anchored to fixed axes and counts only what is known; and a move is taken
-only if the objective rises, also where one group stands on both axes of a tensor.
+of a with the moved b. A family's gains are kept and changed by what moved, and a move is taken only if the objective rises,
+also where one group stands on both axes of a tensor. The order of visits is in `weightspace.analysis.matching.search`.
 """
 
 from collections.abc import Mapping
@@ -64,6 +63,18 @@ class Descent:
                 kernels[names] = kernels[names] + change if names in kernels else change
             self.seen[at][k] = now
         return kernels
+
+    def forget(self, at: int) -> None:
+        """Assign every family beside one anew as if that one's order were unknown: the blocks that hold it do not count."""
+        unknown = frozenset(self.pair.families[at].blocks)
+        for other in sorted(self.pair.beside[at]):
+            family = self.pair.families[other]
+            kernels = dict(self.update(other))
+            for k in unknown & set(family.blocks) - family.quadratic:
+                for names, gains in _changes(self.pair.blocks[k], family, None, self.seen[other][k]):
+                    kernels[names] = kernels[names] - gains
+            self.assignments += 1
+            self.actions |= solve_family(family, kernels, self.rules)[0]
 
     def visit(self, at: int, known: frozenset[str] | None = None) -> float:
         """Assign one family anew; what it gains, 0 where it stays as it was."""
@@ -198,108 +209,3 @@ def _same(found: Mapping[str, Local], before: Mapping[str, Local]) -> bool:
         )
 
     return all(name in before and equal(action, before[name]) for name, action in found.items())
-
-
-@dataclass(frozen=True)
-class Run:
-    """How one descent went.
-
-    Attributes:
-        actions: what it found.
-        objective: at the start and after each sweep.
-        stopped: why it ended.
-        assignments: how many families were solved.
-        ties: for each group, how many members could change places with another without loss; groups without any left out.
-    """
-
-    actions: Mapping[str, Local]
-    objective: tuple[float, ...]
-    stopped: str
-    assignments: int
-    ties: Mapping[str, int] = field(default_factory=dict)
-
-
-def descend(pair: Pair, rules: Rules, start: Mapping[str, Local], *, anchored: bool, max_sweeps: int, generator: torch.Generator) -> Run:
-    """Run one descent to its end.
-
-    Args:
-        pair: the two sets of weights.
-        rules: how members may be sent.
-        start: actions to start from, one for each group.
-        anchored: whether a first round builds the start from what is anchored to fixed axes, if that is the better start.
-        max_sweeps: after which to stop.
-        generator: of the order of visits.
-    """
-    state, value = Descent(pair, rules, dict(start)), pair.value(start)
-    if anchored:
-        other = Descent(pair, rules, dict(start))
-        _anchor(other)
-        reached = pair.value(other.actions)
-        if reached > value:
-            state, value = other, reached
-    objective = [value]
-    stale, stopped = set(range(len(pair.families))), f"stopped after {max_sweeps} sweeps"
-    while stale and len(objective) <= max_sweeps:
-        for at in torch.randperm(len(pair.families), generator=generator).tolist():
-            if at not in stale:
-                continue
-            stale.discard(at)
-            rise = state.visit(at)
-            if rise > 0:
-                value += rise
-                stale |= pair.beside[at] | ({at} if pair.families[at].quadratic else set())
-        objective.append(value)
-    if not stale:
-        stopped = "no family could gain"
-    return Run(state.actions, tuple(objective), stopped, state.assignments, _ties(state))
-
-
-def _ties(state: Descent) -> dict[str, int]:
-    """For groups without children or parents, how many members could change places with another without any loss."""
-    found: dict[str, int] = {}
-    for at, family in enumerate(state.pair.families):
-        if len(family.members) > 1 or family.quadratic or state.actions[family.root].matrix is not None:
-            continue
-        gains = state.update(at).get((family.root,))
-        if gains is None:
-            continue
-        count = ties(gains, state.actions[family.root].index, signed=family.root in state.rules.signed)
-        if count:
-            found[family.root] = count
-    return found
-
-
-def ties(gains: Tensor, index: Tensor, *, signed: bool) -> int:
-    """Count the members that could change places with another without any loss.
-
-    Args:
-        gains: what a's member i gains from b's member j, shape (n, n).
-        index: the assignment.
-        signed: whether members may change sign.
-    """
-    index = index.to(gains.device)
-    table = gains[:, index].abs() if signed else gains[:, index]
-    own = table.diagonal()
-    loss = own[:, None] + own[None, :] - table - table.T
-    loss.fill_diagonal_(float("inf"))
-    return int((loss <= TOLERANCE * table.abs().max()).any(1).sum())
-
-
-def _anchor(state: Descent) -> None:
-    """Assign every family once, the one with most of its weight in known blocks first, by those blocks alone."""
-    pair = state.pair
-    known: frozenset[str] = frozenset()
-    left = set(range(len(pair.families)))
-    mass = {k: float(torch.linalg.vector_norm(block.b)) ** 2 for k, block in enumerate(pair.blocks)}
-
-    def share(at: int) -> float:
-        family = pair.families[at]
-        inside = known | frozenset(family.members)
-        seen = sum(mass[k] for k in family.blocks if k not in family.quadratic and {g for g in pair.blocks[k].groups if g} <= inside)
-        return seen / (sum(mass[k] for k in family.blocks) or 1.0)
-
-    while left:
-        best = max(sorted(left), key=share)
-        left.discard(best)
-        state.visit(best, known)
-        known |= frozenset(pair.families[best].members)

@@ -14,7 +14,9 @@ from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.midpoint import on_device
 from weightspace.analysis.matching.pair import Family, Kernels, Local, Pair
 from weightspace.analysis.matching.products import Gathering, Products
-from weightspace.analysis.matching.weight import Descent, Run, gained, ties
+from weightspace.analysis.matching.search import Run
+from weightspace.analysis.matching.ties import ties
+from weightspace.analysis.matching.weight import Descent, gained
 from weightspace.axes import Axis, Fixed, Leaf, blocks, size
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import SymmetryError, TaskError, UnknownNameError

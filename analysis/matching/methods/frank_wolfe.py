@@ -10,8 +10,8 @@ from torch import Tensor
 from weightspace.analysis.matching.family import Rules, solve_one
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.pair import Local, Pair
+from weightspace.analysis.matching.search import Run, descend
 from weightspace.analysis.matching.soft import relaxed_value
-from weightspace.analysis.matching.weight import Run, descend
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import UnknownNameError
 from weightspace.spec import SymmetrySpec

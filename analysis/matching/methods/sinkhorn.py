@@ -15,8 +15,8 @@ from weightspace.analysis.matching.family import Rules, solve_one
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
 from weightspace.analysis.matching.pair import Local, Pair
+from weightspace.analysis.matching.search import Run, descend
 from weightspace.analysis.matching.soft import relaxed_value, sinkhorn, softly
-from weightspace.analysis.matching.weight import Run, descend
 from weightspace.axes import leaves
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import TaskError, UnknownNameError

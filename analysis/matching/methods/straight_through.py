@@ -9,7 +9,7 @@ from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
 from weightspace.analysis.matching.pair import Pair
-from weightspace.analysis.matching.weight import descend
+from weightspace.analysis.matching.search import descend
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import TaskError
 from weightspace.spec import SymmetrySpec

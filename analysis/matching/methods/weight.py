@@ -9,7 +9,7 @@ from weightspace.analysis.matching.balance import balance
 from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.pair import Pair
-from weightspace.analysis.matching.weight import descend
+from weightspace.analysis.matching.search import SHAKES, SMALL, descend
 from weightspace.checkpoint import Checkpoint
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry, act
@@ -23,6 +23,7 @@ def match_weights(
     *,
     generator: torch.Generator,
     restarts: int = 1,
+    shakes: int | None = None,
     max_sweeps: int = 100,
     matrices: bool = False,
     scales: bool = False,
@@ -37,14 +38,15 @@ def match_weights(
     is: balance of b, permutation, and the inverse of a's balance. The objective is that of the balanced networks; the
     distances are those of the networks as given, and may rise where a itself is unbalanced.
 
-    Ainsworth et al., Git Re-Basin (arXiv:2209.04836), Algorithm 1; see `weightspace.analysis.matching.weight` for departures.
+    Ainsworth et al., Git Re-Basin (arXiv:2209.04836), Algorithm 1; see `weightspace.analysis.matching.search` for departures.
 
     Args:
         a: what is aligned to.
         b: what is moved.
         spec: the symmetry of both.
         generator: of the order of visits and of random starts.
-        restarts: how many descents; the first starts anchored, the second at the identity, others at random elements.
+        restarts: how many searches; the first starts anchored, the second at the identity, others at random elements.
+        shakes: how often each search leaves its optimum and descends again; by default 20 times where the network is small, never else.
         max_sweeps: after which a descent stops.
         matrices: let orthogonal matrices act on groups that are `orthogonal` or `linear`, solved by Procrustes.
         scales: take out how units of groups with symmetry `scale` are balanced, and give b's units the balance of a's.
@@ -60,10 +62,11 @@ def match_weights(
         Rules.of(spec, matrices=matrices, solver=solver),
     )
     still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
+    shakes = (SHAKES if pair.size < SMALL else 0) if shakes is None else shakes
     runs = []
     for k in range(max(1, restarts)):
         start = still if k < 2 else {name: spec.random(generator, discrete=True).action(name) for name in still}
-        runs.append(descend(pair, rules, start, anchored=k == 0, max_sweeps=max_sweeps, generator=generator))
+        runs.append(descend(pair, rules, start, anchored=k == 0, max_sweeps=max_sweeps, generator=generator, shakes=shakes))
     best = max(runs, key=lambda run: run.objective[-1])
     element = Symmetry(spec, dict(best.actions))
     if balances:

@@ -12,7 +12,8 @@ from tests.analysis.matching.networks import ARCHITECTURES, attention, chain, dr
 from weightspace.analysis.matching import match
 from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.pair import Pair
-from weightspace.analysis.matching.weight import Descent, descend, gained
+from weightspace.analysis.matching.search import descend
+from weightspace.analysis.matching.weight import Descent, gained
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import ShapeMismatchError, SymmetryError, UnknownNameError
 from weightspace.spec import SymmetrySpec

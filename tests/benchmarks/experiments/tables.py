@@ -24,7 +24,7 @@ class Estimate:
         return cls(float(np.mean(values)), float(half))
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" + ("" if np.isnan(self.half) else f" ± {self.half:.3f}")
+        return "-" if np.isnan(self.mean) else f"{self.mean:.3f}" + ("" if np.isnan(self.half) else f" ± {self.half:.3f}")
 
 
 Cell = str | int | float | Estimate
