@@ -1,10 +1,12 @@
 import re
 import shlex
+from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, mlp
 from tests.cli.test_main import commands
 from weightspace.cli.main import app
 
@@ -31,7 +33,32 @@ def test_every_command_has_an_example_of_itself(command: tuple[str, ...]) -> Non
     assert found and all(tuple(shlex.split(line)[1 : 1 + len(command)]) == command for line in found)
 
 
+@pytest.fixture
+def networks(sandbox: Path) -> None:
+    """Two networks of one architecture, a third that stands for their alignment, and what to judge them by."""
+    for seed, name in enumerate(("a", "b", "aligned"), 20):
+        save_file(mlp(seed), sandbox / f"{name}.safetensors")
+    (sandbox / "tasks.py").write_text(TASKS)
+
+
+TASKS = """
+import torch
+import weightspace as ws
+
+def digits():
+    layers = {"fc1": torch.nn.Linear(4, 8), "relu": torch.nn.ReLU(), "fc2": torch.nn.Linear(8, 2)}
+    module = torch.nn.Sequential()
+    for name, layer in layers.items():
+        module.add_module(name, layer)
+    generator = torch.Generator().manual_seed(0)
+    return ws.Task.classification(module, torch.randn(64, 4, generator=generator), torch.arange(64) % 2)
+"""
+
+
+@pytest.mark.usefixtures("networks")
 @pytest.mark.parametrize(("command", "line"), CASES)
 def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
+    if "-o" in line.split() and Path(line.split()[line.split().index("-o") + 1]).name == "aligned.safetensors":
+        Path("aligned.safetensors").unlink()
     result = run(*shlex.split(line)[1:])
     assert "error" not in result.stderr

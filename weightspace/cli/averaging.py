@@ -8,9 +8,12 @@ if TYPE_CHECKING:
     from weightspace.zoo import Zoo
 
 _BEST_OF_ONE_SHAPE = """
-select name from model_table
-where starts_with(name, 'digits-mlp-w64-d2-') and step = (select max(step) from model_table where starts_with(name, 'digits-mlp-w64-d2-'))
-order by "test/accuracy" desc, name limit 2
+with finished as (
+    select name, num_params, test_accuracy as accuracy, count(*) over (partition by num_params) as alike
+    from model_table where starts_with(name, 'digits-mlp-') and step > 0
+    qualify step = max(step) over (partition by run)
+)
+select name from finished where alike > 1 order by num_params desc, accuracy desc, name limit 2
 """
 
 

@@ -70,7 +70,7 @@ def barrier(
 
     Examples:
       weightspace barrier a.safetensors b.safetensors --eval tasks:digits --match weight --plot curve.png
-      weightspace barrier a b --match weight --repair repair --format json
+      weightspace barrier a.safetensors b.safetensors --eval tasks:digits --match weight --repair repair --format json
     """
     import torch
 

@@ -63,7 +63,7 @@ def match(
 
     Examples:
       weightspace match a.safetensors b.safetensors -o aligned.safetensors
-      weightspace match a b --option restarts=5 --null 3 --format json
+      weightspace match a.safetensors b.safetensors --option restarts=5 --null 3 --format json
     """
     import torch
 
