@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from weightspace.analysis.matching.match import methods
 from weightspace.formats import formats
 from weightspace.zoo import Zoo
+from weightspace.zoo.populations import populations
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -61,6 +63,19 @@ def test_shell_example_runs(sandbox: Path) -> None:
     assert "wide" in printed and "F32" in printed
     assert (sandbox / "wide.safetensors").is_file()
     assert Zoo(sandbox).models("val_accuracy = .91").num_rows == 1
+
+
+def test_alignment_example_runs(sandbox: Path) -> None:
+    Zoo(sandbox / "my-zoo").add_many(list(populations["digits-mlp"](widths=[64], depths=[2], learning_rates=[0.1], repeats=2)))
+    printed = run([sys.executable, "-c", README.split("```python\n")[2].split("```", 1)[0]], sandbox)
+    assert "fc2.weight  fc2 fc1'" in printed and "proved" in printed
+    *_, before, after = printed.split()
+    assert float(after) < float(before) / 5
+    assert (sandbox / "barrier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_matching_table_names_every_method() -> None:
+    assert sorted(first_column("Axes have names")) == sorted(methods)
 
 
 def test_examples_are_ten_lines_or_so() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weightspace.symmetry import Symmetry as Symmetry
     from weightspace.symmetry import act as act
     from weightspace.task import Task as Task
+    from weightspace.task import task_for as task_for
     from weightspace.tracing import trace as trace
     from weightspace.zoo import Zoo as Zoo
 
@@ -40,6 +41,7 @@ _HOMES = {
     "open": "weightspace.opening",
     "save": "weightspace.formats.safetensors",
     "spec_for": "weightspace.architectures",
+    "task_for": "weightspace.task",
     "trace": "weightspace.tracing",
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "open",
     "save",
     "spec_for",
+    "task_for",
     "trace",
 ]
 
