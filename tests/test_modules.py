@@ -207,6 +207,10 @@ class TestFit:
         ):
             tensors_of(Tied(), {"embedding.weight": torch.zeros(5, 3), "head.weight": torch.ones(5, 3)})
 
+    def test_integers_that_the_module_lacks_are_left_out(self) -> None:
+        module = nn.Linear(2, 2, bias=False)
+        assert tensors_of(module, {"weight": torch.ones(2, 2), "position_ids": torch.arange(3)}) == {"weight": "weight"}
+
     def test_the_first_missing_and_unexpected_names_are_given(self) -> None:
         given = {f"old.{at}": torch.ones(1) for at in range(5)}
         message = r"does not fit module Linear: 'weight', 'bias' missing, 'old.0', 'old.1', 'old.2' and 2 more unexpected; give a module"

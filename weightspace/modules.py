@@ -97,7 +97,9 @@ def tensors_of(module: "torch.nn.Module", state_dict: _Tensors) -> dict[str, str
             found[owner] = named[name]
     absent = [name for name in first.values() if name not in found]
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
-    unexpected = [own for name, own in named.items() if name not in state and not _is_ignored(name, ignored)]
+    extra = [own for name, own in named.items() if name not in state and not _is_ignored(name, ignored)]
+    # Integers are no weights: older versions of a module have saved position indices that newer ones make themselves.
+    unexpected = [own for own in extra if state_dict[own].is_floating_point()]
     if absent or unexpected:
         raise TaskError(
             f"the state dict does not fit module {type(module).__name__}: {_some(absent)} missing, {_some(unexpected)} unexpected; "

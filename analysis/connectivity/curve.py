@@ -106,9 +106,10 @@ def along(
     repair: Literal["reset", "repair"] | None,
     calibrate: bool,
     lower_is_better: Collection[str],
+    statistics: Task | None = None,
     kind: Literal["line", "bezier"],
 ) -> Connectivity:
-    """Measure a path between a and b at evenly spaced times, the ends included.
+    """Measure a path between a and b at evenly spaced times, the ends included; see `barrier` for the arguments.
 
     Raises:
         TaskError: fewer than two points, or repair or calibration without a `Task`, or an evaluation that gives no numbers.
@@ -117,7 +118,7 @@ def along(
         raise TaskError(f"expected at least 2 points on the path, found {points}; 25 is usual")
     if not isinstance(task, Task) and (repair or calibrate):
         raise TaskError("repair and calibration look into the module, and found a function alone; give a Task in its place")
-    prepared: Prepared | None = prepare(task, a, b, repair) if isinstance(task, Task) and repair else None
+    prepared: Prepared | None = prepare(statistics or task, a, b, repair) if isinstance(task, Task) and repair else None
     ts = tuple(at / (points - 1) for at in range(points))
     rows = []
     for t in ts:

@@ -19,6 +19,7 @@ def barrier(
     repair: Literal["reset", "repair"] | None = None,
     calibrate: bool = False,
     lower_is_better: Collection[str] = LOWER_IS_BETTER,
+    statistics: Task | None = None,
 ) -> Connectivity:
     """Measure loss and metrics along `(1 - t) a + t b` (Frankle et al., arXiv:1912.05671; Entezari et al., arXiv:2110.06296).
 
@@ -34,6 +35,7 @@ def barrier(
         repair: None, `reset` or `repair`; see `repair`.
         calibrate: also measure the loss at the best softmax temperature of each point.
         lower_is_better: names of what is worse when it rises; every other metric is worse when it falls.
+        statistics: whose batches `repair` measures on, such as training examples; by default those of `task`.
 
     Raises:
         TaskError: fewer than two points, repair or calibration without a `Task`, or an evaluation that gives no numbers.
@@ -56,5 +58,6 @@ def barrier(
         repair=repair,
         calibrate=calibrate,
         lower_is_better=lower_is_better,
+        statistics=statistics,
         kind="line",
     )

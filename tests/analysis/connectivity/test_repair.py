@@ -130,6 +130,16 @@ class TestTrainedNetworks:
             assert off(task, found.state_dict, a, b, layer) < 0.01 < off(task, middle, a, b, layer)
         assert task.evaluate(found.state_dict)["loss"] < task.evaluate(middle)["loss"]
 
+    def test_statistics_may_be_measured_on_another_task(self, perceptrons: Pair) -> None:
+        inputs, classes = (torch.cat([batch[at] for batch in perceptrons.task.batches]) for at in (0, 1))
+        few = Task.classification(perceptrons.task.module, inputs[:16], classes[:16])
+        own = barrier(perceptrons.a, perceptrons.b, perceptrons.task, 3, repair="repair", statistics=perceptrons.task)
+        other = barrier(perceptrons.a, perceptrons.b, perceptrons.task, 3, repair="repair", statistics=few)
+        middle = repair(few, blend((0.5, 0.5), (perceptrons.a, perceptrons.b)), perceptrons.a, perceptrons.b, 0.5).state_dict
+        assert own.losses == barrier(perceptrons.a, perceptrons.b, perceptrons.task, 3, repair="repair").losses != other.losses
+        assert other.losses[1] == pytest.approx(perceptrons.task.evaluate(middle)["loss"])
+
+
     def test_curves_record_what_could_not_be_done(self, perceptrons: Pair) -> None:
         found = barrier(perceptrons.a, perceptrons.b, perceptrons.task, 3, repair="reset")
         assert found.notes == ("no layer keeps running statistics: there is nothing to reset",)

@@ -12,6 +12,7 @@ import weightspace as ws
 from tests.analysis.matching.reference import objective, published_coordinate_descent
 from tests.families import TINY, Tiny10
 from weightspace.analysis.matching import match
+from weightspace.axes import leaves
 from weightspace.proof import function_change
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import act
@@ -56,6 +57,22 @@ def test_planted_elements_come_back(name: str, share: float) -> None:
     for seed in range(10):
         a = redrawn(tiny.module, spec, torch.Generator().manual_seed(100 + seed))
         assert recovered(a, spec, share, seed), f"seed {seed}"
+
+
+def test_a_turned_stream_comes_back_once_gains_are_folded() -> None:
+    """The residual stream of a Llama, turned by an orthogonal matrix, with permutations inside the blocks."""
+    tiny = TINY["llama"]()
+    spec = ws.trace(tiny.module, *tiny.inputs, prove=False)
+    generator = torch.Generator().manual_seed(0)
+    a = ws.fold(redrawn(tiny.module, spec, generator), spec)
+    (stream,) = {leaf.group for gain in spec.gains for axis in spec.axes(gain) for leaf in leaves(axis)}
+    turn = torch.linalg.qr(torch.randn(48, 48, generator=generator, dtype=torch.float64))[0]
+    planted = spec.folded.element({stream: turn}) @ spec.folded.random(generator, discrete=True)
+    b = act(planted, a)
+    assert function_change(tiny.module, a, b, *tiny.inputs) < 1e-5
+    found, permuted = match(a, b, spec.folded, matrices=True), match(a, b, spec.folded)
+    assert found.l2_after < 1e-4 * found.l2_before
+    assert permuted.l2_after > 0.5 * permuted.l2_before
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -19,9 +19,6 @@ from tests.benchmarks.experiments.networks import ARCHITECTURES
 from tests.benchmarks.experiments.tables import Row, estimates, report
 from tests.benchmarks.experiments.train import STEPS, networks
 from weightspace.analysis.connectivity import Connectivity, barrier
-from weightspace.analysis.connectivity.curve import LOWER_IS_BETTER, along
-from weightspace.analysis.connectivity.paths import line
-from weightspace.analysis.connectivity.repair import prepare
 from weightspace.analysis.matching import match
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import act
@@ -93,14 +90,7 @@ class Bench:
 
     def between(self, a: Weights, b: Weights, mend: Mend) -> Connectivity:
         """Measure the line on the test examples; what mends it is measured on training examples."""
-        if mend is None:
-            return barrier(a, b, self.test, POINTS, calibrate=True)
-        prepared, straight = prepare(self.train, a, b, mend), line(a, b)
-
-        def mended(t: float) -> Weights:
-            return prepared.apply(straight(t), t).state_dict
-
-        return along(mended, a, b, self.test, points=POINTS, repair=mend, calibrate=True, lower_is_better=LOWER_IS_BETTER, kind="line")
+        return barrier(a, b, self.test, POINTS, repair=mend, calibrate=True, statistics=self.train)
 
 
 def measure(bench: Bench, alignment: str, a: Weights, b: Weights) -> Iterator[tuple[Mend, dict[str, float]]]:
