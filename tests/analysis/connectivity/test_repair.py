@@ -139,7 +139,6 @@ class TestTrainedNetworks:
         assert own.losses == barrier(perceptrons.a, perceptrons.b, perceptrons.task, 3, repair="repair").losses != other.losses
         assert other.losses[1] == pytest.approx(perceptrons.task.evaluate(middle)["loss"])
 
-
     def test_curves_record_what_could_not_be_done(self, perceptrons: Pair) -> None:
         found = barrier(perceptrons.a, perceptrons.b, perceptrons.task, 3, repair="reset")
         assert found.notes == ("no layer keeps running statistics: there is nothing to reset",)

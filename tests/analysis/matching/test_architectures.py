@@ -1,6 +1,7 @@
 """Weight matching on the architectures people have: planted elements come back, real pairs are matched as well as published."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import weightspace as ws
 from tests.analysis.matching.reference import objective, published_coordinate_descent
-from tests.families import TINY, Tiny10
+from tests.families import TINY, Tiny, Tiny10
 from weightspace.analysis.matching import match
 from weightspace.axes import leaves
 from weightspace.proof import function_change
@@ -19,6 +20,13 @@ from weightspace.symmetry import act
 
 FAMILIES = ("gpt2", "llama", "bert_classifier", "vit", "t5", "clip", "convnext", "resnet_transformers")
 REAL = ("tiny10_cifar10_seed00.pt", "resnet20_cifar10_seed0.pt")
+
+
+@cache
+def traced(name: str) -> tuple[Tiny, SymmetrySpec]:
+    """A small network of a family, and its spec as derived."""
+    tiny = TINY[name]()
+    return tiny, ws.trace(tiny.module, *tiny.inputs, prove=False)
 
 
 def redrawn(module: torch.nn.Module, spec: SymmetrySpec, generator: torch.Generator) -> dict[str, Tensor]:
@@ -49,20 +57,19 @@ def recovered(a: Mapping[str, Tensor], spec: SymmetrySpec, share: float, seed: i
     return all(count <= found.ties.get(group, 0) for group, count in wrong.items()) and (bool(found.ties) or both.is_identity)
 
 
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 10), marks=pytest.mark.slow)], ids=["one", "more"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_planted_elements_come_back(name: str, share: float) -> None:
-    tiny = TINY[name]()
-    spec = ws.trace(tiny.module, *tiny.inputs, prove=False)
-    for seed in range(10):
+def test_planted_elements_come_back(name: str, share: float, seeds: range) -> None:
+    tiny, spec = traced(name)
+    for seed in seeds:
         a = redrawn(tiny.module, spec, torch.Generator().manual_seed(100 + seed))
         assert recovered(a, spec, share, seed), f"seed {seed}"
 
 
 def test_a_turned_stream_comes_back_once_gains_are_folded() -> None:
     """The residual stream of a Llama, turned by an orthogonal matrix, with permutations inside the blocks."""
-    tiny = TINY["llama"]()
-    spec = ws.trace(tiny.module, *tiny.inputs, prove=False)
+    tiny, spec = traced("llama")
     generator = torch.Generator().manual_seed(0)
     a = ws.fold(redrawn(tiny.module, spec, generator), spec)
     (stream,) = {leaf.group for gain in spec.gains for axis in spec.axes(gain) for leaf in leaves(axis)}
@@ -90,11 +97,15 @@ def pair(folder: Path, kind: str, i: int, j: int) -> tuple[dict[str, Tensor], di
     return a.state_dict(), b.state_dict(), ws.spec_for(a)
 
 
-@pytest.mark.parametrize(("kind", "i", "j"), [("tiny10", 0, 1), ("tiny10", 2, 3), ("resnet20", 0, 1)])
+SEEDS = range(3)
+PAIRS = [("tiny10", i, j) for i in range(12) for j in range(i)] + [("resnet20", 0, 1)]
+
+
+@pytest.mark.parametrize(("kind", "i", "j"), [pytest.param(*one, marks=[] if one[1:] == (3, 2) else pytest.mark.slow) for one in PAIRS])
 def test_real_pairs_are_matched_as_well_as_by_the_published_descent(real_checkpoints: Path, kind: str, i: int, j: int) -> None:
     a, b, spec = pair(real_checkpoints, kind, i, j)
-    ours = median(objective(a, act(match(a, b, spec, generator=torch.Generator().manual_seed(s)).element, b), spec) for s in range(10))
-    published = median(published_coordinate_descent(a, b, spec, torch.Generator().manual_seed(s))[1] for s in range(10))
+    ours = median(objective(a, act(match(a, b, spec, generator=torch.Generator().manual_seed(s)).element, b), spec) for s in SEEDS)
+    published = median(published_coordinate_descent(a, b, spec, torch.Generator().manual_seed(s))[1] for s in SEEDS)
     assert ours >= published
 
 
