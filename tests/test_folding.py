@@ -1,5 +1,7 @@
 """Folding gains: the function stays, ones are left, and a stream may be turned after it."""
 
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
@@ -52,6 +54,8 @@ def test_a_checkpoint_is_folded_when_it_is_read(weights: dict[str, Tensor]) -> N
     lazily = fold(Checkpoint.of(weights), SPEC)
     assert isinstance(lazily, Checkpoint)
     torch.testing.assert_close(lazily.state_dict(), dict(fold(weights, SPEC)))
+    again = pickle.loads(pickle.dumps(lazily))
+    assert all(torch.equal(again[name], lazily[name]) for name in lazily)
 
 
 def test_messages(weights: dict[str, Tensor]) -> None:

@@ -1,4 +1,5 @@
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from weightspace.errors import ShapeMismatchError, SymmetryError
 from weightspace.formats.safetensors import save
 from weightspace.opening import open as open_checkpoint
 from weightspace.proof import Certificate, certificate, function_change, prove
+from weightspace.proof.arguments import expect_module, expect_spec
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import act
 
@@ -225,11 +227,76 @@ class Averaged(nn.Module):
         return self.out(torch.tanh(self.table.mean(0) * x))  # type: ignore[no-any-return]
 
 
-def test_an_axis_whose_order_has_no_effect_is_fixed() -> None:
+def test_an_axis_whose_order_has_no_effect_moves_alone_or_is_fixed() -> None:
     rows = {"table": "rows h", "out.weight": "2 h", "out.bias": "2"}
-    found = prove(SymmetrySpec.parse(rows, sizes={"rows": 4, "h": 3}), Averaged(), torch.zeros(2, 1))
+    spec = SymmetrySpec.parse(rows, sizes={"rows": 4, "h": 3})
+    found = prove(spec, Averaged(), torch.zeros(2, 1))
+    assert found.proved and found == spec and not found.notes
+    module = Averaged()
+    module.other = nn.Parameter(torch.zeros(4))
+    twice = SymmetrySpec.parse({**rows, "other": "rows"}, sizes={"rows": 4, "h": 3})
+    found = prove(twice, module, torch.zeros(2, 1))
     assert found.proved and found.to_dict()["tensors"]["table"] == "4 h" and set(found.groups) == {"h"}
-    assert found.notes == ("moving 'rows' on axis 0 of 'table' alone changes nothing, so it is fixed there",)
+    assert "moving 'rows' on axis 0 of 'table' alone changes nothing, so it is fixed there" in found.notes
+
+
+class Committee(nn.Module):
+    """Units whose outputs are only added, and a shared query and key: each group stands in one place."""
+
+    def __init__(self, unread: bool = False) -> None:
+        super().__init__()
+        self.units, self.q, self.v = nn.Linear(5, 6, bias=False), nn.Linear(5, 4, bias=False), nn.Linear(5, 2)
+        self.unread = 0.0 if unread else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x)
+        mixed = torch.softmax(q @ q.mT, -1) @ self.v(x)
+        return mixed + self.unread * torch.tanh(self.units(x)).sum(-1, keepdim=True)  # type: ignore[no-any-return]
+
+
+def test_a_group_in_one_place_is_moved_as_a_whole() -> None:
+    spec = SymmetrySpec.parse({"units.weight": "u 5", "q.weight": "q 5", "v.weight": "2 5", "v.bias": "2"}, sizes={"u": 6, "q": 4})
+    found = prove(spec, Committee(), torch.zeros(2, 3, 5))
+    assert found.proved and found == spec and not found.notes
+    unread = prove(spec, Committee(unread=True), torch.zeros(2, 3, 5))
+    assert [group.name for group in unread.movable] == ["q"]
+    assert unread.notes == ("tensor 'units.weight' has no effect on the outputs, so its axes are fixed",)
+
+
+def shared_in_part() -> dict[str, tuple[nn.Module, str]]:
+    transposed, ranged, columns, expanded, apart = (nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)) for _ in range(5))
+    flat = torch.randn(72, generator=seeded(0))
+    transposed[2].weight = nn.Parameter(transposed[0].get_parameter("weight").data.t())
+    ranged[0].weight, ranged[2].bias = nn.Parameter(flat[:36].view(6, 6)), nn.Parameter(flat[30:36])
+    columns[0].weight, columns[2].weight = (nn.Parameter(flat.view(6, 12)[:, k : k + 6]) for k in (0, 6))
+    expanded[0].bias = nn.Parameter(torch.ones(1).expand(6))
+    apart[2].weight = nn.Parameter(apart[0].get_parameter("weight").data)
+    return {
+        "a transpose": (transposed, "tensors '0.weight' and '2.weight' share storage in part; their axes are fixed"),
+        "a range": (ranged, "tensors '0.weight' and '2.bias' share storage in part; their axes are fixed"),
+        "columns apart": (columns, ""),
+        "expanded": (expanded, "entries of tensor '0.bias' share storage; its axes are fixed"),
+        "one tensor of two rows": (
+            apart,
+            "tensors '0.weight' and '2.weight' are one in the module but have different rows; their axes are fixed",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", shared_in_part())
+def test_tensors_that_share_storage_but_would_move_apart_are_fixed(name: str) -> None:
+    module, note = shared_in_part()[name]
+    spec = SymmetrySpec.parse({"0.weight": "h 6", "0.bias": "h", "2.weight": "6 h'", "2.bias": "6"}, sizes={"h": 6})
+    found = prove(spec, module, torch.zeros(2, 6))
+    assert found.proved and bool(found.movable) == (not note) and found.notes == ((note,) if note else ())
+
+
+def test_two_views_of_one_memory_are_tied() -> None:
+    module = Tied()
+    module.head.weight = nn.Parameter(module.embed.weight.data)
+    rows = {"embed.weight": "9 s", "norm.weight": "s", "norm.bias": "s", "frequencies": "6", "head.weight": "9 s"}
+    found = prove(SymmetrySpec.parse(rows, sizes={"s": 6}), module, torch.randint(0, 9, (2, 4), generator=seeded(0)), torch.ones(2, 4))
+    assert found.proved and found.aliases == {"head.weight": "embed.weight"} and len(found.movable) == 1
 
 
 class Faint(nn.Module):
@@ -330,7 +397,7 @@ def test_rotary_planes_may_be_turned() -> None:
 
 
 def test_groups_of_one_and_specs_that_move_nothing() -> None:
-    one = SymmetrySpec.parse({"weight": "3 1", "bias": "o"}, sizes={"o": 3, "alone": 1})
+    one = SymmetrySpec.parse({"weight": "3 1", "bias": "o"}, sizes={"o": 3})
     assert prove(SymmetrySpec.parse({"weight": "3 1", "bias": "3"}), nn.Linear(1, 3), torch.zeros(1, 1)).proved
     found = prove(one, nn.Linear(1, 3), torch.zeros(1, 1))
     assert found.proved and not found.movable
@@ -404,6 +471,104 @@ def test_a_module_about_which_nothing_can_be_proved(module: nn.Module, given: Te
     with pytest.raises(SymmetryError) as caught:
         prove(SymmetrySpec.parse({"weight": "3 h", "bias": "3"}, sizes={"h": 2}), module, given)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tolerance": math.nan}, "expected a positive tolerance, found tolerance=nan; 1e-09 is usual"),
+        ({"tolerance": math.inf}, "expected a positive tolerance, found tolerance=inf"),
+        ({"tolerance": 0.0}, "expected a positive tolerance, found tolerance=0.0"),
+        ({"contrast": math.nan}, "expected a positive contrast, found contrast=nan; 0.001 is usual"),
+        ({"draws": 0}, "expected at least one draw, found draws=0; three are usual"),
+    ],
+)
+def test_settings_that_prove_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SymmetryError, match=message):
+        prove(mlp_spec(), mlp(nn.ReLU), INPUT, **settings)
+
+
+def test_what_is_no_spec_or_module_is_refused() -> None:
+    """The type checks of these tests would come first, so the functions that refuse are called by themselves."""
+    for check, given, message in (
+        (expect_spec, nn.ReLU(), "expected a SymmetrySpec, found a ReLU; give the spec first and the module second"),
+        (expect_spec, {}, "expected a SymmetrySpec, found a dict; make one with SymmetrySpec.parse or trace"),
+        (expect_module, mlp_spec(), "expected an nn.Module, found a SymmetrySpec; give the spec first and the module second"),
+        (expect_module, nn.ReLU, "expected an nn.Module, found the class ReLU; give an instance of it"),
+        (expect_module, len, "expected an nn.Module, found a builtin_function_or_method; wrap what it does in the forward of a module"),
+    ):
+        with pytest.raises(SymmetryError) as caught:
+            check(given)
+        assert str(caught.value) == message
+
+
+def test_tensors_without_values_and_empty_outputs_are_refused() -> None:
+    with pytest.raises(SymmetryError, match=r"tensor '0\.weight' is on the meta device and has no values"):
+        prove(mlp_spec(), mlp(nn.ReLU).to("meta"), INPUT)
+    with pytest.raises(SymmetryError, match="input 0 is on the meta device and has no values; give an input on the cpu"):
+        prove(mlp_spec(), mlp(nn.ReLU), INPUT.to("meta"))
+    with pytest.raises(SymmetryError, match=r"the outputs are empty, of shape \[0, 3\]"):
+        prove(mlp_spec(), mlp(nn.ReLU), INPUT[:0])
+
+
+class Halved(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.a, self.b, self.dtype = nn.Linear(4, 3), nn.Linear(3, 2), dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x)).to(self.dtype).to(x.dtype))  # type: ignore[no-any-return]
+
+
+def test_half_types_inside_a_module_are_lifted_and_noted() -> None:
+    rows = {"a.weight": "h 4", "a.bias": "h", "b.weight": "2 h", "b.bias": "2"}
+    spec = SymmetrySpec.parse(rows, groups={"h": {"size": 3, "symmetry": "sign"}})
+    for dtype, own, notes in (
+        (torch.bfloat16, torch.float32, ("the module computes partly in bfloat16: proved for exact arithmetic",)),
+        (torch.float16, torch.float32, ("the module computes partly in float16: proved for exact arithmetic",)),
+        (torch.float32, torch.float32, ()),
+        (torch.bfloat16, torch.bfloat16, ()),
+    ):
+        found = prove(spec, Halved(dtype).to(own), torch.zeros(2, 4, dtype=own))
+        assert found.proved and found.groups == spec.groups and found.notes == notes
+
+
+class Locked(nn.Linear):
+    lock: Any = None
+
+
+def test_attributes_computed_from_weights_are_copied_and_what_cannot_be_is_named() -> None:
+    spec, module = SymmetrySpec.parse({**MLP}, sizes={"a": 7, "b": 6}), mlp(nn.Tanh)
+    module.cache = module(INPUT)
+    assert prove(spec, module, INPUT) == spec
+    locked = Locked(2, 3)
+    locked.lock = threading.Lock()
+    with pytest.raises(SymmetryError, match=r"module Locked cannot be copied \(TypeError: .*; expected one that copy.deepcopy takes"):
+        prove(SymmetrySpec.parse({"weight": "3 h", "bias": "3"}, sizes={"h": 2}), locked, torch.zeros(1, 2))
+
+
+class Averaging(nn.Module):
+    """Writes a running mean even in eval mode."""
+
+    ema: Tensor
+
+    def __init__(self, persistent: bool = True) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+        self.register_buffer("ema", torch.zeros(3), persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.a(x))
+        self.ema.mul_(0.9).add_(hidden.mean(0).detach())
+        return self.b(hidden - self.ema)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_buffer_that_is_written_leaves_the_function_as_it_is(persistent: bool) -> None:
+    rows = {"a.weight": "h 4", "a.bias": "h", "b.weight": "2 h", "b.bias": "2"} | ({"ema": "h"} if persistent else {})
+    spec, module = SymmetrySpec.parse(rows, groups={"h": {"size": 3, "symmetry": "sign"}}), Averaging(persistent)
+    assert prove(spec, module, torch.zeros(5, 4)) == spec
+    assert not module.ema.any()
 
 
 def test_a_spec_of_another_architecture_is_refused() -> None:
@@ -494,6 +659,13 @@ def test_weights_of_a_tied_module_may_name_it_once() -> None:
         SymmetryError, match=r"the module has a tensor 'embed\.weight', which the weights lack; give weights of this module"
     ):
         function_change(module, module.state_dict(), once, tokens, torch.ones(1, 2))
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    state = mlp(nn.ReLU).state_dict()
+    message = r"tensor '0\.bias' has shape \(9,\) in the weights but \(7,\) in the module; give weights of this module"
+    with pytest.raises(ShapeMismatchError, match=message):
+        function_change(mlp(nn.ReLU), state, {**state, "0.bias": torch.zeros(9)}, INPUT)
 
 
 # Completeness

@@ -123,13 +123,36 @@ def test_a_tie_needs_a_row_at_one_end_only(aliases: dict[str, str]) -> None:
     assert str(caught.value) == f"tensor '{name}' is tied to '{owner}', which needs a row in the spec, and '{name}' none of its own"
 
 
-def test_equality_is_of_groups_axes_ties_and_statistics() -> None:
+def test_equality_is_of_groups_axes_ties_statistics_and_gains() -> None:
     assert mlp() == mlp() and mlp() == SymmetrySpec.parse({**MLP, "fc2.weight": "(3) h'"}, sizes={"h": 8})
     assert mlp() != mlp(symmetry="scale")
     assert mlp() != SymmetrySpec.parse({**MLP, "fc2.weight": "3 h"}, sizes={"h": 8})
     assert mlp() != SymmetrySpec.parse(MLP, sizes={"h": 8}, aliases={"tied": "fc1.bias"})
     assert mlp() != SymmetrySpec.parse(MLP, sizes={"h": 8}, statistics=["fc1.bias"])
+    assert mlp() != SymmetrySpec.parse(MLP, sizes={"h": 8}, gains={"fc1.bias": ["fc2.weight"]})
     assert mlp() == SymmetrySpec(mlp().groups, mlp().tensors, notes=("a note",), proved=True)
+
+
+@given(drafts())
+def test_equal_specs_have_one_hash(draft: Draft) -> None:
+    spec = draft.spec
+    backwards = SymmetrySpec(dict(reversed(spec.groups.items())), dict(reversed(spec.tensors.items())), spec.aliases, notes=("a note",))
+    assert spec == backwards and hash(spec) == hash(backwards) and len({spec, backwards}) == 1
+
+
+def test_unequal_specs_are_told_apart_in_a_set() -> None:
+    more = {"aliases": {"tied": "fc1.bias"}, "statistics": ["fc1.bias"], "gains": {"fc1.bias": ["fc2.weight"]}}
+    specs = [mlp(), mlp(symmetry="scale"), *(SymmetrySpec.parse(MLP, sizes={"h": 8}, **{key: value}) for key, value in more.items())]
+    assert len(set(specs)) == len({hash(spec) for spec in specs}) == 5
+
+
+def test_statistics_and_sizes_of_nothing_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"no tensor \(of 'statistics'\) named 'fc1.bais'; did you mean 'fc1.bias'\?"):
+        SymmetrySpec.parse(MLP, sizes={"h": 8}, statistics=["fc1.bais"])
+    assert SymmetrySpec.parse(MLP, sizes={"h": 8}, aliases={"tied": "fc1.bias"}, statistics=["tied"]).statistics == {"tied"}
+    with pytest.raises(UnknownNameError, match=r"no neuron group \(of 'sizes'\) named 'g' \(known: h\)"):
+        SymmetrySpec.parse(MLP, sizes={"h": 8, "g": 3})
+    assert SymmetrySpec.parse({}, sizes={"h": 8}, groups={"h": {}}).sizes == {"h": 8}
 
 
 def test_a_spec_cannot_be_changed() -> None:

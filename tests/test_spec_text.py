@@ -44,6 +44,7 @@ def drafts(draw: st.DrawFn) -> dict[str, Any]:
         "groups": groups,
         "aliases": draw(st.dictionaries(st.text(max_size=8).filter(lambda name: name not in tensors), owners, max_size=2)),
         "statistics": draw(st.lists(owners, max_size=2)),
+        "gains": draw(st.dictionaries(owners, st.lists(owners, max_size=2, unique=True), max_size=2)),
     }
 
 
@@ -62,6 +63,21 @@ class TestRoundTrip:
     def test_what_was_written_is_json_too(self, draft: dict[str, Any]) -> None:
         spec = SymmetrySpec.parse(**draft)
         assert read(json.dumps(yaml.safe_load(write(spec)))) == spec
+
+    def test_a_spec_of_no_tensors(self) -> None:
+        for spec in (SymmetrySpec.parse({}), SymmetrySpec.parse({}, groups={"h": {"size": 3}})):
+            assert read(write(spec)) == spec and not spec.tensors
+
+    def test_text_of_one_line_is_no_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        spec = SymmetrySpec.parse({"a": "h"}, sizes={"h": 2})
+        text = "{groups: {h: 2}, tensors: {a: h}}"
+        assert read(text) == read(f" {text}") == read(f"--- {text}") == spec
+        assert not read("tensors: {}").tensors
+        with pytest.raises(SymmetryError, match="the spec has no rows under 'tensors'"):
+            read(f"groups: {{h: {'x' * 5000}}}")  # longer than a name of a file may be
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "a: b").write_text(write(spec))
+        assert read("a: b") == spec
 
     def test_nested_groups_and_rotations(self) -> None:
         spec = SymmetrySpec.parse(
@@ -162,6 +178,22 @@ class TestCheckpoint:
         )
         assert spec.statistics == {"a.running_mean"}
 
+    def test_gains_by_template(self) -> None:
+        text = (
+            "groups: {d: {}, m: {}}\n"
+            "tensors:\n  l.{i}.norm: d\n  l.{i}.up: m d'\n  last: d\n  e: _ d'\n  o?: _ d'\naliases: {o: e}\n"
+            "gains: {'l.{i}.norm': ['l.{i}.up'], last: [o, e]}\n"
+        )
+        shapes = {"l.0.norm": (2,), "l.0.up": (3, 2), "l.1.norm": (2,), "l.1.up": (3, 2), "last": (2,), "e": (5, 2)}
+        spec = read(text, state(**shapes))
+        assert dict(spec.gains) == {"l.0.norm": ("l.0.up",), "l.1.norm": ("l.1.up",), "last": ("e",)}
+        assert read(write(spec)) == spec
+
+    def test_statistics_of_an_optional_row_may_be_absent(self) -> None:
+        text = "groups: {h: {}}\ntensors:\n  a: h\n  b?: h\nstatistics: [b]\n"
+        assert read(text, state(a=(2,), b=(2,))).statistics == {"b"}
+        assert not read(text, state(a=(2,))).statistics
+
     def test_integer_tensors_need_no_row(self) -> None:
         assert read("groups: {h: {}}\ntensors: {b: h}\n", state(b=(3,)) | {"n": torch.tensor(3)}).sizes == {"h": 3}
 
@@ -173,13 +205,13 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "two names": (PLAIN + "tensors: {a: h, a: h}\n", "the spec: 'a' comes twice; remove one"),
     "two names in JSON": ('{"tensors": {"a": "h", "a": "h"}}', "the spec: 'a' comes twice; remove one"),
     "a list": ("- 1\n- 2\n", "the spec holds a list; expected a mapping with 'groups' and 'tensors'"),
-    "nothing": ("\n", "the spec holds 0 documents; expected one spec"),
+    "nothing": ("\n", "the text of the spec is empty; give the path of a YAML or JSON file, or its text"),
     "two documents": ("a: 1\n---\nb: 1\n", "the spec holds 2 documents; expected one spec"),
     "unknown part": (
         PLAIN + "tensor: {a: h}\n",
-        "the spec has a part 'tensor'; expected groups, tensors, aliases, statistics, notes, proved",
+        "the spec has a part 'tensor'; expected groups, tensors, aliases, statistics, gains, notes, proved",
     ),
-    "no rows": (PLAIN + "tensors: {}\n", "the spec has no rows under 'tensors'; write the axes of each tensor there"),
+    "no rows": (PLAIN + "tensors:\n", "the spec has no rows under 'tensors'; write the axes of each tensor there"),
     "rows as a list": (PLAIN + "tensors: [a, b]\n", "the spec: 'tensors' is a list; expected names with what is said of them"),
     "a number for a name": (PLAIN + "tensors: {1: h}\n", "the spec: a name under 'tensors' is 1; expected text, so put it into quotes"),
     "a list for axes": (PLAIN + "tensors: {a: [h, h]}\n", "the axes of tensor 'a' are ['h', 'h']; expected text such as 'h in'"),
@@ -199,6 +231,14 @@ MALFORMED: dict[str, tuple[str, str]] = {
     "optional": (PLAIN + "tensors:\n  a?: h\n", "the row of tensor 'a' is optional; give a checkpoint to fill it in from"),
     "blank": (PLAIN + "tensors: {a: h _}\n", "the row of tensor 'a' has a blank '_'; give a checkpoint to fill it in from"),
     "statistics": (PLAIN + "tensors: {a: h}\nstatistics: a\n", "'statistics' is a str; expected a list of tensor names"),
+    "empty": ("", "the text of the spec is empty; give the path of a YAML or JSON file, or its text"),
+    "comments": ("# a\n# b\n", "the spec holds 0 documents; expected one spec"),
+    "unknown statistics": (PLAIN + "tensors: {a: h}\nstatistics: [b]\n", "no tensor (of 'statistics') named 'b' (known: a)"),
+    "notes": (PLAIN + "tensors: {a: h}\nnotes: 3\n", "the spec: 'notes' is 3; expected a list of lines"),
+    "gains": (PLAIN + "tensors: {a: h}\ngains: [a]\n", "the spec: 'gains' is a list; expected names with what is said of them"),
+    "readers": (PLAIN + "tensors: {a: h}\ngains: {a: b}\n", "the spec: gain 'a' is a str; expected a list of tensor names"),
+    "unknown reader": (PLAIN + "tensors: {a: h}\ngains: {a: [b]}\n", "gain 'a' is read by tensors of which 'b' has no row in the spec"),
+    "power": (PLAIN + "tensors: {a: h^99999}\n", "axes 'h^99999' have the power 99999 at 'h'; expected at most 8"),
     "alias": (PLAIN + "tensors: {a: h}\naliases: {b: c}\n", "tensor 'b' is tied to 'c', which needs a row in the spec"),
 }
 
@@ -207,7 +247,7 @@ class TestMessages:
     @pytest.mark.parametrize("case", MALFORMED)
     def test_what_is_malformed_is_told_in_one_line(self, case: str) -> None:
         text, message = MALFORMED[case]
-        with pytest.raises(SymmetryError, match=re.escape(message)) as error:
+        with pytest.raises(WeightSpaceError, match=re.escape(message)) as error:
             read(text)
         assert "\n" not in str(error.value)
 

@@ -63,13 +63,30 @@ def spec_of(tensors: dict[str, str] | None = None, /, **groups: Any) -> Symmetry
         (
             {"size": 2, "symmetry": "scale"},
             (None, [1.0, -2.0]),
-            "the diagonal of group 'h' does not fit its symmetry 'scale'; expected positive numbers",
+            "the diagonal of group 'h' does not fit its symmetry 'scale'; expected finite positive numbers",
+        ),
+        *(
+            (
+                {"size": 2, "symmetry": "scale"},
+                (None, [1.0, number]),
+                "the diagonal of group 'h' does not fit its symmetry 'scale'; expected finite positive numbers",
+            )
+            for number in (torch.inf, torch.nan)
+        ),
+        *(
+            (
+                {"size": 2},
+                given,
+                f"the action on group 'h' is a {type(given).__name__} that holds no numbers; "
+                "expected an index, an (index, diagonal) pair or a matrix",
+            )
+            for given in ("abc", None, [[0], [0, 1]], (None, ["a", "b"]), [1j, 0j], {"index": [0, 1]})
         ),
         ({"size": 2}, (None, [1.0, 1.0]), "the diagonal of group 'h' does not fit its symmetry 'none'; expected none"),
         (
             {"size": 2, "symmetry": "scale"},
             (None, torch.ones(2) * 1j),
-            "the diagonal of group 'h' does not fit its symmetry 'scale'; expected positive numbers",
+            "the diagonal of group 'h' does not fit its symmetry 'scale'; expected finite positive numbers",
         ),
     ],
 )
@@ -82,7 +99,7 @@ def test_what_is_no_element_is_refused(group: dict[str, Any], given: Any, messag
 def test_a_rotation_needs_complex_numbers() -> None:
     spec = spec_of({"w": "(f + f)"}, f={"size": 2, "symmetry": "rotation"})
     with pytest.raises(
-        SymmetryError, match="the diagonal of group 'f' does not fit its symmetry 'rotation'; expected complex numbers other than 0"
+        SymmetryError, match="the diagonal of group 'f' does not fit its symmetry 'rotation'; expected finite complex numbers other than 0"
     ):
         spec.element({"f": (None, [1.0, 2.0])})
 
@@ -154,8 +171,24 @@ def test_signs_flip_both_sides() -> None:
     assert torch.equal(moved["w2"], state["w2"] * torch.tensor([1, -1]))
 
 
+@pytest.mark.parametrize("values", [torch.zeros(3, 2, dtype=torch.int8), torch.zeros(3, 2, dtype=torch.bool), torch.zeros(3, 2) * 1j])
+def test_moving_an_axis_of_integers_is_refused(values: torch.Tensor) -> None:
+    spec = SymmetrySpec.parse(MLP, groups={"h": {"size": 3, "symmetry": "scale"}, "other": {"size": 2}})
+    state = {**state_of(spec), "w1": values}
+    for weights in (state, Checkpoint.of(state)):
+        for given in ([1, 0, 2], (None, [1.0, 2.0, 1.0])):
+            with pytest.raises(SymmetryError) as caught:
+                act(spec.element({"h": given}), weights)
+            assert str(caught.value) == (
+                "the element moves group 'h', an axis of tensor 'w1', which does not hold floats; "
+                "convert its values to floats, or write an integer for the axis"
+            )
+        for still in ({}, {"other": [1, 0]}, {"h": [0, 1, 2]}):
+            assert torch.equal(act(spec.element(still), weights)["w1"], values)
+
+
 def test_integers_and_inputs_stay_as_they_are() -> None:
-    spec = SymmetrySpec.parse({**MLP, "steps": "h"}, groups={"h": {"size": 3, "symmetry": "scale"}})
+    spec = SymmetrySpec.parse({**MLP, "steps": "3"}, groups={"h": {"size": 3, "symmetry": "scale"}})
     state = state_of(spec)
     before = {name: tensor.clone() for name, tensor in state.items()}
     moved = act(spec.random(seeded(0)), state)
@@ -264,6 +297,18 @@ def test_a_checkpoint_is_acted_on_when_it_is_read(tmp_path: Path) -> None:
     save(lazily, tmp_path / "moved.safetensors")
     moved = open_checkpoint(tmp_path / "moved.safetensors")
     assert all(torch.equal(moved[name], eagerly[name]) for name in state)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_checkpoint_that_was_acted_on_is_pickled(tmp_path: Path, in_file: bool) -> None:
+    spec = SymmetrySpec.parse(MLP, groups={"h": {"size": 3, "symmetry": "scale"}}, aliases={"head": "w2"})
+    state = state_of(spec, dtype=torch.float32)
+    save(state, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "model.safetensors") if in_file else Checkpoint.of(state)
+    moved = act(spec.random(seeded(0)), checkpoint)
+    again = pickle.loads(pickle.dumps(moved))
+    assert list(again) == list(moved) and all(torch.equal(again[name], moved[name]) for name in moved)
+    assert not torch.equal(again["w1"], state["w1"])
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_before_reading(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from weightspace.errors import SymmetryError
 from weightspace.spec import MATRIX, NeuronGroup
 
-DIAGONALS = {"sign": "-1 and 1", "scale": "positive numbers", "rotation": "complex numbers other than 0"}
+DIAGONALS = {"sign": "-1 and 1", "scale": "finite positive numbers", "rotation": "finite complex numbers other than 0"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,15 @@ class Action:
         """The action with its index, its diagonal and its matrix each changed by a function."""
         optional = [None if values is None else change(values) for values in (self.diagonal, self.matrix)]
         return Action(change(self.index), *optional)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it does nothing at all."""
+        return (
+            self.matrix is None
+            and bool((self.index == torch.arange(self.index.shape[-1], device=self.index.device)).all())
+            and (self.diagonal is None or bool((self.diagonal == 1).all()))
+        )
 
     def to(self, device: torch.device | str) -> "Action":
         """The same action on another device."""
@@ -106,9 +115,23 @@ def undone(action: Action) -> Action:
 
 
 def read_action(group: NeuronGroup, lead: tuple[int, ...], given: Any) -> Action:
-    """Read what a user gave for a group."""
+    """Read what a user gave for a group.
+
+    Raises:
+        SymmetryError: it is nothing that tensors can be made of.
+    """
     if isinstance(given, Action):
         return given
+    try:
+        return _read(group, lead, given)
+    except (TypeError, ValueError, RuntimeError):
+        raise SymmetryError(
+            f"the action on group '{group.name}' is a {type(given).__name__} that holds no numbers; "
+            "expected an index, an (index, diagonal) pair or a matrix"
+        ) from None
+
+
+def _read(group: NeuronGroup, lead: tuple[int, ...], given: Any) -> Action:
     plain = torch.arange(group.size).expand(*lead, group.size)
     if group.symmetry in MATRIX and isinstance(given, Tensor) and given.is_floating_point():
         return Action(plain, matrix=given)
@@ -120,6 +143,8 @@ def read_action(group: NeuronGroup, lead: tuple[int, ...], given: Any) -> Action
 
 def _index(given: Any) -> Tensor:
     index = torch.as_tensor(given)
+    if index.is_complex():
+        raise TypeError("an index of complex numbers")
     return index if index.is_floating_point() and index.numel() else index.long()
 
 
@@ -166,6 +191,8 @@ def _check_matrix(group: NeuronGroup, shape: tuple[int, ...], matrix: Tensor) ->
 
 def _fits(symmetry: str, diagonal: Tensor) -> bool:
     """Whether the numbers of a diagonal are those that a symmetry allows."""
+    if not bool(diagonal.isfinite().all()):
+        return False
     if symmetry == "rotation":
         return diagonal.is_complex() and bool((diagonal != 0).all())
     return not diagonal.is_complex() and bool((diagonal.abs() == 1).all() if symmetry == "sign" else (diagonal > 0).all())

@@ -23,6 +23,7 @@ _TOKEN = re.compile(
     rf"\s*(?:(?P<name>[A-Za-z_][\w.]*)(?P<dual>'?)(?:\^(?P<power>\d{{1,15}}){_END})?|(?P<size>\d{{1,15}}){_END}|(?P<mark>[(+]|\)'?))"
 )
 MAX_DEPTH = 32  # of nested parentheses
+MAX_POWER = 8  # with which a scale acts: a running variance has 2, and far higher ones are slips that overflow
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,10 @@ def _read_term(text: str, tokens: list[re.Match[str]], at: int, depth: int) -> t
     if token["size"]:
         return Fixed(int(token["size"])), at + 1
     if token["name"]:
-        return Leaf(token["name"], bool(token["dual"]), int(token["power"] or 1)), at + 1
+        leaf = Leaf(token["name"], bool(token["dual"]), int(token["power"] or 1))
+        if leaf.power > MAX_POWER:
+            raise SymmetryError(f"axes '{text[:80]}' have the power {leaf.power} at '{leaf.group}'; expected at most {MAX_POWER}")
+        return leaf, at + 1
     factors, at = _read_axes(text, tokens, at + 1, depth + 1)
     if at == len(tokens):
         raise SymmetryError(f"axes '{text}' have a '(' that nothing closes; add ')'")

@@ -1,6 +1,8 @@
 """Plain values from YAML or JSON text: nothing is executed, and no name may come twice."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,16 @@ def load(text: str, where: str) -> list[dict[str, Any]]:
 
 
 def text_of(source: Path | str) -> tuple[str, str]:
-    """What to call a source in messages, and its text."""
-    if isinstance(source, str) and ("\n" in source or source.lstrip().startswith("{")):
+    """What to call a source in messages, and its text.
+
+    Raises:
+        SymmetryError: it is neither text nor the path of a file that can be read.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise SymmetryError(f"expected the path of a YAML or JSON file, or its text, found {type(source).__name__}; give one of them")
+    if isinstance(source, str) and not source.strip():
+        raise SymmetryError("the text of the spec is empty; give the path of a YAML or JSON file, or its text")
+    if isinstance(source, str) and _is_text(source):
         return "the spec", source
     path = Path(source)
     try:
@@ -48,6 +58,12 @@ def text_of(source: Path | str) -> tuple[str, str]:
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or "not UTF-8 text"
         raise SymmetryError(f"{path} cannot be read as a spec ({said}); give the path of a YAML or JSON file, or its text") from None
+
+
+def _is_text(source: str) -> bool:
+    """Whether it is a document rather than a path: of several lines, in braces or with `name: value`, unless a file has that very name."""
+    looks = source.lstrip().startswith("{") or re.search(r":\s", source) is not None
+    return "\n" in source or (looks and not os.path.exists(source))  # noqa: PTH110 - Path.exists raises where a name is too long
 
 
 def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

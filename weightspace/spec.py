@@ -1,6 +1,7 @@
 """The symmetry specification of an architecture: its neuron groups, and which of them index each axis of each tensor."""
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from weightspace.axes import Axis, Block, Fixed, Leaf, blocks, leaves, parse, show, size
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import ShapeMismatchError, SymmetryError, UnknownNameError
+from weightspace.spec_sizes import expect_weights
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +35,8 @@ class NeuronGroup:
         kind: `permutable`, or `fixed` where the order has a meaning outside the network.
         symmetry: what may be done to members beyond reordering: `sign` (odd activations), `scale` (positively homogeneous
             ones), `rotation` (rotary planes: each member is a pair of coordinates, multiplied by a complex number),
-            `orthogonal` or `linear` (the members mixed by a matrix).
+            `orthogonal` or `linear` (the members mixed by a matrix). Members of a fixed order may have them too: each keeps its
+            place and is flipped or scaled there, and a matrix is the one thing that may then mix them.
         per: the group for each of whose members this one has an element of its own.
     """
 
@@ -50,8 +53,10 @@ class NeuronGroup:
             raise SymmetryError(
                 f"neuron group '{self.name}' has symmetry '{self.symmetry}'; expected none, sign, scale, rotation, orthogonal or linear"
             )
-        if parse(self.name) != (Leaf(self.name),):
+        if not isinstance(self.name, str) or parse(self.name) != (Leaf(self.name),):
             raise SymmetryError(f"'{self.name}' cannot name a neuron group; use letters, digits, '_' and '.', a letter first")
+        if isinstance(self.size, bool) or not isinstance(self.size, numbers.Integral):
+            raise SymmetryError(f"neuron group '{self.name}' has size {self.size!r}; expected a whole number")
         if self.size < 0:
             raise SymmetryError(f"neuron group '{self.name}' has size {self.size}; expected 0 or more")
 
@@ -65,7 +70,7 @@ class NeuronGroup:
 class SymmetrySpec:
     """All neuron groups of an architecture and the axes of its tensors.
 
-    Two specs are equal when their groups, axes, aliases and statistics are.
+    Two specs are equal, and then have one hash, when their groups, axes, aliases, statistics and gains are.
 
     Attributes:
         groups: by name.
@@ -94,6 +99,9 @@ class SymmetrySpec:
         for name, owner in self.aliases.items():
             if owner not in self.tensors or name in self.tensors:
                 raise SymmetryError(f"tensor '{name}' is tied to '{owner}', which needs a row in the spec, and '{name}' none of its own")
+        for name in sorted(self.statistics):
+            if name not in self.tensors and name not in self.aliases:
+                raise UnknownNameError.of("tensor (of 'statistics')", name, self.tensors)
         for gain, readers in self.gains.items():
             missing = [name for name in (gain, *readers) if name not in self.tensors]
             if missing:
@@ -104,6 +112,10 @@ class SymmetrySpec:
                     self._check_leaf(name, leaf)
             if any(self.groups[leaf.group].per or self.groups[leaf.group].symmetry == "rotation" for a in axes for leaf in leaves(a)):
                 self._check_layout(name)
+
+    def __hash__(self) -> int:
+        said = (self.groups, self.tensors, self.aliases, self.gains)
+        return hash((*(frozenset(one.items()) for one in said), self.statistics))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _spec, (
@@ -155,7 +167,7 @@ class SymmetrySpec:
             gains: gains of norms, each with the tensors that read what it scales.
 
         Raises:
-            SymmetryError: text that does not follow the grammar, or groups that contradict each other.
+            SymmetryError: text that does not follow the grammar, groups that contradict each other, or a size of no group.
 
         Example:
             >>> SymmetrySpec.parse({"fc1.weight": "h 4", "fc2.weight": "3 h'"}, sizes={"h": 8})
@@ -165,25 +177,36 @@ class SymmetrySpec:
             group  size  kind        symmetry  per
             h      8     permutable  none
         """
+        given_as = (("tensors", tensors), ("sizes", sizes), ("groups", groups), ("aliases", aliases), ("gains", gains))
+        for what, mapping in given_as:
+            if not isinstance(mapping, Mapping) and (mapping is not None or what == "tensors"):
+                raise SymmetryError(f"'{what}' is a {type(mapping).__name__}; expected names with what is said of them")
+        for name, text in tensors.items():
+            if not isinstance(text, str):
+                raise SymmetryError(f"the axes of tensor '{name}' are {text!r}; expected text such as 'h in'")
         sizes = dict(sizes or {})
         made: dict[str, NeuronGroup] = {}
         for name, given in (groups or {}).items():
             if isinstance(given, NeuronGroup):
                 made[name] = given
                 continue
-            unknown = [key for key in given if key not in ("size", "kind", "symmetry", "per")]
-            if unknown:
-                raise SymmetryError(f"neuron group '{name}' has a field '{unknown[0]}'; expected size, kind, symmetry or per")
+            _expect_fields(name, given)
             made[name] = NeuronGroup(name, **{"size": sizes.get(name, -1), **given})
         for name, count in sizes.items():
             made.setdefault(name, NeuronGroup(name, count))
-        return cls(
+        spec = cls(
             made,
             {name: parse(text) for name, text in tensors.items()},
             aliases or {},
             frozenset(statistics),
             gains={name: tuple(readers) for name, readers in (gains or {}).items()},
         )
+        used = {leaf.group for axes in spec.tensors.values() for axis in axes for leaf in leaves(axis)}
+        used |= {*(groups or {}), *(group.per for group in made.values() if group.per is not None)}
+        for name in sizes:
+            if name not in used:
+                raise UnknownNameError.of("neuron group (of 'sizes')", name, used)
+        return spec
 
     @classmethod
     def from_yaml(cls, source: Path | str, checkpoint: Checkpoint | None = None) -> "SymmetrySpec":
@@ -314,9 +337,10 @@ class SymmetrySpec:
         """See that a state dict is of this architecture: every tensor of the spec with its shape, no float tensor besides.
 
         Raises:
-            SymmetryError: a tensor is missing, or one has no row.
+            SymmetryError: it is no state dict, a tensor is missing, or one has no row.
             ShapeMismatchError: a tensor's axis has another size.
         """
+        expect_weights(state_dict)
         found = _shapes(state_dict)
         for name in [*self.tensors, *self.aliases]:
             if name not in found:
@@ -340,11 +364,17 @@ class SymmetrySpec:
                 )
 
     def with_groups(self, **changes: Mapping[str, Any]) -> "SymmetrySpec":
-        """The same spec with some fields of some groups changed: `spec.with_groups(h={"symmetry": "none"})`."""
+        """The same spec with some fields of some groups changed: `spec.with_groups(h={"symmetry": "none"})`.
+
+        Raises:
+            UnknownNameError: the spec has no such group.
+            SymmetryError: a group has no such field.
+        """
         groups = dict(self.groups)
         for name, change in changes.items():
             if name not in groups:
                 raise UnknownNameError.of("neuron group", name, groups)
+            _expect_fields(name, change)
             groups[name] = replace(groups[name], **cast(Any, change))
         return replace(self, groups=groups, proved=False)
 
@@ -371,9 +401,15 @@ class SymmetrySpec:
         return certificate(self, module, *inputs, **options)
 
     def diff(self, other: "SymmetrySpec") -> list[str]:
-        """What another spec says differently, a line each; nothing when they are equal."""
+        """What another spec says differently, a line each; nothing when they are equal.
+
+        Raises:
+            SymmetryError: the other is no spec.
+        """
         from weightspace.spec_table import differences
 
+        if not isinstance(other, SymmetrySpec):
+            raise SymmetryError(f"expected another spec to compare with, found {type(other).__name__}; give a SymmetrySpec")
         return differences(self, other)
 
     def __repr__(self) -> str:
@@ -421,6 +457,15 @@ def plane(name: str, block: Block, j: int) -> int:
         f"tensor '{name}' has '{block.terms[j]}', whose members are planes, without their two coordinates; "
         f"write '({block.terms[j]} + {block.terms[j]})' or '({block.terms[j]} 2)'"
     )
+
+
+def _expect_fields(name: str, given: object) -> None:
+    """See that what is said of a group is a mapping of its fields."""
+    if not isinstance(given, Mapping):
+        raise SymmetryError(f"neuron group '{name}' is {given!r}; expected a mapping of size, kind, symmetry and per")
+    unknown = [key for key in given if key not in ("size", "kind", "symmetry", "per")]
+    if unknown:
+        raise SymmetryError(f"neuron group '{name}' has a field '{unknown[0]}'; expected size, kind, symmetry or per")
 
 
 def _spec(*fields: Any) -> SymmetrySpec:

@@ -32,8 +32,35 @@ class Header:
     alias_of: str | None = None
 
 
+def expect_weights(weights: object) -> None:
+    """See that something is a checkpoint or a state dict.
+
+    Raises:
+        SymmetryError: it is something else, or holds something else than tensors by name.
+    """
+    if isinstance(weights, Checkpoint):
+        return
+    import torch
+
+    if not isinstance(weights, Mapping):
+        found = f"the text '{weights}'" if isinstance(weights, str) else type(weights).__name__
+        advice = "give its state_dict()" if isinstance(weights, torch.nn.Module) else "open a file with ws.open(path)"
+        raise SymmetryError(f"expected a checkpoint or a state dict, found {found}; {advice}")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise SymmetryError(
+                f"a state dict maps names to torch tensors, found {type(name).__name__} -> {type(tensor).__name__} at '{name}'; "
+                "convert it with torch.as_tensor, or leave it out"
+            )
+
+
 def headers(weights: "Checkpoint | Mapping[str, torch.Tensor]") -> dict[str, Header]:
-    """Shape, kind and tie of each tensor, without reading values."""
+    """Shape, kind and tie of each tensor, without reading values.
+
+    Raises:
+        SymmetryError: it is neither a checkpoint nor a state dict.
+    """
+    expect_weights(weights)
     if isinstance(weights, Checkpoint):
         from weightspace import dtypes
 

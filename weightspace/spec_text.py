@@ -14,12 +14,13 @@
       tied.weight?: _ other'
     aliases: {tied.weight: embed.weight}               # name: the name whose row it shares
     statistics: ["{*}.running_mean"]
+    gains: {"layers.{i}.norm": ["layers.{i}.fc1.weight"]}  # of norms, each with the tensors that read what it scales
 
 An alias with a row of its own is tied only where the checkpoint says so or lacks it; the groups of the two rows then are one.
 `proved: true` in a file is read over: a file can claim anything, so a spec that was read has to be proved again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -36,7 +37,7 @@ from weightspace.templates import Row, Template, escaped, expand, fill
 if TYPE_CHECKING:
     import torch
 
-KEYS = ("groups", "tensors", "aliases", "statistics", "notes", "proved")
+KEYS = ("groups", "tensors", "aliases", "statistics", "gains", "notes", "proved")
 CONFIGURATION = "configuration: "
 """How the note begins that says which values of a configuration a spec was made with."""
 
@@ -66,7 +67,7 @@ def read(
     r"""Read a spec from a YAML or JSON file, or from its text.
 
     Args:
-        source: a path, or text of several lines (or one that begins with `{`).
+        source: a path, or text: several lines, or one that begins with `{` or has a `name: value`.
         checkpoint: what its templates, blanks and missing sizes are filled in from, and checked against.
         sizes: sizes of groups, or values of the configuration, by name; these count first.
 
@@ -102,6 +103,8 @@ def write(spec: SymmetrySpec) -> str:
         if key in document:
             known = document[key]
             document[key] = {escaped(a): b for a, b in known.items()} if isinstance(known, dict) else list(map(escaped, known))
+    if "gains" in document:
+        document["gains"] = {escaped(gain): list(map(escaped, readers)) for gain, readers in document["gains"].items()}
     parts = [
         yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=None if key == "groups" else False, width=1 << 20)
         for key, value in document.items()
@@ -138,15 +141,16 @@ def build(
     groups = {name: _group(name, solved[name], fields, configuration, where) for name, fields in described.items() if solved[name]}
     plain = [template.name for template in given if template.is_plain]
     ordered = {name: groups[name] for name in dict.fromkeys([*plain, *groups]) if name in groups}
-    notes = tuple(map(str, document.get("notes") or ()))
+    notes = _notes(document, where)
     if configuration.asked:
         notes += (CONFIGURATION + ", ".join(f"{name} = {value}" for name, value in configuration.asked.items()),)
     return SymmetrySpec(
         ordered,
         {name: without_blanks(name, axes, known[name].shape, solved) for name, axes in tensors.items()},
         aliases,
-        frozenset(_statistics(document, tensors, where)),
+        frozenset(_statistics(document, tensors, rows, where)),
         notes,
+        gains=_gains(document, tensors, rows, aliases, where),
     )
 
 
@@ -172,9 +176,11 @@ def _plain(
             raise SymmetryError(f"{where}: nothing tells the size of group '{template.text}'; write 'size:', or give a checkpoint")
         groups[template.name] = _group(template.name, count, fields, configuration, where)
     tensors = {row.template.name: parse(row.axes) for row in rows}
-    notes = tuple(map(str, document.get("notes") or ()))
     aliases = {template.name: owner for template, owner in ties}
-    return SymmetrySpec(groups, tensors, aliases, frozenset(_statistics(document, tensors, where)), notes)
+    statistics = frozenset(_statistics(document, tensors, rows, where))
+    return SymmetrySpec(
+        groups, tensors, aliases, statistics, _notes(document, where), gains=_gains(document, tensors, rows, aliases, where)
+    )
 
 
 def _ties(
@@ -280,22 +286,49 @@ def _group(name: str, count: int, fields: Mapping[str, Any], configuration: Conf
     return NeuronGroup(name, count, fields.get("kind", "permutable"), symmetry, fields.get("per"))
 
 
-def _statistics(document: Mapping[str, Any], tensors: Mapping[str, object], where: str) -> list[str]:
+def _statistics(document: Mapping[str, Any], tensors: Mapping[str, object], rows: Sequence[Row], where: str) -> list[str]:
     """The names among a spec's tensors that are running statistics."""
-    wanted = document.get("statistics") or []
-    if not isinstance(wanted, list):
-        raise SymmetryError(f"{where}: 'statistics' is a {type(wanted).__name__}; expected a list of tensor names")
-    made: list[str] = []
-    for template in (Template(_word(one, "a name of 'statistics'", where)) for one in wanted):
-        made += [template.name] if template.is_plain else [name for name in tensors if template.match(name) is not None]
+    templates = map(Template, _words(document.get("statistics"), "'statistics'", where))
+    return [name for template in templates for name in _standing(template, tensors, rows)]
+
+
+def _gains(
+    document: Mapping[str, Any], tensors: Mapping[str, object], rows: Sequence[Row], aliases: Mapping[str, str], where: str
+) -> dict[str, tuple[str, ...]]:
+    """The gains of norms among a spec's tensors, each with the tensors that read what it scales; tied ones by the name with the row."""
+    made: dict[str, tuple[str, ...]] = {}
+    for gain, readers in _mapping(document, "gains", where).items():
+        template, wanted = Template(gain), list(map(Template, _words(readers, f"gain '{gain}'", where)))
+        for name in _standing(template, tensors, rows):
+            bindings = template.match(name) or {}
+            named = [aliases.get(one, one) for one in (one.name if one.is_plain else fill(one.text, bindings) for one in wanted)]
+            made[name] = tuple(one for one in dict.fromkeys(named) if not _is_left_out(one, tensors, rows))
     return made
+
+
+def _standing(template: Template, tensors: Mapping[str, object], rows: Sequence[Row]) -> list[str]:
+    """The tensors that a template stands for; a plain name without a row is kept, for the spec to judge."""
+    names = [template.name] if template.is_plain else [name for name in tensors if template.match(name) is not None]
+    return [name for name in names if not _is_left_out(name, tensors, rows)]
+
+
+def _is_left_out(name: str, tensors: Mapping[str, object], rows: Sequence[Row]) -> bool:
+    """Whether a tensor is one that may be absent, and is."""
+    return name not in tensors and any(row.is_optional and row.template.match(name) is not None for row in rows)
+
+
+def _notes(document: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    notes = document.get("notes") or []
+    if not isinstance(notes, list):
+        raise SymmetryError(f"{where}: 'notes' is {notes!r}; expected a list of lines")
+    return tuple(map(str, notes))
 
 
 def _check_keys(document: Mapping[str, Any], where: str) -> None:
     unknown = [str(key) for key in document if key not in KEYS]
     if unknown:
         raise SymmetryError(f"{where} has a part '{unknown[0]}'; expected {', '.join(KEYS)}")
-    if not document.get("tensors"):
+    if document.get("tensors") is None:
         raise SymmetryError(f"{where} has no rows under 'tensors'; write the axes of each tensor there")
 
 
@@ -312,6 +345,12 @@ def _word(value: Any, what: str, where: str) -> str:
     if not isinstance(value, str):
         raise SymmetryError(f"{where}: {what} is {value!r}; expected text, so put it into quotes")
     return value
+
+
+def _words(value: Any, what: str, where: str) -> list[str]:
+    if not isinstance(value, list | None):
+        raise SymmetryError(f"{where}: {what} is a {type(value).__name__}; expected a list of tensor names")
+    return [_word(one, f"a name of {what}", where) for one in value or ()]
 
 
 def _axes_text(name: str, axes: Any, where: str) -> str:

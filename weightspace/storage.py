@@ -176,6 +176,9 @@ class Memory:
 
     data: bytes | bytearray | memoryview
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Memory, (bytes(self.data),)  # views cannot be pickled
+
     @property
     def nbytes(self) -> int:
         """Bytes in all."""

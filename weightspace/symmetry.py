@@ -44,7 +44,15 @@ class Symmetry:
         return Symmetry, (self.spec, dict(self.actions))
 
     def __matmul__(self, other: "Symmetry") -> "Symmetry":
-        """The element that acts as `other` first and this one after."""
+        """The element that acts as `other` first and this one after.
+
+        Raises:
+            SymmetryError: the other is no element, or one of another spec.
+        """
+        if not isinstance(other, Symmetry):
+            raise SymmetryError(
+                f"expected another element after '@', found {type(other).__name__}; move weights with act(element, weights)"
+            )
         if self.spec != other.spec:
             raise SymmetryError("the two elements belong to different specs; compare them with spec.diff")
         made: dict[str, Action] = {}
@@ -83,12 +91,7 @@ class Symmetry:
     @property
     def is_identity(self) -> bool:
         """Whether it does nothing at all."""
-        return all(
-            action.matrix is None
-            and bool((action.index == torch.arange(action.index.shape[-1], device=action.index.device)).all())
-            and (action.diagonal is None or bool((action.diagonal == 1).all()))
-            for action in self.actions.values()
-        )
+        return all(action.is_identity for action in self.actions.values())
 
     def to(self, device: torch.device | str) -> "Symmetry":
         """The same element on another device."""
@@ -122,6 +125,8 @@ def element(spec: SymmetrySpec, actions: Mapping[str, Any]) -> Symmetry:
         >>> act(spec.element({"h": [1, 0]}), {"fc.bias": torch.tensor([1., 2.])})
         {'fc.bias': tensor([2., 1.])}
     """
+    if not isinstance(actions, Mapping):
+        raise SymmetryError(f"expected actions by group, found {type(actions).__name__}; give a mapping such as {{'h': [1, 0]}}")
     made: dict[str, Action] = {}
     for name, given in actions.items():
         if name not in spec.groups:
@@ -140,7 +145,13 @@ def random(spec: SymmetrySpec, generator: torch.Generator | None = None, *, disc
         spec: of what to draw an element.
         generator: source of chance.
         discrete: permutations and signs alone.
+
+    Raises:
+        SymmetryError: a seed in place of a generator.
     """
+    if not isinstance(generator, torch.Generator | None):
+        seeded = f"; give torch.Generator().manual_seed({generator})" if isinstance(generator, int) else "; give one, or nothing"
+        raise SymmetryError(f"expected a torch.Generator as the source of chance, found {generator!r}{seeded}")
     return Symmetry(
         spec, {g.name: random_action(g, tuple(p.size for p in spec.parents(g.name)), generator, discrete) for g in spec.movable}
     )
@@ -150,11 +161,14 @@ def act(element: Symmetry, weights: Weights) -> Weights:
     """Apply one group element to every axis that its groups index.
 
     A state dict comes back as a new one, a `Checkpoint` as a `Checkpoint` whose tensors are moved when they are read, one at a
-    time. Integer tensors stay as they are; what is computed (scales, matrices) is computed in float32 or wider and rounded once.
+    time. What is computed (scales, matrices) is computed in float32 or wider and rounded once. Tensors of integers have rows
+    of integers, or none, and stay as they are.
 
     Raises:
-        SymmetryError, ShapeMismatchError: the weights are not of the element's spec.
+        SymmetryError, ShapeMismatchError: the weights are not of the element's spec, or it moves an axis of integers.
     """
+    if not isinstance(element, Symmetry):
+        raise SymmetryError(f"expected an element first, found {type(element).__name__}; call act(element, weights)")
     spec = element.spec
     spec.check(weights)
     moved = {name for name in [*spec.tensors, *spec.aliases] if any(True for _ in _touched(element, name))}
@@ -163,13 +177,26 @@ def act(element: Symmetry, weights: Weights) -> Weights:
     made: dict[int, Tensor] = {}
     out: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        if name in moved and tensor.is_floating_point():
+        if name in moved and not tensor.is_floating_point():
+            _expect_still(element, name)
+            out[name] = tensor
+        elif name in moved:
             if id(tensor) not in made:  # one tensor under two names stays one
                 made[id(tensor)] = act_on_tensor(element, name, tensor)
             out[name] = made[id(tensor)]
         else:
             out[name] = tensor
     return cast(Weights, out)
+
+
+def _expect_still(element: Symmetry, name: str) -> None:
+    """See that a tensor of integers is not to be moved: it would stay, and the function with it would not."""
+    group = next((group for group in _touched(element, name) if not element.actions[group].is_identity), None)
+    if group is not None:
+        raise SymmetryError(
+            f"the element moves group '{group}', an axis of tensor '{name}', which does not hold floats; "
+            "convert its values to floats, or write an integer for the axis"
+        )
 
 
 def act_on_tensor(element: Symmetry, name: str, tensor: Tensor) -> Tensor:
@@ -197,18 +224,16 @@ def _act_on_block(element: Symmetry, name: str, block: Block) -> Tensor:
             else:
                 values = _widened(values) * spread(action.diagonal.to(_wide(values)) ** leaf.exponent, values.dim(), (*beside, j))
         if action.matrix is not None and name in spec.gains:
-            _expect_folded(name, leaf, block.view)
+            expect_folded(name, leaf.group, block.view)
         elif action.matrix is not None:
             values = mix(_widened(values), action.dual if leaf.dual else action.matrix, beside, j)
     return values
 
 
-def _expect_folded(name: str, leaf: Leaf, gain: Tensor) -> None:
+def expect_folded(name: str, group: str, gain: Tensor) -> None:
     """See that a gain is constant, so that mixing the members it scales leaves it as it is."""
     if gain.numel() and float(gain.max() - gain.min()) > 1e-6 * float(gain.abs().max()):
-        raise SymmetryError(
-            f"a matrix acts on group '{leaf.group}', but gain '{name}' is not constant; fold it away first: fold(weights, spec)"
-        )
+        raise SymmetryError(f"a matrix acts on group '{group}', but gain '{name}' is not constant; fold it away first: fold(weights, spec)")
 
 
 def reorder(values: Tensor, index: Tensor, parents: Sequence[int], j: int) -> Tensor:
@@ -289,7 +314,10 @@ def _act_lazily(element: Symmetry, checkpoint: Checkpoint, moved: set[str]) -> C
     info = dict(checkpoint.info)
     for name, old in checkpoint.storages.items():
         element_type = dtypes.dtype(info[name].dtype)
-        if name not in moved or not element_type.is_float:
+        if name in moved and element_type.kind not in ("float", "quantized"):
+            _expect_still(element, name)
+            moved = moved - {name}
+        if name not in moved:
             storages[name] = old
             continue
         if element_type.kind == "quantized":
@@ -297,12 +325,15 @@ def _act_lazily(element: Symmetry, checkpoint: Checkpoint, moved: set[str]) -> C
                 f"tensor '{name}' is quantised ({element_type.name}), so its members cannot be moved; save its values as F16 first"
             )
 
-        def produce(name: str = name) -> Any:
-            return tensor_bytes(act_on_tensor(element, name, checkpoint[name]))
-
         owner = info[name].alias_of
-        storages[name] = storages[owner] if owner in storages else Produced(info[name].nbytes, produce)
+        storages[name] = (
+            storages[owner] if owner in storages else Produced(info[name].nbytes, partial(_moved_bytes, element, checkpoint, name))
+        )
     return replace(checkpoint, storages=storages, format="memory", path=None, files=(), extras={})
+
+
+def _moved_bytes(element: Symmetry, checkpoint: Checkpoint, name: str) -> memoryview:
+    return tensor_bytes(act_on_tensor(element, name, checkpoint[name]))
 
 
 __all__ = [

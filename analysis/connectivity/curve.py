@@ -153,7 +153,8 @@ def _measured(task: Task | Evaluate, state_dict: dict[str, Tensor], calibrate: b
             values["calibrated_loss"], values["temperature"] = calibrated_loss(task, state_dict)
         return values
     found = task(state_dict)
-    values = dict(found) if isinstance(found, Mapping) else {"loss": found}
+    given = dict(found) if isinstance(found, Mapping) else {"loss": found}
+    values = {name: value.item() if isinstance(value, Tensor) and value.numel() == 1 else value for name, value in given.items()}
     odd = next((f"{name}: {type(value).__name__}" for name, value in values.items() if not isinstance(value, int | float)), None)
     if odd is not None or "loss" not in values:
         found_text = odd or f"only {', '.join(map(str, values)) or 'an empty mapping'}"

@@ -54,7 +54,7 @@ def state_of(weights: Checkpoint | StateDict) -> dict[str, Tensor]:
 def _sum(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
     first = parts[0]
     if not (first.is_floating_point() or first.is_complex()):
-        return first
+        return first.clone()  # what is handed out may be written to
     wide = torch.promote_types(first.dtype, torch.float32)
     total = weights[0] * first.to(wide)
     for weight, part in zip(weights[1:], parts[1:], strict=True):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.matching.assignment import assign
-from weightspace.analysis.matching.pair import Family, Kernels, Local
+from weightspace.analysis.matching.pair import UNSIGNED, Family, Kernels, Local, bare
 from weightspace.spec import SymmetrySpec
 
 MAX_ROUNDS = 20  # of alternating between children that stand in one block
@@ -31,17 +31,19 @@ class Rules:
     def of(cls, spec: SymmetrySpec, *, matrices: bool, solver: str | None = None) -> "Rules":
         """What a spec allows."""
         mixed = frozenset(g.name for g in spec.groups.values() if g.symmetry in ("orthogonal", "linear"))
-        signed = frozenset(g.name for g in spec.groups.values() if g.symmetry == "sign")
+        parents = {g.per for g in spec.groups.values()}  # the sign of a whole head would be one for all members inside: not looked for
+        signed = frozenset(g.name for g in spec.groups.values() if g.symmetry == "sign" and g.name not in parents)
         return cls(signed, mixed if matrices else frozenset(), solver)
 
 
-def solve_one(group: str, gains: Tensor, rules: Rules) -> tuple[Local, float]:
+def solve_one(group: str, gains: Tensor, rules: Rules, unsigned: Tensor | None = None) -> tuple[Local, float]:
     """Assign members of b to members of a so that the gains add up to the most.
 
     Args:
         group: whose members they are.
         gains: what a's member i gains from b's member j, shape (n, n).
         rules: how they may be sent.
+        unsigned: what is gained besides, whatever the sign.
 
     Returns:
         The action on b and what it gains.
@@ -50,12 +52,15 @@ def solve_one(group: str, gains: Tensor, rules: Rules) -> tuple[Local, float]:
         # Orthogonal Procrustes (Schönemann 1966): the polar factor of the gains maximises the trace.
         left, singular, right = torch.linalg.svd(gains.double())
         return Local(torch.arange(len(gains)), matrix=(left @ right).cpu()), float(singular.sum())
-    index = assign(gains.abs() if group in rules.signed else gains, solver=rules.solver)
-    taken = gains.gather(1, index.to(gains.device)[:, None])[:, 0].double()
-    if group in rules.signed:
-        signs = torch.where(taken < 0, -1.0, 1.0).double()
-        return Local(index, signs.cpu()), float(taken.abs().sum())
-    return Local(index), float(taken.sum())
+    total = gains.abs() if group in rules.signed else gains
+    total = total if unsigned is None else total + unsigned.to(total)
+    index = assign(total, solver=rules.solver)
+
+    def taken(values: Tensor) -> Tensor:
+        return values.gather(1, index.to(values.device)[:, None])[:, 0].double()
+
+    signs = torch.where(taken(gains) < 0, -1.0, 1.0).double().cpu() if group in rules.signed else None
+    return Local(index, signs), float(taken(total).sum())
 
 
 def solve_family(family: Family, kernels: Kernels, rules: Rules) -> tuple[dict[str, Local], float]:
@@ -71,16 +76,19 @@ def solve_family(family: Family, kernels: Kernels, rules: Rules) -> tuple[dict[s
 
 
 def _solve(family: Family, group: str, kernels: Kernels, rules: Rules) -> tuple[dict[str, Local], float]:
-    own = kernels.get((group,))
+    own, still = kernels.get((group,)), kernels.get((group + UNSIGNED,))
     children = family.children[group]
     if not children:
-        if own is None:
+        either = own if own is not None else still
+        if either is None:
             raise ValueError(f"no block holds group '{group}'")
-        action, gain = solve_one(group, own, rules)
+        action, gain = solve_one(group, torch.zeros_like(either) if own is None else own, rules, still)
         return {group: action}, gain
-    inner = {names: k for names, k in kernels.items() if names != (group,)}
+    inner = {names: k for names, k in kernels.items() if len(names) > 1}
     count = next(iter(kernels.values())).shape[0]
-    gains = torch.zeros(count, count, dtype=torch.float64) if own is None else own.double().cpu().clone()
+    gains = torch.zeros(count, count, dtype=torch.float64)
+    for direct in (own, still):
+        gains = gains if direct is None else gains + direct.double().cpu()
     answers: dict[tuple[int, int], dict[str, Local]] = {}
     for i in range(count):
         for j in range(count):
@@ -98,7 +106,7 @@ def _solve_children(family: Family, children: tuple[str, ...], kernels: Kernels,
     total = 0.0
     for together in _coupled(family, children, kernels):
         if len(together) == 1:
-            mine = {names: k for names, k in kernels.items() if names[0] == together[0]}
+            mine = {names: k for names, k in kernels.items() if bare(names[0]) == together[0]}
             actions, gain = _solve(family, together[0], mine, rules)
         else:
             actions, gain = _alternate(family, together, kernels, rules)
@@ -109,9 +117,9 @@ def _solve_children(family: Family, children: tuple[str, ...], kernels: Kernels,
 
 def _coupled(family: Family, children: tuple[str, ...], kernels: Kernels) -> list[tuple[str, ...]]:
     """Split children into sets that share no block."""
-    sets: list[set[str]] = [{child} for child in children if any(child in names for names in kernels)]
+    sets: list[set[str]] = [{child} for child in children if any(child in map(bare, names) for names in kernels)]
     for names in kernels:
-        joined = [s for s in sets if s & set(names)]
+        joined = [s for s in sets if s & set(map(bare, names))]
         if len(joined) > 1:
             sets = [s for s in sets if s not in joined] + [set.union(*joined)]
     return [tuple(child for child in children if child in s) for s in sets]
@@ -125,7 +133,11 @@ def _alternate(family: Family, children: tuple[str, ...], kernels: Kernels, rule
         before = best
         for child in children:
             mine = _below(family, child)
-            seen = {names: k for names, k in kernels.items() if set(names) & mine and all(n in mine or _plain(n, actions) for n in names)}
+            seen = {
+                names: k
+                for names, k in kernels.items()
+                if set(map(bare, names)) & mine and all(bare(n) in mine or _plain(bare(n), actions) for n in names)
+            }
             reduced: Kernels = {}
             for names, k in seen.items():
                 kept, values = contract(names, k, mine, actions)
@@ -144,14 +156,14 @@ def _alternate(family: Family, children: tuple[str, ...], kernels: Kernels, rule
 
 def _opening(family: Family, children: tuple[str, ...], kernels: Kernels, rules: Rules) -> dict[str, Local]:
     """What to begin with: nothing, or, where no child is seen alone, one of two by the most that the second could gain."""
-    if any(set(names) <= _below(family, child) for child in children for names in kernels):
+    if any(set(map(bare, names)) <= _below(family, child) for child in children for names in kernels):
         return {}
     for names, values in kernels.items():
         if len(names) == 2:
             count = len(values)
-            most = [[solve_one(names[1], values[i, :, j], rules)[1] for j in range(count)] for i in range(count)]
-            return {names[0]: solve_one(names[0], torch.tensor(most, dtype=torch.float64), rules)[0]}
-    sizes = {name: k.shape[at] for names, k in kernels.items() for at, name in enumerate(names)}
+            most = [[solve_one(bare(names[1]), values[i, :, j], rules)[1] for j in range(count)] for i in range(count)]
+            return {bare(names[0]): solve_one(bare(names[0]), torch.tensor(most, dtype=torch.float64), rules)[0]}
+    sizes = {bare(name): k.shape[at] for names, k in kernels.items() for at, name in enumerate(names)}
     return {child: Local(torch.arange(sizes[child])) for child in children[:-1]}
 
 
@@ -166,10 +178,11 @@ def contract(names: tuple[str, ...], values: Tensor, keep: set[str], actions: Ma
     """Sum a kernel over groups whose action is known, along the pairs that it makes; a sign or a matrix weighs them."""
     kept = list(names)
     for name in names:
-        if name in keep:
+        if bare(name) in keep:
             continue
         at = kept.index(name)
-        matrix = actions[name].as_matrix.to(values)
+        matrix = actions[bare(name)].as_matrix.to(values)
+        matrix = matrix if bare(name) == name else matrix.abs()
         values = torch.einsum("ij...,ij->...", values.movedim((at, len(kept) + at), (0, 1)), matrix)
         kept.pop(at)
     return tuple(kept), values
@@ -184,7 +197,7 @@ def _gain(kernels: Kernels, actions: Mapping[str, Local]) -> float:
     """What actions on children without parents of their own gain in all kernels whose groups are known."""
     total = 0.0
     for names, values in kernels.items():
-        if all(_plain(n, actions) for n in names):
+        if all(_plain(bare(n), actions) for n in names):
             total += float(contract(names, values, set(), actions)[1])
     return total
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from weightspace.analysis.matching.pair import inner
+from weightspace.analysis.matching.pair import inner, widened
 from weightspace.analysis.matching.search import Run
 from weightspace.checkpoint import Checkpoint
 from weightspace.registry import Registry
@@ -30,7 +30,8 @@ class Match:
     Attributes:
         element: moves b onto a: `ws.act(m.element, b)`.
         method: how it was found.
-        objective: the objective at the start and after each sweep; it never falls.
+        objective: the objective at the start and after each sweep; it never falls. What it is says the method; for `weight` it is the
+            inner product over the tensors that have an axis to move.
         stopped: why the search ended.
         restarts: the final objective of each restart.
         l2_before, l2_after: distance from a to b over all tensors but running statistics, before and after.
@@ -144,7 +145,9 @@ def compare(a: Checkpoint | StateDict, b: Checkpoint | StateDict, spec: Symmetry
         x, y = a[name], b[name]
         if name in spec.statistics or not x.is_floating_point():
             continue
-        x, y = x.detach().float() if x.dtype != torch.float64 else x.detach(), y.detach().to(x.device)
+        x, y = widened(x), widened(y).to(x.device)
+        if x.dtype != y.dtype:
+            x, y = x.double(), y.double()
         apart = x - y
         square += inner(apart, apart)
         together += inner(x, y)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from weightspace.axes import Leaf
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import SymmetryError
+from weightspace.errors import SymmetryError, UnknownNameError
 from weightspace.spec import SymmetrySpec, place
 from weightspace.symmetry import Action, StateDict, mix, reorder, spread
 
@@ -24,7 +24,12 @@ Local = Action
 """The action on one group: index and signs by its parents' new places."""
 
 Kernels = dict[tuple[str, ...], Tensor]
-"""For groups that stand together in blocks: inner products of members of a with members of b, shape (*sizes, *sizes)."""
+"""For groups that stand together in blocks: inner products of members of a with members of b, shape (*sizes, *sizes).
+
+Where a sign of a group does not act, as on the gain of a norm, its name is marked by `UNSIGNED`: those products are kept apart.
+"""
+
+UNSIGNED = "^0"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class PairBlock:
         groups: the movable group that each dimension is indexed by, None where it is fixed.
         powers: how often a sign acts on each dimension, modulo 2.
         parents: the dimensions of each dimension's parents, outermost first.
+        keys: the group of each dimension, marked where its sign does not act.
     """
 
     name: str
@@ -45,6 +51,7 @@ class PairBlock:
     groups: tuple[str | None, ...]
     powers: tuple[int, ...]
     parents: tuple[tuple[int, ...], ...]
+    keys: tuple[str | None, ...]
 
     def moved(self, values: Tensor, actions: Mapping[str, Local], skip: frozenset[str] | tuple[int, ...]) -> Tensor:
         """Values of b with the groups' actions applied, but for the groups (or the dimensions) to skip."""
@@ -127,6 +134,9 @@ class Pair:
         """
         spec.check(a)
         spec.check(b)
+        unknown = [name for name in masks or {} if name not in spec.tensors]
+        if unknown:
+            raise UnknownNameError.of("tensor to mask", unknown[0], spec.tensors)
         movable = {group.name for group in spec.movable if group.kind == "permutable"}
         blocks: list[PairBlock] = []
         for name in spec.tensors:
@@ -142,10 +152,13 @@ class Pair:
             for x, y in zip(spec.blocks(name, left), spec.blocks(name, right), strict=True):
                 groups = tuple(t.group if isinstance(t, Leaf) and t.group in movable else None for t in x.terms)
                 powers = tuple(t.power % 2 if isinstance(t, Leaf) else 0 for t in x.terms)
+                keys = tuple(
+                    None if g is None else g + UNSIGNED * (spec.groups[g].symmetry == "sign" and not power)
+                    for g, power in zip(groups, powers, strict=True)
+                )
                 if any(groups) and x.view.numel():
-                    blocks.append(
-                        PairBlock(name, x.view, y.view, groups, powers, tuple(place(spec, name, x, j) for j in range(len(groups))))
-                    )
+                    places = tuple(place(spec, name, x, j) for j in range(len(groups)))
+                    blocks.append(PairBlock(name, x.view, y.view, groups, powers, places, keys))
         families = _families(spec, blocks, movable)
         beside = tuple(
             frozenset(k for k, other in enumerate(families) if k != i and set(other.blocks) & set(family.blocks))
@@ -169,6 +182,11 @@ class Pair:
         return math.sqrt(sum(inner(x.a, x.a) for x in self.blocks) * sum(inner(x.b, x.b) for x in self.blocks))
 
 
+def bare(key: str) -> str:
+    """The group that a key of kernels stands for."""
+    return key.removesuffix(UNSIGNED)
+
+
 def inner(a: Tensor, b: Tensor) -> float:
     """Inner product: short stretches in the tensors' own precision, which is fast, added up in float64."""
     x, y = a.reshape(-1), b.reshape(-1)
@@ -187,12 +205,31 @@ def kernel(block: PairBlock, at: tuple[int, ...], left: Tensor, right: Tensor) -
     return made.reshape(*sizes, *(right.shape[j] for j in at))
 
 
+def usable(device: torch.device | str) -> torch.device:
+    """The device, where there is one.
+
+    Raises:
+        SymmetryError: torch has no such device, or this machine has not.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise SymmetryError(f"device '{device}' cannot be used here ({str(error).splitlines()[0]}); take 'cpu'") from None
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The values as floats wide enough to multiply and add up: float32, or float64 where they are that or very large or small."""
+    wide = tensor.detach().to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    peak = float(torch.linalg.vector_norm(wide, float("inf"))) if wide.numel() else 0.0
+    return wide if 1e-12 < peak < 1e12 or not math.isfinite(peak) else wide.double()
+
+
 def _values(source: Checkpoint | StateDict, name: str, masks: Mapping[str, Tensor] | None, device: torch.device | str) -> Tensor | None:
     """One tensor as floats wide enough to add up, None where it holds no floats."""
     tensor = source[name]
     if not tensor.is_floating_point():
         return None
-    wide = tensor.detach().to(device=device, dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    wide = widened(tensor).to(device)
     # The sum is finite unless a value is not, or it is itself too large: only then is each value looked at.
     if not math.isfinite(float(wide.sum())) and not bool(torch.isfinite(wide).all()):
         raise SymmetryError(f"tensor '{name}' has values that are not finite; matching needs finite weights")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.matching.family import Rules, solve_family
-from weightspace.analysis.matching.pair import Family, Kernels, Local, Pair, PairBlock, kernel
+from weightspace.analysis.matching.pair import Family, Kernels, Local, Pair, PairBlock, bare, kernel
 from weightspace.analysis.matching.quadratic import improve
 
 TOLERANCE = 1e-6  # of the objective's size: float32 sums are not known better
@@ -108,20 +108,22 @@ def gained(family: Family, kernels: Kernels, actions: Mapping[str, Local]) -> fl
     parent = {child: name for name, children in family.children.items() for child in children}
     total = 0.0
     for names, values in kernels.items():
-        first = actions[names[0]]
+        first = actions[bare(names[0])]
         if len(names) == 1 and first.matrix is None:
             taken = values.gather(1, first.index.to(values.device)[:, None])[:, 0].double()
-            total += float(taken.sum() if first.diagonal is None else taken @ first.diagonal.to(taken))
+            total += float(taken.sum() if first.diagonal is None or bare(names[0]) != names[0] else taken @ first.diagonal.to(taken))
             continue
         # Members of a get even numbers and members of b odd ones; a child's matrix is counted by its parents' members of a.
-        number = {name: 2 * k for k, name in enumerate(names)}
+        number = {bare(name): 2 * k for k, name in enumerate(names)}
         operands: list[Tensor | list[int]] = [values.double().cpu(), [*number.values(), *(k + 1 for k in number.values())]]
         for name in names:
-            chain, above = [number[name], number[name] + 1], parent.get(name)
+            group = bare(name)
+            chain, above = [number[group], number[group] + 1], parent.get(group)
             while above is not None:
                 chain.insert(0, number[above])
                 above = parent.get(above)
-            operands += [actions[name].as_matrix.double(), chain]
+            matrix = actions[group].as_matrix.double()
+            operands += [matrix if group == name else matrix.abs(), chain]
         total += float(torch.einsum(*operands, []))
     return total
 
@@ -135,7 +137,7 @@ def _changes(
             (j for j, g in enumerate(block.groups) if g in family.members), key=lambda j: family.members.index(cast(str, block.groups[j]))
         )
     )
-    names = tuple(cast(str, block.groups[j]) for j in at)
+    names = tuple(cast(str, block.keys[j]) for j in at)
     skip = frozenset(family.members)
     if before is None:
         return [(names, kernel(block, at, block.a, block.moved(block.b, now, skip)))]
@@ -194,7 +196,7 @@ def _linearised(block: PairBlock, family: Family, actions: Mapping[str, Local]) 
     made: list[tuple[tuple[str, ...], Tensor]] = []
     for j, group in enumerate(block.groups):
         if group in family.members and not block.parents[j]:
-            made.append(((group,), kernel(block, (j,), block.a, block.moved(block.b, actions, (j,)))))
+            made.append(((cast(str, block.keys[j]),), kernel(block, (j,), block.a, block.moved(block.b, actions, (j,)))))
     return made
 
 

@@ -3,6 +3,8 @@
 # mypy: disable-error-code="no-untyped-call"
 
 import math
+import re
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -195,6 +197,9 @@ CASES = {
 }  # fmt: skip
 
 
+NOTES = {"units by rank": ("'topk' at the model, node topk fixes an axis of size 6",)}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_traced_is_what_a_person_would_write_down_and_is_proved(name: str) -> None:
     make, shape, expected, rows = CASES[name]
@@ -203,7 +208,7 @@ def test_what_is_traced_is_what_a_person_would_write_down_and_is_proved(name: st
     spec = trace(module, inputs)
     assert groups(spec) == expected
     assert table(spec, *rows) == rows
-    assert spec.notes == ()
+    assert spec.notes == NOTES.get(name, ())
     proved = prove(spec, module, inputs)
     assert proved.proved
     assert groups(proved) == expected
@@ -254,6 +259,109 @@ def test_a_path_that_depends_on_data_is_refused_in_one_line(capfd: pytest.Captur
     with pytest.raises(SymmetryError, match=r"the path through the module depends on the data .*; trace a module that takes the same path"):
         trace(modules.Branching(), torch.randn(VECTORS))
     assert capfd.readouterr() == ("", "")
+
+
+class Hidden(nn.Module):
+    """Two layers with something between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(4, 8), nn.Linear(8, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.between(self.a(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("between", "operation"),
+    [
+        (lambda h: h.flip(-1), "flip"),
+        (lambda h: h.roll(1, -1), "roll"),
+        (lambda h: h[:, [1, 0, 2, 3, 5, 4, 7, 6]], "index"),
+        (lambda h: h.sort(-1).values, "sort"),
+        (lambda h: h - h.median(-1, keepdim=True).values, "median"),
+        (lambda h: h.cumsum(-1), "cumsum"),
+        (lambda h: torch.cat([h[:, ::3], h[:, :5]], -1), "slice"),
+        (lambda h: F.local_response_norm(h[:, :, None], 2)[:, :, 0], "avg_pool2d"),
+    ],
+)
+def test_an_operation_that_fixes_a_hidden_axis_is_named(between: Callable[[Tensor], Tensor], operation: str) -> None:
+    spec = trace(Hidden(between), torch.randn(VECTORS))
+    assert not spec.movable and len(spec.notes) == 1
+    assert re.fullmatch(f"'{operation}' at the model, node {operation}\\w* fixes an axis of size [89]", spec.notes[0])
+
+
+def test_a_diagonal_is_indexed_alike_on_both_sides() -> None:
+    module, inputs = Hidden(lambda h: torch.diag_embed(torch.tanh(h)).sum(-1)), torch.randn(VECTORS)
+    spec = trace(module, inputs)
+    assert groups(prove(spec, module, inputs)) == {"a 8 permutable none"} and not spec.notes
+    beside = trace(Hidden(lambda h: torch.diag_embed(h, 1)[:, :8, 1:].sum(-1)), inputs)
+    assert not beside.movable and beside.notes[0].startswith("operation 'diag_embed' cannot be followed (ValueError: not the main diagonal")
+
+
+def test_a_shape_that_depends_on_data_is_refused_in_one_line() -> None:
+    with pytest.raises(
+        SymmetryError, match=r"the path through the module depends on the data \(node .* has shape \[u0, .*; trace a module"
+    ):
+        trace(Hidden(lambda h: h[h.sum(-1) > 0]), torch.randn(VECTORS))
+
+
+class Caching(Hidden):
+    def forward(self, x: Tensor) -> Tensor:
+        self.cache = self.a(x)
+        return self.b(torch.tanh(self.cache))  # type: ignore[no-any-return]
+
+
+def test_what_forward_stores_in_attributes_stays_out_of_the_module() -> None:
+    module, inputs = Caching(torch.tanh), torch.randn(VECTORS)
+    assert groups(trace_and_prove(module, inputs)) == {"a 8 permutable sign"}
+    assert not hasattr(module, "cache")
+    module(inputs)
+    before = module.cache
+    assert groups(trace_and_prove(module, inputs)) == {"a 8 permutable sign"}
+    assert module.cache is before
+
+
+def test_a_weight_that_a_hook_computes_is_no_obstacle() -> None:
+    with pytest.warns(FutureWarning):
+        normed = nn.utils.weight_norm(nn.Linear(4, 6))
+    module, inputs = nn.Sequential(normed, nn.Tanh(), nn.Linear(6, 2)), torch.randn(VECTORS)
+    module(inputs)
+    assert groups(trace_and_prove(module, inputs)) == {"layer0 6 permutable sign"}
+
+
+class Averaging(Hidden):
+    """Writes a running mean even in eval mode."""
+
+    ema: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(torch.tanh)
+        self.register_buffer("ema", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        self.ema.mul_(0.9).add_(hidden.mean(0).detach())
+        return self.b(torch.tanh(hidden))  # type: ignore[no-any-return]
+
+
+def test_what_is_written_to_a_buffer_is_no_output() -> None:
+    spec = trace(Averaging(), torch.randn(VECTORS))
+    assert groups(spec) == {"a 8 permutable sign"}
+    assert "buffer 'ema' is written in eval mode, which is no output" in spec.notes
+
+
+def test_tensors_that_share_storage_in_part_are_fixed() -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    module[2].weight = nn.Parameter(module[0].get_parameter("weight").data.t())
+    spec = trace_and_prove(module, torch.randn(2, 6))
+    assert table(spec, "0.weight", "2.weight") == {"0.weight": "6 in", "2.weight": "6 6"}
+    assert not spec.movable and spec.notes == ("tensors '0.weight' and '2.weight' share storage in part; their axes are fixed",)
+
+
+def test_an_empty_batch_is_refused() -> None:
+    with pytest.raises(SymmetryError, match=r"the outputs are empty, of shape \[0, 3\], .*; give inputs with at least one example"):
+        trace(chain(), torch.randn(0, 4))
 
 
 def test_inputs_on_which_the_module_does_not_run_are_refused() -> None:

@@ -80,6 +80,7 @@ class Variant:
             tensors={names[bare]: axes for bare, axes in made.tensors.items()},
             aliases={names.get(a, a): names[b] for a, b in made.aliases.items()},
             statistics=frozenset(names[bare] for bare in made.statistics),
+            gains={names[gain]: tuple(names[reader] for reader in readers) for gain, readers in made.gains.items()},
         )
 
 
@@ -134,7 +135,7 @@ def spec_for(weights: "Checkpoint | Mapping[str, torch.Tensor]", sizes: Mapping[
     try:
         return chain(known)
     except SymmetryError as error:
-        raise SymmetryError(f"no family that comes with the package fits ({', '.join(families())}), and {error}") from None
+        raise SymmetryError(f"no family that comes with the package fits, and {error} (families: {', '.join(families())})") from None
 
 
 def _bare(names: Mapping[str, Header], prefix: str) -> dict[str, str]:
@@ -159,7 +160,7 @@ def _variant(document: Mapping[str, Any]) -> Variant:
 def _changed(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A family's document with what a variant changes; the variant's rows come first, and `null` takes a row away."""
     made = {**base, **change}
-    for key in ("groups", "tensors", "aliases"):
+    for key in ("groups", "tensors", "aliases", "gains"):
         merged = {**(change.get(key) or {}), **{k: v for k, v in (base.get(key) or {}).items() if k not in (change.get(key) or {})}}
         made[key] = {name: value for name, value in merged.items() if value is not None}
     return made

@@ -1,10 +1,13 @@
 """What a command judges weights by: `--eval module:function`, or the task that a population's recipe names."""
 
 import inspect
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from weightspace.errors import TaskError, WeightSpaceError
 
 if TYPE_CHECKING:
     from weightspace.checkpoint import Checkpoint
@@ -28,7 +31,7 @@ def evaluation_of(reference: str | None, checkpoint: "Checkpoint") -> "Task | Ca
         TaskError: nothing was named, and the checkpoint comes from no population with a task.
     """
     from weightspace.modules import load_function
-    from weightspace.task import task_for
+    from weightspace.task import Task, task_for
 
     if reference is None:
         return task_for(checkpoint)
@@ -38,7 +41,25 @@ def evaluation_of(reference: str | None, checkpoint: "Checkpoint") -> "Task | Ca
         for p in inspect.signature(function).parameters.values()
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     ]
-    return function if needed else function()
+    if len(needed) == 1:
+        return lambda state_dict: _called(reference, function, state_dict)
+    made = _called(reference, function) if not needed else None
+    if not isinstance(made, Task):
+        found = f"takes {len(needed)} arguments" if needed else f"returned a {type(made).__name__}"
+        raise TaskError(f"'{reference}' {found}; name a function of one state dict, or one without arguments that returns a Task")
+    return made
+
+
+def _called(reference: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what a user wrote; what goes wrong there is said in one line, with the place."""
+    try:
+        return function(*arguments)
+    except WeightSpaceError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise TaskError(f"'{reference}' raised {what} ({place.filename}:{place.lineno}); mend it") from error
 
 
 def task_of(reference: str | None, checkpoint: "Checkpoint") -> "Task":
@@ -47,7 +68,6 @@ def task_of(reference: str | None, checkpoint: "Checkpoint") -> "Task":
     Raises:
         TaskError: what was named gives no task.
     """
-    from weightspace.errors import TaskError
     from weightspace.task import Task
 
     found = evaluation_of(reference, checkpoint)

@@ -82,14 +82,20 @@ def spec_of(file: Path | None, zoo: "Zoo", model: str, checkpoint: "Checkpoint")
     return zoo.spec(model) if file is None else SymmetrySpec.from_yaml(file, checkpoint)
 
 
-def unwritten(file: Path | None, force: bool) -> None:
+WEIGHTS, PICTURES = (".safetensors",), (".png", ".svg", ".pdf")
+"""Suffixes of the files that commands write."""
+
+
+def unwritten(file: Path | None, force: bool, suffixes: tuple[str, ...]) -> None:
     """See that a file can be written before work begins.
 
     Raises:
-        RecordError: it is a folder, lies in none, or exists and is not to be replaced.
+        RecordError: it has another suffix, is a folder, lies in none, or exists and is not to be replaced.
     """
     if file is None:
         return
+    if file.suffix.lower() not in suffixes:
+        raise RecordError(f"{file}: has the suffix '{file.suffix}'; name a file that ends in {' or '.join(suffixes)}")
     if file.is_dir():
         raise RecordError(f"{file}: is a folder; name the file to write")
     if not file.parent.is_dir():

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from weightspace.axes import leaves
 from weightspace.errors import SymmetryError
 from weightspace.folding import fold
+from weightspace.proof.arguments import expect_module, expect_spec
 from weightspace.proof.directions import CONTINUOUS, basis_of, directions
 from weightspace.proof.draws import redraw, redraw_inputs
 from weightspace.proof.missing import missing_lines
 from weightspace.proof.network import Network, network
 from weightspace.proof.occurrences import mixed_when_folded
+from weightspace.proof.sharing import tied
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict
 
@@ -99,11 +101,13 @@ def certificate(
         >>> certificate(spec, nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), torch.zeros(4, 2)).nullity
         0
     """
+    expect_spec(spec)
+    expect_module(module)
     spec.check(module.state_dict())
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     own = dict(module.named_parameters(remove_duplicate=False))
-    first: dict[int, str] = {}
-    names = [name for name in spec.tensors if name in own and first.setdefault(id(own[name]), name) == name]
+    ties = tied({name: own[name] for name in spec.tensors if name in own})
+    names = [name for name in spec.tensors if name in own and name not in ties]
     count = sum(own[name].numel() for name in names)
     if count > LARGEST:
         raise SymmetryError(f"a certificate needs at most {LARGEST} parameters, but this module has {count}; give a smaller instance of it")

@@ -29,6 +29,12 @@ class Trial:
         with torch.no_grad():
             return change(self.network(state, self.inputs), self.outputs)
 
+    def redrawn(self, name: str, generator: torch.Generator) -> StateDict:
+        """The weights with one tensor, under all its names, drawn anew."""
+        old = self.state[name]
+        new = _random_values(self.network, name, old, generator, 1.0)
+        return {other: new if tensor is old else tensor for other, tensor in self.state.items()}
+
 
 def draw(
     lifted: Network,

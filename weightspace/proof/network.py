@@ -14,7 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import SymmetryError
+from weightspace.errors import ShapeMismatchError, SymmetryError, one_line
+from weightspace.proof.arguments import expect_entries, expect_module, expect_values
+from weightspace.proof.sharing import tied
 from weightspace.symmetry import StateDict
 
 ROUNDED = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.complex64: torch.complex128}
@@ -33,7 +35,7 @@ class Network:
         ties: for each further name of a tied tensor the first one.
         inputs: the leaves of the example inputs, floats as float64.
         tolerance: the relative change that rounding alone may cause.
-        note: why the tolerance is a loose one, or nothing.
+        note: what is to be known of a proof about it: that the tolerance is a loose one, or what was lifted; or nothing.
     """
 
     run: Callable[[StateDict, Sequence[Any]], list[Tensor]]
@@ -48,8 +50,10 @@ class Network:
     def __call__(self, state: StateDict, inputs: Sequence[Any]) -> list[Tensor]:
         """All output tensors at the given weights; names left out keep the module's own values."""
         copied = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in inputs]  # a module may write to its inputs
+        whole = {**self.state, **state}
+        whole |= {name: tensor.clone() for name, tensor in whole.items() if name not in self.parameters}  # and to its buffers
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batched backward
-            return self.run({**self.state, **state}, copied)
+            return self.run(whole, copied)
 
 
 def network(module: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any] | None = None) -> Network:
@@ -63,20 +67,26 @@ def network(module: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any
     Raises:
         SymmetryError: the module does not run on the inputs, or returns no tensor.
     """
-    copied = copy.deepcopy(module).to("cpu").double().eval()
+    expect_values(module, (tuple(inputs), dict(keywords or {})))
+    copied = _copied(module)
+    own = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
     flat, layout = tree_flatten((tuple(inputs), _in_order(module, keywords or {})))
     flat = [_widened(leaf) for leaf in flat]
     arguments = tree_unflatten(flat, layout)
-    run, loose, note = _exported(copied, *arguments), 0.0, ""
-    if isinstance(run, str):
+    exported, loose, note = _exported(copied, *arguments), 0.0, ""
+    if isinstance(exported, str):
         loose, note = (
             UNLIFTED_TOLERANCE,
-            f"the module's graph cannot be exported ({run}): proved to {UNLIFTED_TOLERANCE:g} with its float32 casts",
+            f"the module's graph cannot be exported ({exported}): proved to {UNLIFTED_TOLERANCE:g} with its float32 casts",
         )
         run = _called(copied, layout)
+    else:
+        run, narrow = exported
+        partly = sorted(str(dtype).removeprefix("torch.") for dtype in narrow - {tensor.dtype for tensor in own.values()})
+        note = f"the module computes partly in {' and '.join(partly)}: proved for exact arithmetic" if partly else ""
     state = dict(copied.state_dict(keep_vars=True))
-    first: dict[int, str] = {}
-    ties = {name: first[id(tensor)] for name, tensor in state.items() if first.setdefault(id(tensor), name) != name}
+    ties = tied(own)
+    state |= {name: state[owner] for name, owner in ties.items()}  # of two views of the same memory a copy makes two tensors
     lookups = (f"{name}.weight" for name, part in copied.named_modules() if isinstance(part, nn.Embedding))
     made = Network(
         run,
@@ -90,6 +100,20 @@ def network(module: nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any
     )
     _see_that_it_runs(made)
     return made
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A float64 copy in eval mode; tensors in plain attributes, which may be computed from others, are copied as constants."""
+    state = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    plain = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor) and id(value) not in state]
+    try:
+        copied = copy.deepcopy(module, {id(tensor): _widened(tensor).clone() for tensor in plain})
+    except Exception as error:
+        raise SymmetryError(
+            f"module {type(module).__name__} cannot be copied ({type(error).__name__}: {one_line(str(error), 200)}); "
+            "expected one that copy.deepcopy takes; keep tensors with a history, locks and open files out of its attributes"
+        ) from None
+    return copied.to("cpu").double().eval()
 
 
 def _in_order(module: nn.Module, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,6 +130,7 @@ def _see_that_it_runs(made: Network) -> None:
             raise SymmetryError(f"the module does not run on the example inputs: {error}; give inputs that it takes") from None
     if not once:
         raise SymmetryError("the module returns no tensor, so nothing can be proved about it; return the outputs that matter")
+    expect_entries(once)
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(once, again, strict=True)):
         raise SymmetryError("the module returns something else each time although it is in eval mode; draw no random numbers in forward")
 
@@ -118,8 +143,8 @@ def _widened(leaf: Any) -> Any:
 
 def _exported(
     module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]
-) -> Callable[[StateDict, Sequence[Any]], list[Tensor]] | str:
-    """The graph of a module as a function of its tensors, in float64 throughout; or why there is none."""
+) -> tuple[Callable[[StateDict, Sequence[Any]], list[Tensor]], set[torch.dtype]] | str:
+    """The graph of a module as a function of its tensors, in float64 throughout, and half types that it named; or why there is none."""
     from torch.export import export
     from torch.export.graph_signature import InputKind, OutputKind
 
@@ -130,30 +155,37 @@ def _exported(
         except Exception as error:
             return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
     graph = program.graph_module
+    narrow: set[torch.dtype] = set()
     for part in graph.modules():
         if isinstance(part, torch.fx.GraphModule):
-            _lift_casts(part)
+            narrow |= _lift_casts(part)
     constants = {name: _widened(value) for name, value in program.constants.items()}
+
+    def fresh(name: str, state: StateDict) -> Any:  # a module may write to its buffers
+        found = state.get(name, constants.get(name))
+        return found.clone() if name in constants and isinstance(found, Tensor) else found
+
     wanted = [spec.kind == OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs]
     sources = [None if spec.kind == InputKind.USER_INPUT else spec.target for spec in program.graph_signature.input_specs]
 
     def run(state: StateDict, inputs: Sequence[Any]) -> list[Tensor]:
         given = iter(inputs)
-        known = {**constants, **state}
-        outputs = graph(*(next(given) if name is None else known[name] for name in sources))
+        outputs = graph(*(next(given) if name is None else fresh(name, state) for name in sources))
         return [value for value, keep in zip(outputs, wanted, strict=True) if keep and isinstance(value, Tensor)]
 
-    return run
+    return run, narrow
 
 
-def _lift_casts(part: torch.fx.GraphModule) -> None:
-    """Rewrite every narrower float type that a graph names, or makes by default, to float64."""
+def _lift_casts(part: torch.fx.GraphModule) -> set[torch.dtype]:
+    """Rewrite every narrower float type that a graph names, or makes by default, to float64; which half types were among them."""
+    named_types: set[Any] = set()
     for node in list(part.graph.nodes):
         if node.op != "call_function":
             continue
         if "_assert_tensor_metadata" in str(node.target):
             part.graph.erase_node(node)
             continue
+        named_types.update(arg for arg in (*node.args, *node.kwargs.values()) if isinstance(arg, torch.dtype))
         node.args = tuple(ROUNDED.get(arg, arg) if isinstance(arg, torch.dtype) else arg for arg in node.args)
         node.kwargs = {key: ROUNDED.get(arg, arg) if isinstance(arg, torch.dtype) else arg for key, arg in node.kwargs.items()}
         schema = getattr(node.target, "_schema", None)
@@ -163,6 +195,7 @@ def _lift_casts(part: torch.fx.GraphModule) -> None:
         if is_factory and made in ROUNDED and "dtype" in named and len(node.args) <= named["dtype"]:
             node.kwargs = {**node.kwargs, "dtype": ROUNDED[made]}
     part.recompile()
+    return named_types & {torch.float16, torch.bfloat16}
 
 
 def _called(module: nn.Module, layout: Any) -> Callable[[StateDict, Sequence[Any]], list[Tensor]]:
@@ -227,12 +260,14 @@ def function_change(
 
     Raises:
         SymmetryError: a tensor of the module is missing, or the module does not run on the inputs.
+        ShapeMismatchError: a tensor has another shape in the module.
 
     Example:
         >>> layer = nn.Linear(3, 2)
         >>> function_change(layer, layer.state_dict(), layer.state_dict(), torch.ones(1, 3))
         0.0
     """
+    expect_module(module)
     lifted = network(module, inputs, keywords)
     with torch.no_grad():
         outputs = [lifted(_named(lifted, state), lifted.inputs) for state in (before, after)]
@@ -248,5 +283,10 @@ def _named(lifted: Network, weights: StateDict | Checkpoint) -> dict[str, Tensor
         tensor = given.get(name, shared.get(lifted.ties.get(name, name)))
         if tensor is None:
             raise SymmetryError(f"the module has a tensor '{name}', which the weights lack; give weights of this module")
+        if tensor.shape != lifted.state[name].shape:
+            raise ShapeMismatchError(
+                f"tensor '{name}' has shape {tuple(tensor.shape)} in the weights but {tuple(lifted.state[name].shape)} in the module; "
+                "give weights of this module"
+            )
         state[name] = _widened(tensor)
     return state

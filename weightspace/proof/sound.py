@@ -5,6 +5,7 @@ group that moves tensors which nothing reads passes too; so each occurrence is m
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from weightspace.axes import leaves, size
 from weightspace.errors import SymmetryError
 from weightspace.folding import fold
+from weightspace.proof.arguments import expect_module, expect_spec, expect_thresholds
 from weightspace.proof.draws import Trial, draw
 from weightspace.proof.network import Network, network
 from weightspace.proof.occurrences import Occurrence, mixed_when_folded, moved_alone, occurrences, swaps, tidy, without
+from weightspace.proof.sharing import overlapping, sharing_note, tied
 from weightspace.spec import Continuous, NeuronGroup, SymmetrySpec
-from weightspace.symmetry import Symmetry, act, random
+from weightspace.symmetry import Symmetry, act, act_on_tensor, random
 
 SPREADS = (1.0, 1.4, 0.7)  # of the matrices, in turn: signals die out in deep networks of small ones, and drown biases in large ones
 LOUDER = (3.0, 10.0, 30.0, 100.0, 100.0)  # factors for tensors whose effect is weak, in further draws
@@ -37,8 +41,9 @@ def prove(
     """Keep of a spec what preserves a module's function and matters to it; the rest is made fixed and noted.
 
     On a float64 copy in eval mode, with every tensor and input drawn at random and casts in the graph lifted: random elements
-    of the spec must leave all outputs as they are, and moving any one occurrence of a group alone must change them. Matrices
-    on a group whose gains the spec can fold away are tried where they are folded.
+    of the spec must leave all outputs as they are, and moving any one occurrence of a group alone must change them; of a group
+    that stands in one place only, where moving it alone is the symmetry itself, drawing that tensor anew must. Matrices on a
+    group whose gains the spec can fold away are tried where they are folded. Tensors that share storage in part do not move.
 
     Args:
         spec: what is claimed; its tensors are the module's.
@@ -55,14 +60,19 @@ def prove(
         alone fail together.
 
     Raises:
-        SymmetryError, ShapeMismatchError: the spec is of another architecture, or the module does not run on the inputs.
+        SymmetryError, ShapeMismatchError: the spec is of another architecture, the module does not run on the inputs, or a
+            setting is out of range.
 
     Example:
         >>> spec = SymmetrySpec.parse({"0.weight": "h 2", "0.bias": "h", "2.weight": "3 h'", "2.bias": "3"}, sizes={"h": 4})
         >>> prove(spec, nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)), torch.zeros(5, 2)).proved
         True
     """
+    expect_spec(spec)
+    expect_module(module)
+    expect_thresholds(draws, tolerance, contrast)
     spec.check(module.state_dict())
+    spec = _without_shared(spec, module)
     if not spec.movable:
         return replace(spec, proved=True)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
@@ -91,6 +101,40 @@ def prove(
 
 def _noted(spec: SymmetrySpec, *notes: str) -> SymmetrySpec:
     return replace(spec, notes=(*spec.notes, *notes))
+
+
+def _without_shared(spec: SymmetrySpec, module: nn.Module) -> SymmetrySpec:
+    """The spec with groups of tensors made fixed that share storage but would move apart: a copy of the module does not share it."""
+    own = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if isinstance(tensor, torch.Tensor)}
+    known = {*spec.tensors, *spec.aliases}
+    apart = [(owner, name) for name, owner in tied(own).items() if known.issuperset((owner, name)) and not _move_alike(spec, owner, name)]
+    notes = {pair: sharing_note(pair) for pair in overlapping(own)}
+    notes |= {
+        pair: f"tensors '{pair[0]}' and '{pair[1]}' are one in the module but have different rows; their axes are fixed" for pair in apart
+    }
+    for pair, note in notes.items():
+        if known.issuperset(pair):
+            moving = {
+                leaf.group for name in pair for axis in spec.axes(name) for leaf in leaves(axis) if spec.groups[leaf.group].is_movable
+            }
+            spec = spec.with_groups(**{name: {"kind": "fixed", "symmetry": "none"} for name in moving})
+            spec = _noted(spec, note) if note not in spec.notes else spec
+    return spec
+
+
+def _move_alike(spec: SymmetrySpec, one: str, other: str) -> bool:
+    """Whether elements do the same to two tensors (orthogonal matrices do to a producer's and a consumer's axis)."""
+    rows = [spec.axes(name) for name in (one, other)]
+    if rows[0] == rows[1]:
+        return True
+    generator = torch.Generator().manual_seed(0)
+    sizes = {name: group.size for name, group in spec.groups.items()}
+    trial = torch.randn([size(axis, sizes) for axis in rows[0]], generator=generator, dtype=torch.float64)
+    first, second = (spec.aliases.get(name, name) for name in (one, other))
+    return all(
+        torch.allclose(act_on_tensor(element, first, trial), act_on_tensor(element, second, trial))
+        for element in (random(spec, generator), swaps(spec, generator))
+    )
 
 
 def _with_ties(spec: SymmetrySpec, lifted: Network) -> SymmetrySpec:
@@ -180,11 +224,14 @@ def _silent(
     A contrast may be weak by chance (dead units, a saturated softmax): further draws make the tensors in question louder.
     """
     largest = dict.fromkeys(occurrences(spec), 0.0)
+    count = Counter(at.group for at in largest)
 
     def listen(trial: Trial) -> None:
         for at, found in largest.items():
             if found <= contrast:
-                largest[at] = max(found, trial.change(moved_alone(spec, at, trial.state, generator)))
+                is_whole = count[at.group] == 1  # moving it is the symmetry itself
+                other = trial.redrawn(at.tensor, generator) if is_whole else moved_alone(spec, at, trial.state, generator)
+                largest[at] = max(found, trial.change(other))
 
     for trial in trials:
         listen(trial)

@@ -20,7 +20,8 @@ def trace(module: nn.Module, *example_inputs: Any, prove: bool = True, **kwargs:
         kwargs: inputs by keyword.
 
     Raises:
-        SymmetryError: the path through the module depends on data, or torch.export cannot read it.
+        SymmetryError: the path through the module depends on data, torch.export cannot read it, or its outputs are empty.
+        TaskError: the module cannot be copied.
 
     Example:
         >>> import torch
@@ -36,8 +37,12 @@ def trace(module: nn.Module, *example_inputs: Any, prove: bool = True, **kwargs:
         out     3     fixed       none
     """
     from weightspace import proof
+    from weightspace.proof.arguments import expect_module, expect_values
     from weightspace.tracing.derivation import derive
 
+    expect_module(module)
+    if prove:
+        expect_values(module, (example_inputs, kwargs))
     spec = derive(module, example_inputs, kwargs)
     return proof.prove(spec, module, *example_inputs, keywords=kwargs) if prove else spec
 

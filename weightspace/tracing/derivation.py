@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from weightspace.axes import Axis, Fixed, Leaf, Product, Sum, canonical
 from weightspace.errors import SymmetryError
+from weightspace.proof.sharing import overlapping, sharing_note, tied
 from weightspace.spec import NeuronGroup, SymmetrySpec
 from weightspace.tracing.beside import companions, unpaired
 from weightspace.tracing.degrees import Equations, Solution, solve
@@ -24,10 +25,14 @@ def derive(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     """Derive the spec of a module; see `weightspace.tracing.trace`."""
     graph = export(module, args, kwargs)
     tensors = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if isinstance(tensor, torch.Tensor)}
-    aliases = _aliases(tensors)
+    aliases = tied(tensors)
     rows = {name: tensor for name, tensor in tensors.items() if name not in aliases and tensor.is_floating_point()}
     fresh: dict[tuple[Node, int], Atom] = {}
-    dims, notes = _first_dims(graph, rows, aliases)
+    shared = [(one, other) for one, other in overlapping(tensors) if one in rows and other in rows]
+    dims, notes = _first_dims(graph, rows, aliases, {name for pair in shared for name in pair})
+    notes += [sharing_note(pair) for pair in shared] + [
+        f"buffer '{name}' is written in eval mode, which is no output" for name in graph.written
+    ]
     axes = Reader(graph.nodes, _inputs(graph, dims, aliases, fresh), fresh)
     axes.read()
     equations = Equations()
@@ -43,27 +48,17 @@ def derive(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         return made.build()
 
 
-def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Tied tensors: for each further name the first, found by storage."""
-    first: dict[Any, str] = {}
-    out = {}
-    for name, tensor in tensors.items():
-        place = (tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride()) if tensor.numel() else id(tensor)
-        owner = first.setdefault(place, name)
-        if owner != name:
-            out[name] = owner
-    return out
-
-
 def _new(shape: Sequence[int], *, fixed: bool) -> list[Dim]:
     return [() if n == 0 else ONE if n == 1 else dim(Atom(n, fixed=fixed)) for n in shape]
 
 
-def _first_dims(graph: Graph, rows: Mapping[str, torch.Tensor], aliases: Mapping[str, str]) -> tuple[dict[str, list[Dim]], list[str]]:
-    """An atom for every axis of every tensor; those of tensors that nothing reads are fixed."""
+def _first_dims(
+    graph: Graph, rows: Mapping[str, torch.Tensor], aliases: Mapping[str, str], shared: set[str]
+) -> tuple[dict[str, list[Dim]], list[str]]:
+    """An atom for every axis of every tensor; those of tensors that nothing reads or that share storage are fixed."""
     read = {aliases.get(name, name) for name in graph.held}
     notes = [f"tensor '{name}' is not read on the way to the output; its axes are fixed" for name in rows if name not in read]
-    return {name: _new(tensor.shape, fixed=name not in read) for name, tensor in rows.items()}, notes
+    return {name: _new(tensor.shape, fixed=name not in read or name in shared) for name, tensor in rows.items()}, notes
 
 
 def _inputs(

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 
 from weightspace.errors import SymmetryError, one_line
+from weightspace.modules import shared_copy
+from weightspace.proof.arguments import expect_entries
 from weightspace.tracing.patterns import fuse
 from weightspace.tracing.reader import RULES
 
@@ -28,12 +30,14 @@ class Graph:
         held: for each tensor of the state dict that is read, its nodes' names; several where it is tied.
         inputs: what the user gives.
         constants: buffers outside the state dict and constants of the code.
+        written: buffers that running the module changes; what is written to them is no output.
     """
 
     nodes: tuple[Node, ...]
     held: Mapping[str, Node]
     inputs: tuple[Node, ...]
     constants: tuple[Node, ...]
+    written: tuple[str, ...] = ()
 
 
 def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
@@ -42,14 +46,19 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     Raises:
         SymmetryError: the path through the module depends on data, or torch.export cannot read it.
     """
-    with _evaluating(module), torch.no_grad(), _quiet():
+    copied = shared_copy(module).eval()  # what forward stores in attributes is of no concern to the module itself
+    with torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(_Tensors(module), tuple(args), dict(kwargs), strict=False)
+            program = torch.export.export(_Tensors(copied), tuple(args), dict(kwargs), strict=False)
             program = program.run_decompositions(dict(_decompositions()))
         except Exception as error:
             raise SymmetryError(_explained(error)) from None
+    written = _without_writes(program)
     fuse(program.graph)
-    return _live(program)
+    graph = _live(program, written)
+    ends = [node.meta.get("val") for node in graph.nodes[-1].all_input_nodes]
+    expect_entries([value for value in ends if isinstance(value, torch.Tensor)])
+    return graph
 
 
 class _Tensors(nn.Module):
@@ -91,18 +100,6 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode, and each part's own mode afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
 @cache
 def _decompositions() -> dict[Any, Any]:
     """How to break up the operations for which there is no rule."""
@@ -117,11 +114,23 @@ def _name(operation: Any) -> str:
 def _explained(error: Exception) -> str:
     text = one_line(str(error).strip().partition("\n")[0], 200)
     if "DataDependent" in type(error).__name__ or "data-dependent" in str(error).lower():
-        return f"the path through the module depends on the data ({text}); trace a module that takes the same path for every input"
+        return _depends_on_data(text)
     return f"torch.export cannot read the module ({type(error).__name__}: {text}); see that it runs on these inputs in eval mode"
 
 
-def _live(program: torch.export.ExportedProgram) -> Graph:
+def _depends_on_data(what: str) -> str:
+    return f"the path through the module depends on the data ({what}); trace a module that takes the same path for every input"
+
+
+def _without_writes(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """Leave in a graph's output what the user gets, without new values of buffers; the names of those buffers."""
+    specs = program.graph_signature.output_specs
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    output.args = (tuple(value for value, spec in zip(output.args[0], specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT),)
+    return tuple(str(spec.target).removeprefix("module.") for spec in specs if spec.kind == OutputKind.BUFFER_MUTATION)
+
+
+def _live(program: torch.export.ExportedProgram, written: tuple[str, ...]) -> Graph:
     nodes = list(program.graph.nodes)
     alive: set[Node] = set()
     pending = [node for node in nodes if node.op == "output"]
@@ -130,6 +139,9 @@ def _live(program: torch.export.ExportedProgram) -> Graph:
         if node not in alive:
             alive.add(node)
             pending += node.all_input_nodes
+            found = node.meta.get("val")
+            if isinstance(found, torch.Tensor) and not all(isinstance(length, int) for length in found.shape):
+                raise SymmetryError(_depends_on_data(f"node {node.name} has shape {list(found.shape)}"))
     held: dict[str, Node] = {}
     inputs: list[Node] = []
     constants: list[Node] = []
@@ -142,4 +154,4 @@ def _live(program: torch.export.ExportedProgram) -> Graph:
             held[str(spec.target).removeprefix("module.")] = node
         else:
             (inputs if spec.kind == InputKind.USER_INPUT else constants).append(node)
-    return Graph(tuple(node for node in nodes if node in alive), held, tuple(inputs), tuple(constants))
+    return Graph(tuple(node for node in nodes if node in alive), held, tuple(inputs), tuple(constants), written)

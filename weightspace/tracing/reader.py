@@ -53,7 +53,7 @@ class Reader:
         node: the node being read.
         values: what each node yields.
         witnesses: dimensions of every value, those inside a fused operation too.
-        notes: operations that no rule knows, and where.
+        notes: operations that no rule knows or that fix a hidden axis, and where.
         equations: what is demanded of degrees; None in the first run.
         statistics: tensors that hold running statistics, with the power of a scale that they follow.
         gains: degrees of axes of parameters that multiply a value elementwise.
@@ -158,6 +158,14 @@ class Reader:
         """The order of these has a meaning."""
         for terms in dims:
             fix(terms)
+
+    def ordered(self, *dims: Dim) -> None:
+        """The operation tells the entries along these apart by their place: they are fixed, and it is said where that is news."""
+        for terms in dims:
+            if any(not leaf.atom.fixed and not leaf.atom.uniform for leaf in leaves(resolve(terms))):
+                self.notes.append(f"'{operation_name(self.node)}' at {place(self.node)} fixes an axis of size {size(terms)}")
+        self.fix(*dims)
+        self.plain(*dims)
 
     def same(self, *dims: Dim) -> Dim:
         """Dimensions that are indexed alike and scale alike (terms of a sum of tensors)."""

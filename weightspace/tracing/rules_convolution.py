@@ -82,7 +82,7 @@ def convolution(
 
 
 def _resampled(t: Reader, x: Value, spatial: int) -> list[Dim]:
-    t.fix(*x.dims[-spatial:])
+    t.ordered(*x.dims[-spatial:])
     return [*x.dims[:-spatial], *(t.fixed(n) for n in t.shape[-spatial:])]
 
 

@@ -246,6 +246,5 @@ def filled(t: Reader, first: Any = None, second: Any = None, *_: Any) -> Value:
 def ordered(t: Reader, x: Any = None, *_: Any) -> list[Dim]:
     """Constants whose entries differ, and what depends on the order of the last dimensions."""
     if isinstance(x, Value) and len(x):
-        t.fix(*x.dims)
-        t.plain(*x.dims)
+        t.ordered(*x.dims)
     return [t.fixed(n) for n in t.shape]

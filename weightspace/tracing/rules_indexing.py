@@ -8,15 +8,18 @@ from weightspace.tracing.rules_elementwise import aligned
 from weightspace.tracing.values import Value
 
 
-def _indexed(t: Reader, terms: Dim) -> None:
-    t.fix(terms)
-    t.plain(terms)
+def _indexed(t: Reader, x: Value, axis: int) -> None:
+    if x.held:  # that a table has places is no news
+        t.fix(x.dims[axis])
+        t.plain(x.dims[axis])
+    else:
+        t.ordered(x.dims[axis])
 
 
 @rule("embedding")
 def embedding(t: Reader, weight: Value, indices: Value, *_: Any) -> list[Dim]:
     """Rows of a table."""
-    _indexed(t, weight.dims[0])
+    _indexed(t, weight, 0)
     t.produced(weight.dims[1])
     return [*indices.dims, *weight.dims[1:]]
 
@@ -25,7 +28,7 @@ def embedding(t: Reader, weight: Value, indices: Value, *_: Any) -> list[Dim]:
 def index_select(t: Reader, x: Value, axis: int, indices: Value) -> list[Dim]:
     """Entries of one dimension."""
     axis %= len(x)
-    _indexed(t, x.dims[axis])
+    _indexed(t, x, axis)
     return [*x.dims[:axis], *indices.dims, *x.dims[axis + 1 :]]
 
 
@@ -33,7 +36,7 @@ def index_select(t: Reader, x: Value, axis: int, indices: Value) -> list[Dim]:
 def gather(t: Reader, x: Value, axis: int, indices: Value, *_: Any) -> list[Dim]:
     """For each place an entry of one dimension."""
     axis %= len(x)
-    _indexed(t, x.dims[axis])
+    _indexed(t, x, axis)
     out = []
     for k, (held, by) in enumerate(zip(x.dims, indices.dims, strict=True)):
         if k != axis:
@@ -56,7 +59,7 @@ def index(t: Reader, x: Value, indices: list[Value | None]) -> list[Dim]:
     if len(t.shape) != len(x) - len(given) + max(map(len, tensors)):
         raise ValueError("a mask")
     for k in given:
-        _indexed(t, x.dims[k])
+        _indexed(t, x, k)
     places = []
     for dims in aligned(tensors):
         held = [terms for terms in dims if terms != ((),)]

@@ -68,15 +68,14 @@ def _axes_of(axes: Any) -> Any:
 
 def _ordered(t: Reader, x: Value, axis: int) -> list[Dim]:
     """The dimensions of a value of which entries along one axis are told apart."""
-    t.fix(x.dims[axis])
+    t.ordered(x.dims[axis])
     return opaque(t, x)
 
 
 @rule("argmax", "argmin")
 def place_of_greatest(t: Reader, x: Value, axis: int | None = None, *_: Any) -> list[Dim]:
     """Where the greatest entry stands."""
-    for terms in x.dims if axis is None else [x.dims[axis]]:
-        t.fix(terms)
+    t.ordered(*(x.dims if axis is None else [x.dims[axis]]))
     return reduced(t, Value(opaque(t, x)), axis)
 
 

@@ -127,8 +127,7 @@ def slice_(t: Reader, x: Value, axis: int = 0, start: int | None = None, stop: i
         cut(tail, first, first + 1)
         dims[axis] = front
     else:
-        t.fix(dims[axis])
-        t.plain(dims[axis])
+        t.ordered(dims[axis])
         dims[axis] = t.fixed(t.shape[axis])
     return _copy(x, dims)
 
@@ -234,9 +233,23 @@ def moved(t: Reader, x: Value, first: Any, axes: Sequence[int] = (), *_: Any) ->
     """Places exchanged along some dimensions, whose order therefore has a meaning."""
     chosen = first if operation_name(t.node) == "flip" else axes or range(len(x))
     for axis in [chosen] if isinstance(chosen, int) else chosen:
-        t.fix(x.dims[axis])
-        t.plain(x.dims[axis])
+        t.ordered(x.dims[axis])
     return x.dims
+
+
+@rule("diag_embed")
+def diagonal(t: Reader, x: Value, offset: int = 0, one: int = -2, other: int = -1) -> list[Dim]:
+    """Entries laid on the diagonal of a matrix, whose two dimensions are therefore indexed alike.
+
+    Raises:
+        ValueError: another diagonal, or other dimensions than the last two.
+    """
+    rank = len(x) + 1
+    if offset or sorted((one % rank, other % rank)) != [rank - 2, rank - 1]:
+        raise ValueError("not the main diagonal of the last two dimensions")
+    t.plain(x.dims[-1])
+    last = t.without_degree(x.dims[-1])
+    return [*x.dims[:-1], last, last]
 
 
 @rule("constant_pad_nd", "pad")

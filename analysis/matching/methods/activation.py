@@ -169,7 +169,8 @@ def _assigned(pair: Pair, rules: Rules, kernels: Kernels) -> Run:
             if reached > height + TOLERANCE * abs(height):
                 actions, height, rose = trial, reached, True
         objective.append(height)
-    tied = {name: ties(kernels[name,], actions[name].index, signed=name in rules.signed) for name in actions if (name,) in kernels}
+    worth = {name: kernels[name,].abs() if name in rules.signed else kernels[name,] for name in actions if (name,) in kernels}
+    tied = {name: ties(gains, actions[name].index) for name, gains in worth.items()}
     stopped = f"stopped after {ROUNDS} rounds" if rose else "no family could gain"
     seen_anywhere = {name for names in kernels for name in names}
     unseen = [at for at, family in enumerate(pair.families) if seen_anywhere.isdisjoint(family.members)]

@@ -256,3 +256,63 @@ def test_a_real_orbit_is_aligned_whole_with_signs_and_not_without(real_checkpoin
     for file in files[1::32]:
         b = ws.open(file).state_dict()
         assert largest_gap(a, act(match(a, b, plain).element, b)) > 0.05
+
+
+def test_signs_do_not_act_on_gains() -> None:
+    """A gain under a norm moves with its member and keeps its sign: its products count whatever the sign."""
+    groups = {"s": {"size": 8, "symmetry": "sign"}}
+    spec = SymmetrySpec.parse({"embed": "9 s", "norm": "s^0", "head": "7 s'"}, groups=groups)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        a = draw(spec, generator)
+        a["norm"] = 5 * (1 + 0.1 * a["norm"])
+        planted = spec.random(generator, discrete=True)
+        assert (match(a, act(planted, a), spec).element @ planted).is_identity
+        b = draw(spec, generator)
+        b["norm"] = 5 * (1 + 0.1 * b["norm"])
+        found = match(a, b, spec, restarts=6)
+        moved = act(found.element, b)
+        assert found.objective[-1] == pytest.approx(sum(float((a[n] * moved[n]).sum()) for n in a), rel=1e-5)
+
+
+def test_half_precision_is_compared_in_full() -> None:
+    spec = chain()
+    generator = torch.Generator().manual_seed(0)
+    a = draw(spec, generator)
+    planted = spec.random(generator, discrete=True)
+    halves = {name: tensor.bfloat16() for name, tensor in act(planted, a).items()}
+    for left, right in ((a, halves), (halves, a)):
+        found = match(left, right, spec)
+        assert found.l2_after < 0.02 * found.l2_before
+        assert all(act(found.element, right)[name].dtype is right[name].dtype for name in right)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e-25])
+def test_very_large_and_very_small_weights_have_distances(size: float) -> None:
+    spec = chain()
+    generator = torch.Generator().manual_seed(0)
+    a, b = ({name: tensor * size for name, tensor in draw(spec, generator).items()} for _ in range(2))
+    found = match(a, b, spec)
+    assert 0 < found.l2_after < found.l2_before < math.inf and not found.ties
+
+
+def test_a_stream_with_gains_is_folded_before_it_is_turned() -> None:
+    spec = SymmetrySpec.parse(
+        {"embed": "9 d", "norm": "d", "head": "7 d'"}, groups={"d": {"size": 6, "symmetry": "orthogonal"}}, gains={"norm": ["head"]}
+    )
+    a = draw(spec, torch.Generator().manual_seed(0))
+    with pytest.raises(SymmetryError, match="a matrix acts on group 'd', but gain 'norm' is not constant; fold it away first"):
+        match(a, a, spec, matrices=True)
+    assert match(ws.fold(a, spec), ws.fold(a, spec), spec, matrices=True).l2_after < 1e-5
+
+
+def test_options_that_cannot_be() -> None:
+    spec = chain()
+    a = draw(spec, torch.Generator().manual_seed(0))
+    with pytest.raises(SymmetryError, match="expected at least one restart and no negative number of shakes or sweeps, found restarts=0"):
+        match(a, a, spec, restarts=0)
+    with pytest.raises(UnknownNameError, match=r"no tensor to mask named '0\.wieght'; did you mean '0\.weight'"):
+        match(a, a, spec, masks={"0.wieght": torch.ones(1)})
+    with pytest.raises(SymmetryError, match="device 'nowhere' cannot be used here"):
+        match(a, a, spec, device="nowhere")
+    assert not match(a, a, spec, max_sweeps=0).ties

@@ -8,7 +8,7 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.evaluation import Evaluation, evaluation_of, needs_task
-from weightspace.cli.options import ALIGNMENT, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, spec_of, unwritten, zoo_at
+from weightspace.cli.options import ALIGNMENT, PICTURES, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, spec_of, unwritten, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
 
@@ -78,7 +78,7 @@ def barrier(
     from weightspace.analysis.matching import match
     from weightspace.symmetry import act
 
-    unwritten(plot, force)
+    unwritten(plot, force, PICTURES)
     here = zoo_at(zoo)
     left, right = here.checkpoint(a), here.checkpoint(b)
     judge = evaluation_of(evaluation, left)

@@ -1,5 +1,7 @@
 """`weightspace match`: one network's neurons put in the order of another's."""
 
+import contextlib
+import inspect
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,9 +10,23 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.evaluation import Evaluation, needs_task, task_of
-from weightspace.cli.options import ALIGNMENT, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, pairs, spec_of, unwritten, zoo_at
+from weightspace.cli.options import (
+    ALIGNMENT,
+    WEIGHTS,
+    Format,
+    Model,
+    OutputFormat,
+    Seed,
+    SpecFile,
+    ZooFolder,
+    pairs,
+    spec_of,
+    unwritten,
+    zoo_at,
+)
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
+from weightspace.errors import RecordError, UnknownNameError
 
 if TYPE_CHECKING:
     from weightspace.analysis.matching import Match
@@ -71,11 +87,11 @@ def match(
     from weightspace.analysis.matching import match as run
     from weightspace.symmetry import act
 
-    unwritten(output, force)
+    unwritten(output, force, WEIGHTS)
     here = zoo_at(zoo)
     left, right = here.checkpoint(a), here.checkpoint(b)
     named = spec_of(spec, here, a, left)
-    options = _options(option or [])
+    options = _options(method, option or [])
     if needs_task(method):
         options["task"] = task_of(evaluation, right)
     with progress("matching"):
@@ -91,16 +107,46 @@ def match(
     for group, count in found.ties.items():
         say(f"{cells.safe(group)}: {count} members could change places without any loss")
     if output is not None:
-        recipe = {"command": "match", "method": method, "seed": seed, "options": _options(option or []), "parents": [left.id, right.id]}
+        recipe = {
+            "command": "match",
+            "method": method,
+            "seed": seed,
+            "options": _options(method, option or []),
+            "parents": [left.id, right.id],
+        }
         weightspace.save(act(found.element, right), output, {"weightspace.recipe": json.dumps(recipe, sort_keys=True)})
         say(f"wrote {cells.safe(str(output))}")
 
 
-def _options(texts: list[str]) -> dict[str, Any]:
-    """Read `key=value` as YAML does: numbers, booleans, words."""
+def _options(method: str, texts: list[str]) -> dict[str, Any]:
+    """Read `key=value` as YAML does: numbers, booleans, words, lists.
+
+    Raises:
+        UnknownNameError: no such method, or it has no such option.
+        RecordError: a value of another type than the option's.
+    """
     import yaml
 
-    return {key: yaml.safe_load(value) for key, value in pairs(texts, "option").items()}
+    from weightspace.analysis.matching.match import methods
+
+    found: dict[str, Any] = {}
+    settable = {p.name: p for p in inspect.signature(methods[method]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    for name in ("generator", "task", "masks"):
+        settable.pop(name, None)
+    for key, text in pairs(texts, "option").items():
+        if key not in settable:
+            raise UnknownNameError.of(f"option of method '{method}'", key, settable)
+        value = yaml.safe_load(text)
+        wanted = {type(settable[key].default)} - {type(None)} or {int, str}
+        if float in wanted and isinstance(value, str | int) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                value = float(value)  # YAML takes 1e9 for a word
+        if tuple in wanted and isinstance(value, list):
+            value = tuple(value)
+        if type(value) not in wanted:
+            raise RecordError(f"option '{key}' of method '{method}' has the value '{text}'; expected one like {settable[key].default!r}")
+        found[key] = value
+    return found
 
 
 def _row(found: "Match") -> dict[str, Any]:

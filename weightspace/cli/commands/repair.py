@@ -9,7 +9,7 @@ import typer
 from weightspace.cli import cells
 from weightspace.cli.commands.barrier import Correction
 from weightspace.cli.evaluation import Evaluation, task_of
-from weightspace.cli.options import ALIGNMENT, Format, Model, OutputFormat, ZooFolder, unwritten, zoo_at
+from weightspace.cli.options import ALIGNMENT, WEIGHTS, Format, Model, OutputFormat, ZooFolder, unwritten, zoo_at
 from weightspace.cli.output import print_data, say
 from weightspace.cli.progress import progress
 from weightspace.errors import TaskError
@@ -44,7 +44,7 @@ def repair(
     mode = correction.mode
     if mode is None:
         raise TaskError("found --repair none, which would do nothing; give reset or repair")
-    unwritten(output, force)
+    unwritten(output, force, WEIGHTS)
     here = zoo_at(zoo)
     left, right = here.checkpoint(a), here.checkpoint(b)
     task = task_of(evaluation, left)
