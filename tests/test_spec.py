@@ -136,12 +136,12 @@ def test_equality_is_of_groups_axes_ties_statistics_and_gains() -> None:
 @given(drafts())
 def test_equal_specs_have_one_hash(draft: Draft) -> None:
     spec = draft.spec
-    backwards = SymmetrySpec(dict(reversed(spec.groups.items())), dict(reversed(spec.tensors.items())), spec.aliases, notes=("a note",))
+    backwards = SymmetrySpec(dict(reversed(list(spec.groups.items()))), dict(reversed(list(spec.tensors.items()))), spec.aliases, notes=("a note",))
     assert spec == backwards and hash(spec) == hash(backwards) and len({spec, backwards}) == 1
 
 
 def test_unequal_specs_are_told_apart_in_a_set() -> None:
-    more = {"aliases": {"tied": "fc1.bias"}, "statistics": ["fc1.bias"], "gains": {"fc1.bias": ["fc2.weight"]}}
+    more: dict[str, Any] = {"aliases": {"tied": "fc1.bias"}, "statistics": ["fc1.bias"], "gains": {"fc1.bias": ["fc2.weight"]}}
     specs = [mlp(), mlp(symmetry="scale"), *(SymmetrySpec.parse(MLP, sizes={"h": 8}, **{key: value}) for key, value in more.items())]
     assert len(set(specs)) == len({hash(spec) for spec in specs}) == 5
 

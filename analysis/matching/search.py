@@ -17,7 +17,7 @@ from weightspace.analysis.matching.pair import Local, Pair
 from weightspace.analysis.matching.ties import ties_of
 from weightspace.analysis.matching.weight import TOLERANCE, Descent
 
-SMALL = 500_000  # weights: below, a shake takes milliseconds
+SMALL = 300_000  # weights: below, a shake takes some milliseconds to some tens
 SHAKES = 20  # of small networks
 
 
