@@ -21,6 +21,11 @@ SMALL = 300_000  # weights: below, a shake takes some milliseconds to some tens
 SHAKES = 20  # of small networks
 
 
+def usual_shakes(pair: Pair) -> int:
+    """How often a network is shaken unless it is said."""
+    return SHAKES if pair.size < SMALL else 0
+
+
 @dataclass(frozen=True)
 class Run:
     """How one descent went.

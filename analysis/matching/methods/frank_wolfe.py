@@ -10,7 +10,7 @@ from torch import Tensor
 from weightspace.analysis.matching.family import Rules, solve_one
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.pair import Local, Pair
-from weightspace.analysis.matching.search import Run, descend
+from weightspace.analysis.matching.search import Run, descend, usual_shakes
 from weightspace.analysis.matching.soft import relaxed_value
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import UnknownNameError
@@ -77,7 +77,7 @@ def _run(
     """One descent from one start, rounded and carried on; at least the start's own element."""
     own, spent = dict(still), 0
     if start == "weight":
-        matched = descend(pair, rules, still, anchored=True, max_sweeps=max_sweeps, generator=generator)
+        matched = descend(pair, rules, still, anchored=True, max_sweeps=max_sweeps, generator=generator, shakes=usual_shakes(pair))
         own, spent = dict(matched.actions), matched.assignments
     free = [family.root for family in pair.families if len(family.members) == 1]
     centre = {name: _centre(len(own[name].index), name in rules.signed | rules.mixed) for name in free}

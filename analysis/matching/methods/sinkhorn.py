@@ -15,7 +15,7 @@ from weightspace.analysis.matching.family import Rules, solve_one
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
 from weightspace.analysis.matching.pair import Local, Pair
-from weightspace.analysis.matching.search import Run, descend
+from weightspace.analysis.matching.search import Run, descend, usual_shakes
 from weightspace.analysis.matching.soft import relaxed_value, sinkhorn, softly
 from weightspace.axes import leaves
 from weightspace.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def match_sinkhorn(
     device = task.device if task else torch.device("cpu")
     pair, rules = Pair.of(left, right, spec, device=device), Rules.of(spec, matrices=False, solver=solver)
     still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
-    matched = descend(pair, rules, still, anchored=True, max_sweeps=100, generator=generator).actions
+    matched = descend(pair, rules, still, anchored=True, max_sweeps=100, generator=generator, shakes=usual_shakes(pair)).actions
     nested = {name: matched[name] for family in pair.families if len(family.members) > 1 for name in family.members}
     problem = _Problem(pair, left, right, nested, rules, None if objective == "weight" else task, OBJECTIVES[objective], batch_statistics)
     free = [family.root for family in pair.families if len(family.members) == 1]

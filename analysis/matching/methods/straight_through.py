@@ -9,7 +9,7 @@ from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
 from weightspace.analysis.matching.pair import Pair
-from weightspace.analysis.matching.search import descend
+from weightspace.analysis.matching.search import descend, usual_shakes
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import TaskError
 from weightspace.spec import SymmetrySpec
@@ -70,7 +70,7 @@ def match_straight_through(
         return act(Symmetry(spec, actions), right)
 
     best = Best(lambda actions: -path_loss(left, moved(actions), task, batch_statistics=batch_statistics), still)
-    run = descend(pair, rules, still, anchored=True, max_sweeps=100, generator=generator)
+    run = descend(pair, rules, still, anchored=True, max_sweeps=100, generator=generator, shakes=usual_shakes(pair))
     optimizer = torch.optim.SGD(copy.values(), lr=learning_rate, momentum=momentum)
     batches, assignments = cycled(task), run.assignments
     for step in range(steps + 1):

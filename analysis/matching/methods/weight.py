@@ -9,7 +9,7 @@ from weightspace.analysis.matching.balance import balance
 from weightspace.analysis.matching.family import Rules
 from weightspace.analysis.matching.match import Match, matching_method, result
 from weightspace.analysis.matching.pair import Pair, usable
-from weightspace.analysis.matching.search import SHAKES, SMALL, descend
+from weightspace.analysis.matching.search import descend, usual_shakes
 from weightspace.axes import leaves
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import SymmetryError
@@ -73,7 +73,7 @@ def match_weights(
             expect_folded(gain, group, weights[gain])
     pair = Pair.of(left, right, spec, masks=masks, skip=folded, device=usable(device))
     still = {name: spec.identity().action(name) for family in pair.families for name in family.members}
-    shakes = (SHAKES if pair.size < SMALL else 0) if shakes is None else shakes
+    shakes = usual_shakes(pair) if shakes is None else shakes
     runs = []
     for k in range(restarts):
         start = still if k < 2 else {name: spec.random(generator, discrete=True).action(name) for name in still}
