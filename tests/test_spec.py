@@ -136,7 +136,9 @@ def test_equality_is_of_groups_axes_ties_statistics_and_gains() -> None:
 @given(drafts())
 def test_equal_specs_have_one_hash(draft: Draft) -> None:
     spec = draft.spec
-    backwards = SymmetrySpec(dict(reversed(list(spec.groups.items()))), dict(reversed(list(spec.tensors.items()))), spec.aliases, notes=("a note",))
+    backwards = SymmetrySpec(
+        dict(reversed(list(spec.groups.items()))), dict(reversed(list(spec.tensors.items()))), spec.aliases, notes=("a note",)
+    )
     assert spec == backwards and hash(spec) == hash(backwards) and len({spec, backwards}) == 1
 
 
