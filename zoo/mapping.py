@@ -106,6 +106,24 @@ def apply_to(
         return _table(_known(connection, measure, arity), wanted, names)
 
 
+def record_pair(zoo: "Zoo", a: Checkpoint, b: Checkpoint, measure: Measure, values: Mapping[str, float]) -> bool:
+    """Keep what was found of two models; see `Zoo.record_pair`."""
+    if not zoo.catalog.exists():
+        return False
+    with zoo.catalog.writing() as connection:
+        rows = connection.execute("select lower(hex(id)), model_id from models where id in (unhex(?), unhex(?))", [a.id, b.id]).fetchall()
+        keys = dict(rows)
+        if a.id not in keys or b.id not in keys:
+            return False
+        _write(connection, measure, {(keys[a.id], keys[b.id]): {name: _number(value) for name, value in values.items()}})
+        return True
+
+
+def _number(value: float) -> float | None:
+    """A number as the catalog keeps it: none where it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
 def _selected(connection: Connection, where: str | None) -> dict[int, str]:
     """Names of the models of a query by surrogate key, in order of the keys: the order of catalogue."""
     ids = query.models(connection, where, "name", None)["id"].to_pylist()

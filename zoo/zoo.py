@@ -355,6 +355,23 @@ class Zoo:
             self, function, mapping.Measure(measure, version, parameters or {}), arity=2, where=where, jobs=jobs, progress=progress
         )
 
+    def record_pair(
+        self,
+        a: Checkpoint,
+        b: Checkpoint,
+        values: Mapping[str, float],
+        *,
+        measure: str,
+        version: str = "1",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Keep what was found of two models in `pair_measurements`, in place of what the same measure and parameters said before.
+
+        Returns:
+            Whether it was kept: both models have to be in the catalog.
+        """
+        return mapping.record_pair(self, a, b, mapping.Measure(measure, version, parameters or {}), values)
+
     def _stored(self, model: Added) -> tuple[str, ModelRecord]:
         checkpoint = model.tensors if isinstance(model.tensors, Checkpoint) else Checkpoint.of(model.tensors)
         if not checkpoint.info:

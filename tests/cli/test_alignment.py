@@ -78,3 +78,25 @@ def test_a_model_of_no_population_needs_a_judge(run: Run) -> None:
         "looks into the module; name a function without arguments"
         in run("repair", A, B, "-o", "m.safetensors", "--eval", "judges:total", code=1, columns=400).stderr
     )
+
+
+def test_results_are_kept_in_the_catalog(run: Run) -> None:
+    run("ingest", A, B)
+    for _ in range(2):  # the second time in place of the first
+        assert "kept in the catalog" in run("match", A, B).stderr
+        assert "kept in the catalog" in run("barrier", A, B, "--eval", "judges:total", "--points", "3").stderr
+    rows = run(
+        "sql", "select measure, key, count(*) as n from pair_measurements group by all order by all", "--format", "csv"
+    ).stdout.split()
+    assert rows == [
+        "measure,key,n",
+        "barrier,loss/interpolated,1",
+        "barrier,loss/worse,1",
+        "match,cosine_after,1",
+        "match,cosine_before,1",
+        "match,l2_after,1",
+        "match,l2_before,1",
+        "match,reduction,1",
+    ]
+    Path("new.safetensors").write_bytes(Path(B).read_bytes()[:-4] + b"\0\0\0\0")
+    assert "kept" not in run("match", A, "new.safetensors").stderr

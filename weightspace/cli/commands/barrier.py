@@ -81,7 +81,7 @@ def barrier(
     unwritten(plot, force, PICTURES)
     here = zoo_at(zoo)
     left, right = here.checkpoint(a), here.checkpoint(b)
-    judge = evaluation_of(evaluation, left)
+    given, judge = right, evaluation_of(evaluation, left)
     if align:
         with progress("matching"):
             options: dict[str, Any] = {"task": judge} if needs_task(align) else {}
@@ -105,6 +105,10 @@ def barrier(
             for one in found.barriers.values()
         ]
         print_data(rows, format, _COLUMNS)
+    kept = {f"{one.quantity}/{what}": getattr(one, what) for one in found.barriers.values() for what in ("interpolated", "worse")}
+    parameters = {"eval": evaluation, "match": align, "seed": seed, "points": points, "repair": correction.value, "calibrate": calibrate}
+    if here.record_pair(left, given, kept, measure="barrier", parameters=parameters):
+        say("kept in the catalog, in pair_measurements")
     for note in found.notes:
         say(cells.safe(note))
     if plot is not None:

@@ -104,6 +104,10 @@ def match(
             by_chance = null_reduction(left, right, named, draws=null, generator=torch.Generator().manual_seed(seed)).mean
     row = {**_row(found), "null": by_chance}
     print_data([row], format, _COLUMNS if null else {key: column for key, column in _COLUMNS.items() if key != "null"})
+    kept = {key: row[key] for key in ("l2_before", "l2_after", "reduction", "cosine_before", "cosine_after") if row[key] is not None}
+    parameters = {"method": method, "seed": seed, "options": _options(method, option or [])}
+    if here.record_pair(left, right, kept if by_chance is None else {**kept, "null": by_chance}, measure="match", parameters=parameters):
+        say("kept in the catalog, in pair_measurements")
     for group, count in found.ties.items():
         say(f"{cells.safe(group)}: {count} members could change places without any loss")
     if output is not None:
