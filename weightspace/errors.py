@@ -70,6 +70,10 @@ class TaskError(WeightSpaceError, ValueError):
     """A module, its batches or a user's function that does not do what is asked of it."""
 
 
+class MergeError(WeightSpaceError, ValueError):
+    """A recipe that cannot be carried out, or models that cannot be merged as it says."""
+
+
 class FormatError(WeightSpaceError, ValueError):
     """A file that cannot be read as a checkpoint.
 

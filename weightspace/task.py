@@ -209,10 +209,13 @@ class Task:
             batch_statistics: whether batch norms use the statistics of the batch; running ones are not updated.
         """
         batch = _moved(batch, self.device)
-        with _explained():
-            outputs = torch.func.functional_call(self._runner(batch_statistics), self._fitted(state_dict), (batch,))
-        loss: Tensor = self.loss(outputs, batch)
+        loss: Tensor = self.loss(self.outputs_of(state_dict, batch, batch_statistics=batch_statistics), batch)
         return loss
+
+    def outputs_of(self, state_dict: StateDict, batch: Batch, *, batch_statistics: bool = False) -> Any:
+        """What the module returns for one batch, differentiable like `loss_of`."""
+        with _explained():
+            return torch.func.functional_call(self._runner(batch_statistics), self._fitted(state_dict), (_moved(batch, self.device),))
 
     def _runner(self, batch_statistics: bool) -> "_Runner":
         return self._with_batch_statistics if batch_statistics else self._in_eval_mode

@@ -6,7 +6,7 @@ from weightspace.analysis.connectivity.curve import Barrier, Connectivity
 from weightspace.analysis.connectivity.distance import L2Reduction, l2_reduction
 from weightspace.analysis.connectivity.line import barrier
 from weightspace.analysis.connectivity.null import spectrum_matched
-from weightspace.analysis.connectivity.repair import Repaired, repair
+from weightspace.analysis.connectivity.repair import Repaired, repair, repair_many
 from weightspace.analysis.connectivity.singular import Alignment, SingularAlignment, null_alignment, singular_alignment
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "l2_reduction",
     "null_alignment",
     "repair",
+    "repair_many",
     "singular_alignment",
     "spectrum_matched",
 ]

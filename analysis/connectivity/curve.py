@@ -118,13 +118,13 @@ def along(
         raise TaskError(f"expected at least 2 points on the path, found {points}; 25 is usual")
     if not isinstance(task, Task) and (repair or calibrate):
         raise TaskError("repair and calibration look into the module, and found a function alone; give a Task in its place")
-    prepared: Prepared | None = prepare(statistics or task, a, b, repair) if isinstance(task, Task) and repair else None
+    prepared: Prepared | None = prepare(statistics or task, (a, b), repair) if isinstance(task, Task) and repair else None
     ts = tuple(at / (points - 1) for at in range(points))
     rows = []
     for t in ts:
         state_dict = path(t)
         if prepared is not None:
-            state_dict = prepared.apply(state_dict, t).state_dict
+            state_dict = prepared.apply(state_dict, (1 - t, t)).state_dict
         rows.append(_measured(task, state_dict, calibrate))
     values = {name: tuple(row.get(name, math.nan) for row in rows) for name in rows[0]}
     barriers = {name: barrier_of(name, ts, values[name], name not in lower_is_better) for name in values if name not in _SETTINGS}

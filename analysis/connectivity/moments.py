@@ -1,5 +1,6 @@
 """Mean and standard deviation of channels, gathered batch by batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,13 @@ class Moments:
     mean: Float[Tensor, " channels"]
     std: Float[Tensor, " channels"]
 
-    def between(self, other: "Moments", t: float) -> "Moments":
-        """`(1 - t)` of these and `t` of the others, means and deviations each."""
-        return Moments(torch.lerp(self.mean, other.mean, t), torch.lerp(self.std, other.std, t))
+    @classmethod
+    def mixed(cls, parts: Sequence["Moments"], shares: Sequence[float]) -> "Moments":
+        """The sum of means and that of deviations, each times its share."""
+        mean, std = parts[0].mean * shares[0], parts[0].std * shares[0]
+        for part, share in zip(parts[1:], shares[1:], strict=True):
+            mean, std = mean + part.mean * share, std + part.std * share
+        return cls(mean, std)
 
     def towards(self, goal: "Moments") -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
         """The scale and shift that give a channel of these moments the goal's; one that hardly varies is only shifted."""

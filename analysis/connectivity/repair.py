@@ -69,30 +69,58 @@ def repair(
         TaskError: a state dict does not fit the module, or a layer that was named cannot be corrected.
         UnknownNameError: there is no layer of a name.
     """
-    return prepare(task, state_of(a), state_of(b), mode, layers).apply(state_of(state_dict), t)
+    return prepare(task, (state_of(a), state_of(b)), mode, layers).apply(state_of(state_dict), (1 - t, t))
+
+
+def repair_many(
+    task: Task,
+    state_dict: Checkpoint | StateDict,
+    ends: Sequence[Checkpoint | StateDict],
+    shares: Sequence[float] | None = None,
+    *,
+    mode: Literal["reset", "repair"] = "repair",
+    layers: Sequence[str] | None = None,
+) -> Repaired:
+    """Correct what many networks were merged into, as `repair` does for two: goals are means over all of them.
+
+    Args:
+        task: its batches are what statistics are measured on.
+        state_dict: the merged network.
+        ends: what it was merged from, aligned.
+        shares: of each in the goal; equal ones by default.
+        mode: `repair` or `reset`.
+        layers: as for `repair`.
+
+    Raises:
+        TaskError: as for `repair`, or there is no network, or not one share for each.
+    """
+    shares = [1 / len(ends)] * len(ends) if shares is None and ends else list(shares or ())
+    if not ends or len(shares) != len(ends):
+        raise TaskError(f"found {len(ends)} networks and {len(shares)} shares; give at least one network, and a share for each")
+    return prepare(task, [state_of(end) for end in ends], mode, layers).apply(state_of(state_dict), shares)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What to correct, and the moments of both ends: measured once for all times.
+    """What to correct, and the moments of the ends: measured once for all times.
 
     Attributes:
         task: where networks run.
         layers: to be given the ends' moments.
         norms: whose running statistics are measured.
-        ends: moments of the layers in a and in b.
+        ends: moments of the layers in each end.
         notes: what is left as it is, and why.
     """
 
     task: Task
     layers: tuple[str, ...]
     norms: tuple[str, ...]
-    ends: tuple[Mapping[str, Moments], Mapping[str, Moments]]
+    ends: tuple[Mapping[str, Moments], ...]
     notes: tuple[str, ...]
 
-    def apply(self, state_dict: StateDict, t: float) -> Repaired:
-        """Correct a state dict at time t, in a new one."""
-        goals = {name: self.ends[0][name].between(self.ends[1][name], t) for name in self.layers}
+    def apply(self, state_dict: StateDict, shares: Sequence[float]) -> Repaired:
+        """Correct a state dict that has these shares of the ends, in a new one."""
+        goals = {name: Moments.mixed([end[name] for end in self.ends], shares) for name in self.layers}
         outputs, inputs = ({name: Gathering() for name in names} for names in (self.layers, self.norms))
         modules = dict(self.task.module.named_modules())
         hooks: dict[str, Hook] = {name: partial(_gather_input, inputs[name], modules[name]) for name in self.norms}
@@ -116,16 +144,16 @@ class Prepared:
         return Repaired(made, self.layers, self.norms, self.notes)
 
 
-def prepare(task: Task, a: StateDict, b: StateDict, mode: str, layers: Sequence[str] | None = None) -> Prepared:
-    """Choose the layers, and measure both ends on the batches of a task."""
+def prepare(task: Task, ends: Sequence[StateDict], mode: str, layers: Sequence[str] | None = None) -> Prepared:
+    """Choose the layers, and measure all ends on the batches of a task."""
     if mode not in ("reset", "repair"):
         raise TaskError(f"expected repair to be 'reset' or 'repair', found '{mode}'; choose one, or None")
-    calls = Calls.of(task, a)
+    calls = Calls.of(task, ends[0])
     chosen, notes = calls.chosen(layers) if mode == "repair" else ((), [])
     norms = calls.norms
     if mode == "reset" and not norms:
         notes = [*notes, "no layer keeps running statistics: there is nothing to reset"]
-    return Prepared(task, tuple(chosen), norms, (_moments(task, a, chosen), _moments(task, b, chosen)), tuple(notes))
+    return Prepared(task, tuple(chosen), norms, tuple(_moments(task, end, chosen) for end in ends), tuple(notes))
 
 
 def _moments(task: Task, state_dict: StateDict, layers: Sequence[str]) -> dict[str, Moments]:

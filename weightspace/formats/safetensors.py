@@ -178,11 +178,11 @@ def save(tensors: "Checkpoint | Mapping[str, torch.Tensor]", path: str | Path, m
     if not target.name or (target.exists() and not target.is_file()):
         raise FormatError(f"{path}: cannot be written, it is no regular file", reason="unreadable", advice="name a file in a folder")
     checkpoint = tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors)
-    header, order = _header(checkpoint, dict(metadata or {}))
+    head, order = header(checkpoint.info, metadata or {})
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as stream:
-            stream.write(len(header).to_bytes(8, "little") + header)
+            stream.write(head)
             for name in order:
                 for block in checkpoint.storages[name].blocks():
                     stream.write(block)
@@ -201,8 +201,14 @@ def save(tensors: "Checkpoint | Mapping[str, torch.Tensor]", path: str | Path, m
     return target
 
 
-def _header(checkpoint: Checkpoint, metadata: dict[str, str]) -> tuple[bytes, list[str]]:
-    stored = [one for one in checkpoint.info.values() if one.alias_of is None]
+def header(info: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
+    """Lay out a file: the bytes before its tensors, and the names of those that are stored, in the order in which they follow.
+
+    Raises:
+        FormatError: a dtype that safetensors cannot hold, or a name that it keeps for itself.
+    """
+    metadata = dict(metadata)
+    stored = [one for one in info.values() if one.alias_of is None]
     for one in stored:
         element = dtypes.dtype(one.dtype)
         if element.kind == "quantized" or element.name == "C128":
@@ -211,7 +217,7 @@ def _header(checkpoint: Checkpoint, metadata: dict[str, str]) -> tuple[bytes, li
                 reason="unsupported",
                 advice="convert it to F32 or C64",
             )
-    for one in checkpoint.info.values():
+    for one in info.values():
         if one.name == "__metadata__":
             raise FormatError(
                 "a tensor is named '__metadata__', which safetensors keeps for itself", reason="unsupported", advice="rename it"
@@ -219,16 +225,17 @@ def _header(checkpoint: Checkpoint, metadata: dict[str, str]) -> tuple[bytes, li
         if one.alias_of is not None:
             metadata[one.name] = one.alias_of
     stored.sort(key=lambda one: (-dtypes.dtype(one.dtype).bits, one.name))
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    said: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     at = 0
     for one in stored:
-        header[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [at, at + one.nbytes]}
+        said[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [at, at + one.nbytes]}
         at += one.nbytes
     try:
-        raw = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+        raw = json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     except UnicodeEncodeError as error:
         text = one_line(error.object[max(0, error.start - 20) : error.end], 80)
         raise FormatError(
             f"a name or metadata text ends in '{text}', which is no Unicode", reason="unsupported", advice="rename it"
         ) from None
-    return raw + b" " * (-(8 + len(raw)) % ALIGNMENT), [one.name for one in stored]
+    raw += b" " * (-(8 + len(raw)) % ALIGNMENT)
+    return len(raw).to_bytes(8, "little") + raw, [one.name for one in stored]

@@ -1,0 +1,27 @@
+"""Merging: many models into one, tensor by tensor."""
+
+from weightspace.analysis.merging.merge import Prepared, Progress, merge, prepare
+from weightspace.analysis.merging.method import MergeMethod, merge_method, methods
+from weightspace.analysis.merging.plan import Plan, Step
+from weightspace.analysis.merging.recipe import Adapter, Align, Filtered, Input, Module, Recipe, Repair, Slice, Source
+
+__all__ = [
+    "Adapter",
+    "Align",
+    "Filtered",
+    "Input",
+    "MergeMethod",
+    "Module",
+    "Plan",
+    "Prepared",
+    "Progress",
+    "Recipe",
+    "Repair",
+    "Slice",
+    "Source",
+    "Step",
+    "merge",
+    "merge_method",
+    "methods",
+    "prepare",
+]

@@ -1,0 +1,324 @@
+"""Merging from a recipe to a file: the one function that opens, checks, aligns, combines, mends and writes."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from blake3 import blake3
+from torch import Tensor
+
+from weightspace import identity
+from weightspace.analysis.connectivity import repair_many
+from weightspace.analysis.merging.execute import Run, torch_dtype
+from weightspace.analysis.merging.health import Measured, Measuring
+from weightspace.analysis.merging.plan import Plan, Step, plan
+from weightspace.analysis.merging.prepare import Models, Opener, SpecOf, align, gather_evidence, open_models, task_at
+from weightspace.analysis.merging.read_ahead import ReadAhead, reading_ahead
+from weightspace.analysis.merging.recipe import Recipe, Source
+from weightspace.analysis.merging.report import CARD, MANIFEST, RECIPE, Report, card, config, manifest, recipe_text, versions
+from weightspace.analysis.merging.undo import keep_parents
+from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, shards
+from weightspace.checkpoint import Checkpoint
+from weightspace.companions import TOKENIZER_FILES
+from weightspace.errors import MergeError
+from weightspace.opening import open as open_anything
+from weightspace.storage import FileSpan
+
+SUFFIX = ".safetensors"
+INDEX = "model.safetensors.index.json"
+UNDO = "undo"
+"""Folder of the differences by which parents come back."""
+
+COMPANIONS = TOKENIZER_FILES | {"generation_config.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json"}
+"""Files of a model's folder that are copied as they are."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a merge has come: tensors, and bytes of the result."""
+
+    done: int
+    found: int
+    bytes_done: int
+    bytes_found: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with its models opened and its plan made: all that can be known before any tensor is read."""
+
+    models: Models
+    plan: Plan
+
+
+def prepare(recipe: Path | str | Mapping[str, Any] | Recipe, opener: Opener = open_anything) -> Prepared:
+    """Open the models of a recipe and plan its merge.
+
+    Args:
+        recipe: a YAML file or its text, plain values, or a `Recipe`.
+        opener: opens a model by what the recipe calls it.
+
+    Raises:
+        MergeError, FormatError, UnknownNameError: no recipe, a model that is not there, an unknown method or parameter. Everything
+            else that is wrong stands in the plan's `problems`.
+    """
+    read = Recipe.read(recipe)
+    models = open_models(read, opener)
+    return Prepared(models, plan(read, models.ready, models.stored))
+
+
+def merge(
+    recipe: Path | str | Mapping[str, Any] | Recipe | Prepared,
+    out: str | Path | None = None,
+    *,
+    opener: Opener = open_anything,
+    jobs: int = 1,
+    device: str | torch.device = "cpu",
+    shard_bytes: int = SHARD_BYTES,
+    force: bool = False,
+    spec_of: SpecOf | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Checkpoint:
+    """Merge models as a recipe says.
+
+    One tensor is worked on at a time, of a large one a run of rows: memory does not grow with the models. Values are combined in
+    float32 (float64 where an input or `dtype` is) and rounded once, in one thread for each tensor, so that the result is the same
+    bit for bit with any number of `jobs`. A run that was killed goes on at the file in which it was.
+
+    Args:
+        recipe: a YAML file or its text, plain values, a `Recipe`, or what `prepare` returned.
+        out: a folder, as the Hub has models, or a `.safetensors` file; None for a checkpoint whose tensors are computed when read.
+        opener: opens a model by what the recipe calls it.
+        jobs: tensors that are worked on at once.
+        device: where values are combined.
+        shard_bytes: bytes of tensors in a file of a folder, at most.
+        force: replace a merge that is there.
+        spec_of: finds the names of a model's axes where the recipe aligns; by default by its architecture.
+        progress: called after each tensor.
+
+    Returns:
+        The merged model, with recipe and parents.
+
+    Raises:
+        MergeError: the recipe cannot be carried out; nothing is left under the final name.
+
+    Example:
+        >>> import tempfile, torch, weightspace as ws
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> paths = [str(ws.save({"w": torch.full((2,), value)}, folder / f"{value}.safetensors")) for value in (1.0, 3.0)]
+        >>> merge({"merge_method": "linear", "models": paths, "parameters": {"weight": 1}}, folder / "merged.safetensors")["w"]
+        tensor([2., 2.])
+    """
+    prepared = recipe if isinstance(recipe, Prepared) else prepare(recipe, opener)
+    plan = prepared.plan.expect_possible()
+    target = None if out is None else _target(Path(out), plan, force)
+    with _one_thread():
+        models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
+        run = Run(plan, models, gather_evidence(plan, models, opener), torch.device(device), _ids(prepared))
+        result = _repaired(run) if plan.recipe.repair else None
+        if target is None:
+            return result or run.lazily()
+        return _written(_Making(prepared, run, result, target), jobs, shard_bytes, force, progress)
+
+
+def _ids(prepared: Prepared) -> dict[Source, str]:
+    """What tells inputs apart: the ids of everything that each is made of."""
+    ids = {name: checkpoint.id for name, checkpoint in prepared.models.parents.items()}
+    return {source: "+".join(ids[name] for name in (source.model, *source.adapters)) for source in prepared.models.ready}
+
+
+def _target(out: Path, plan: Plan, force: bool) -> Path:
+    """See that the result can be written, before work begins."""
+    if out.suffix and out.suffix != SUFFIX and not out.is_dir():
+        raise MergeError(f"{out}: has the suffix '{out.suffix}'; name a {SUFFIX} file, or a folder")
+    if out.suffix == SUFFIX and plan.recipe.adapter:
+        raise MergeError(f"{out}: an adapter is a folder of two files; name a folder")
+    if out.exists() and not force:
+        raise MergeError(f"{out}: exists already; choose another name, or replace it with --force")
+    if out.is_dir() and not (out / MANIFEST).is_file():
+        raise MergeError(f"{out}: is a folder that was not written by a merge; choose another name, or remove it yourself")
+    expect_room(out, plan.num_bytes)
+    return out
+
+
+def _repaired(run: Run) -> Checkpoint:
+    """The result with its activations mended, in memory: it has to be run."""
+    how = run.plan.recipe.repair
+    assert how is not None
+    lazy = run.lazily()
+    found = repair_many(task_at(how.task), lazy, [run.models[part.source] for part in run.plan.steps[0].parts], mode=how.mode)
+    return replace(Checkpoint.of(found.state_dict), recipe=lazy.recipe, parents=lazy.parents)
+
+
+@dataclass(frozen=True)
+class _Making:
+    """A result on its way to the disk.
+
+    Attributes:
+        prepared: what it is made of.
+        run: that makes it.
+        result: what was made already, in memory; None where tensors are made one after another.
+        target: the file or folder that is to appear.
+    """
+
+    prepared: Prepared
+    run: Run
+    result: Checkpoint | None
+    target: Path
+
+    @property
+    def plan(self) -> Plan:
+        """Of the merge."""
+        return self.run.plan
+
+    @property
+    def is_file(self) -> bool:
+        """Whether a lone file is wanted."""
+        return self.target.suffix == SUFFIX
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What came up on the way."""
+        return ()
+
+    def shards(self, limit: int) -> list[Shard]:
+        """The files of the result."""
+        parents = json.dumps(self.parents, sort_keys=True)
+        metadata = {"format": "pt", "weightspace.recipe": self.plan.recipe.to_json(), "weightspace.parents": parents}
+        infos = [step.info for step in self.plan.steps]
+        return shards(infos, self.plan.aliases, metadata, None if self.is_file else limit, self.target.name if self.is_file else None)
+
+    def read_of(self, step: Step) -> list[FileSpan]:
+        """What of a step's parts lies in files as it is."""
+        storages = (self.run.models[part.source].storages[part.name] for part in step.all_parts)
+        return [one for one in storages if isinstance(one, FileSpan)]
+
+    def pieces(self, step: Step, measuring: Measuring) -> Iterator[Tensor]:
+        """Make a tensor, or take it from what was made."""
+        if self.result is None or step.is_copy:
+            yield from self.run.pieces(step, measuring)
+            return
+        tensor = self.result[step.name].to(torch_dtype(step.dtype))
+        measuring.add(tensor.float(), [self.run.models[part.source][part.name].float() for part in step.all_parts])
+        yield tensor
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that the bytes depend on."""
+        said = [self.plan.recipe.to_json(), sorted(self.parents.items()), versions(), str(self.run.device)]
+        return str(blake3(json.dumps(said, sort_keys=True).encode()).hexdigest())
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Ids of what went in, by what the recipe calls it."""
+        return {name: checkpoint.id for name, checkpoint in self.prepared.models.parents.items()}
+
+
+def _written(making: _Making, jobs: int, shard_bytes: int, force: bool, progress: Callable[[Progress], None] | None) -> Checkpoint:
+    """Make the tensors into their files, then put what is said of them beside, then give the whole its name."""
+    plan, target = making.plan, making.target
+    cut = making.shards(shard_bytes)
+    telling = _Telling(progress, len(plan.steps), plan.num_bytes)
+    kept: dict[str, dict[str, Any]] = {}
+    with Writer(target, cut, making.fingerprint) as writer, reading_ahead(_spans(making, cut)) as ahead:
+        for shard in cut:
+            found = writer.done(shard)
+            if found is None:
+                with writer.writing(shard) as opened:
+                    found = dict(_put(making, opened, jobs, telling, ahead))
+                writer.close(shard, found)
+            else:
+                telling.add(len(found), sum(shard.info[name].nbytes for name in found))
+            kept |= found
+        report = _report(making, kept)
+        if making.is_file:
+            writer.beside({f"{target.stem}.{MANIFEST}": manifest(plan, report), f"{target.stem}.md": card(plan, report)})
+        else:
+            writer.beside(_beside(making, report, cut))
+        if plan.recipe.keep != "none":
+            ready = {str(source): checkpoint for source, checkpoint in making.prepared.models.ready.items()}
+            keep_parents(open_anything(writer.folder / (cut[0].name if len(cut) == 1 else INDEX)), plan.recipe, ready, writer.folder / UNDO)
+        writer.finish(force)
+    return replace(open_anything(target), recipe=plan.recipe.to_dict(), parents=tuple(making.parents.values()))
+
+
+def _put(making: _Making, opened: Open, jobs: int, telling: "_Telling", ahead: ReadAhead) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Make and write the tensors of one file, several at a time; yields what is to be kept of each, in the order of the file."""
+    steps = {step.name: step for step in making.plan.steps}
+
+    def make(name: str) -> dict[str, Any]:
+        measuring = Measuring()
+        digest = opened.put(name, making.pieces(steps[name], measuring))
+        return {"blake3": digest.hex(), **asdict(measuring.found)}
+
+    with ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {name: pool.submit(make, name) for name in opened.shard.offsets}
+        try:
+            for name, future in futures.items():
+                yield name, future.result()
+                telling.add(1, steps[name].info.nbytes)
+                ahead.reached(sum(one.nbytes for one in making.read_of(steps[name])))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _spans(making: _Making, cut: Sequence[Shard]) -> list[FileSpan]:
+    """What will be read, in order."""
+    steps = {step.name: step for step in making.plan.steps}
+    return [span for shard in cut for name in shard.offsets for span in making.read_of(steps[name])]
+
+
+def _report(making: _Making, kept: Mapping[str, Mapping[str, Any]]) -> Report:
+    plan = making.plan
+    hashes = {step.name: str(kept[step.name]["blake3"]) for step in plan.steps}
+    rows = [(step.name, step.dtype, step.shape, bytes.fromhex(hashes[step.name])) for step in plan.steps]
+    rows += [(name, *next(row[1:] for row in rows if row[0] == owner)) for name, owner in plan.aliases.items()]
+    measured = {name: Measured.read(kept[name]) for name in hashes}
+    return Report(identity.model_id(rows).hex(), making.parents, measured, hashes, (*plan.notes, *making.notes))
+
+
+def _beside(making: _Making, report: Report, cut: Sequence[Shard]) -> dict[str, str | Path]:
+    """The further files of a model's folder, by name: their text, or what to copy."""
+    plan = making.plan
+    made: dict[str, str | Path] = {MANIFEST: manifest(plan, report), CARD: card(plan, report), RECIPE: recipe_text(plan.recipe)}
+    lead = making.prepared.models.stored[plan.recipe.base_model or plan.sources[0]]
+    if lead.path is not None and lead.path.is_dir():
+        made |= {path.name: path for path in sorted(lead.path.iterdir()) if path.name in COMPANIONS and path.is_file()}
+    said = config(plan, lead, {})
+    if said is not None:
+        made["config.json"] = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+    if len(cut) > 1:
+        names = {name: shard.name for shard in cut for name in shard.info}
+        made[INDEX] = json.dumps({"metadata": {"total_size": plan.num_bytes}, "weight_map": dict(sorted(names.items()))}, indent=2) + "\n"
+    return made
+
+
+class _Telling:
+    """Adds up how far the work has come."""
+
+    def __init__(self, tell: Callable[[Progress], None] | None, found: int, num_bytes: int) -> None:
+        self._tell, self._so_far = tell, Progress(0, found, 0, num_bytes)
+
+    def add(self, tensors: int, num_bytes: int) -> None:
+        """Say that so much more is done."""
+        so_far = self._so_far
+        self._so_far = replace(so_far, done=so_far.done + tensors, bytes_done=so_far.bytes_done + num_bytes)
+        if self._tell is not None:
+            self._tell(self._so_far)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: sums come out the same wherever they are made."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

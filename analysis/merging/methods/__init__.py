@@ -1,0 +1,1 @@
+"""Ways to merge, one a file; each registers itself."""

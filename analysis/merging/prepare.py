@@ -1,0 +1,151 @@
+"""What is done to models before they are merged: opened, adapters applied, brought into one order of neurons; all of it lazily."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weightspace.adapters import apply_adapter
+from weightspace.analysis.matching import match, match_many
+from weightspace.analysis.merging.evidence import fisher, gram
+from weightspace.analysis.merging.plan import Plan
+from weightspace.analysis.merging.recipe import Recipe, Source
+from weightspace.architectures import spec_for
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import MergeError, TaskError, one_line
+from weightspace.modules import load_function
+from weightspace.spec import SymmetrySpec
+from weightspace.symmetry import StateDict, act
+from weightspace.task import Task
+
+Opener = Callable[[str], Checkpoint]
+SpecOf = Callable[[Checkpoint], SymmetrySpec]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a recipe.
+
+    Attributes:
+        ready: what is merged: adapters applied.
+        stored: the same before anything was done to them: what says the dtype of the result.
+        parents: everything that was opened, by what the recipe calls it.
+    """
+
+    ready: Mapping[Source, Checkpoint]
+    stored: Mapping[Source, Checkpoint]
+    parents: Mapping[str, Checkpoint]
+
+
+def open_models(recipe: Recipe, opener: Opener) -> Models:
+    """Open everything that a recipe names, each once; an adapter in place of a model is applied to the base.
+
+    Raises:
+        FormatError, UnknownNameError: nothing there, or no checkpoint.
+        MergeError: an adapter where there is no base, or one that does not fit; a model that holds no weights.
+    """
+    opened: dict[str, Checkpoint] = {}
+
+    def opening(name: str) -> Checkpoint:
+        if name not in opened:
+            opened[name] = opener(name)
+            if opened[name].kind == "trainer" or not len(opened[name]):
+                raise MergeError(f"'{one_line(name, 120)}' holds no weights of a model; name the checkpoint of one")
+        return opened[name]
+
+    ready: dict[Source, Checkpoint] = {}
+    stored: dict[Source, Checkpoint] = {}
+    for source in recipe.sources:
+        model, adapters = opening(source.model), [opening(name) for name in source.adapters]
+        if model.kind == "adapter":
+            base = recipe.base_model
+            if base is None or base == source:
+                raise MergeError(
+                    f"'{one_line(str(source), 120)}' is an adapter; name the model it belongs to as base_model, or write model+adapter"
+                )
+            adapters, model = [model, *adapters], opening(base.model)
+        stored[source] = model
+        for adapter in adapters:
+            model = apply_adapter(model, adapter)
+        ready[source] = model
+    return Models(ready, stored, opened)
+
+
+def align(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | None = None) -> dict[Source, Checkpoint]:
+    """Bring the neurons of every input into the order of one of them.
+
+    Args:
+        plan: of a recipe with `align`.
+        models: by source.
+        spec_of: finds the names of a model's axes; by default by its architecture.
+
+    Returns:
+        The models; those that move are acted on when they are read.
+
+    Raises:
+        MergeError: the recipe's `to` is none of the models.
+        SymmetryError: no spec is known, or it does not fit.
+    """
+    how = plan.recipe.align
+    assert how is not None
+    target = how.to or plan.recipe.base_model or plan.sources[0]
+    if target not in models:
+        raise MergeError(f"align.to is '{target}', which is none of the models; name one of {', '.join(map(str, models))}")
+    spec = SymmetrySpec.from_yaml(how.spec, models[target]) if how.spec else (spec_of or spec_for)(models[target])
+    generator = torch.Generator().manual_seed(plan.recipe.seed)
+    options: dict[str, Any] = dict(how.options)
+    if how.task is not None:
+        options["task"] = task_at(how.task)
+    moving = [source for source in plan.sources if source != target]
+    made = dict(models)
+    if how.many:
+        matches = match_many([models[source] for source in (target, *moving)], spec, generator=generator, method=how.method, **options)
+        back = matches.elements[0].inverse()
+        elements = [back @ element for element in matches.elements[1:]]
+    else:
+        elements = [match(models[target], models[source], spec, how.method, generator=generator, **options).element for source in moving]
+    for source, element in zip(moving, elements, strict=True):
+        made[source] = act(element, models[source])
+    return made
+
+
+def task_at(reference: str) -> Task:
+    """The task that a user's function returns.
+
+    Raises:
+        TaskError: it returns none.
+    """
+    made = load_function(reference)()
+    if not isinstance(made, Task):
+        raise TaskError(f"'{reference}' returned a {type(made).__name__}; name a function without arguments that returns a Task")
+    return made
+
+
+def gather_evidence(plan: Plan, models: Mapping[Source, Checkpoint], opener: Opener) -> dict[tuple[Source, str], Mapping[str, Tensor]]:
+    """Read, or compute, what data say of each input, by the input and the name that the recipe has for it.
+
+    A `module:function` stands for a Task, on which what the method wants is computed for the input that names it.
+
+    Raises:
+        MergeError: an input of a method that needs evidence has none.
+    """
+    made: dict[tuple[Source, str], Mapping[str, Tensor]] = {}
+    for step in plan.steps:
+        for name, places in step.evidence.items():
+            for place, part in zip(places, step.parts, strict=True):
+                if place is None:
+                    raise MergeError(
+                        f"merge method '{plan.method.name}' needs the parameter '{name}' of model '{part.source}'; give it a file of it, "
+                        "or MODULE:FUNCTION that returns a Task to compute it on"
+                    )
+                key = (part.source, place)
+                if key in made:
+                    continue
+                is_task = ":" in place and not place.startswith("hf:")
+                made[key] = _MEASURES[name](task_at(place), models[part.source].state_dict()) if is_task else opener(place)
+    return made
+
+
+_MEASURES: Mapping[str, Callable[[Task, StateDict], Mapping[str, Tensor]]] = {"fisher": fisher, "gram": gram}

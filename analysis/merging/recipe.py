@@ -1,0 +1,536 @@
+"""A recipe: what is merged with what, how, and into which form; mergekit's YAML is one way to write it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from weightspace import documents
+from weightspace.errors import MergeError, WeightSpaceError, close_names, one_line
+
+Scalar = bool | int | float | str
+Setting = Scalar | tuple["Scalar", ...] | tuple["Filtered", ...]
+"""A parameter's value: one for all tensors, a gradient over the layers, or several by name."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A value for the tensors whose name contains a text.
+
+    Attributes:
+        value: one, or a gradient over the layers.
+        filter: the text; None or `*` for every tensor.
+    """
+
+    value: Scalar | tuple[Scalar, ...]
+    filter: str | None = None
+
+    def takes(self, tensor: str) -> bool:
+        """Whether it speaks of a tensor."""
+        return self.filter in (None, "*") or str(self.filter) in tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, with adapters that are applied to it first; written `model+adapter`.
+
+    Attributes:
+        model: a path, a catalog name or id.
+        adapters: of the same kind, in the order in which they are applied.
+    """
+
+    model: str
+    adapters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "+".join((self.model, *self.adapters))
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model that goes into a merge.
+
+    Attributes:
+        source: which.
+        parameters: of the method, for this model; files of evidence stand among them.
+        layers: the first layer taken and the first not taken; None for all.
+    """
+
+    source: Source
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    layers: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive layers of the result, and what they are made of.
+
+    Attributes:
+        inputs: of equally many layers.
+        base: in place of the recipe's.
+        parameters: of the method, in this slice.
+    """
+
+    inputs: tuple[Input, ...]
+    base: Source | None = None
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Module:
+    """A part of a model with layers of its own, such as an encoder.
+
+    Attributes:
+        slices: what its layers are made of, in order.
+        parameters: of the method, in this part.
+    """
+
+    slices: tuple[Slice, ...]
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Align:
+    """How the inputs are brought into one order of neurons before they are merged.
+
+    Attributes:
+        method: a matching method, such as `weight`.
+        to: the model that the others are aligned to; None for the base, or the first.
+        spec: a YAML file that names the axes; None for what the catalog or a known architecture says.
+        task: `module:function` that returns a Task, for methods that look at activations.
+        many: align all of them jointly, through a common order, in place of each to one.
+        options: of the method.
+    """
+
+    method: str = "weight"
+    to: Source | None = None
+    spec: str | None = None
+    task: str | None = None
+    many: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How the activations of the result are mended.
+
+    Attributes:
+        task: `module:function` that returns a Task, on whose batches activations are measured.
+        mode: `repair`, or `reset` for running statistics alone.
+    """
+
+    task: str
+    mode: Literal["reset", "repair"] = "repair"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """That the result is written as an adapter: its difference from the base, by truncated SVD.
+
+    Attributes:
+        rank: of the update of each matrix.
+        alpha: its scale, as adapters state it; None for the rank.
+        targets: a regular expression that names of matrices match; None for every matrix that differs.
+    """
+
+    rank: int
+    alpha: float | None = None
+    targets: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to merge, and how.
+
+    Attributes:
+        merge_method: a registered method.
+        modules: what the result is made of, by the prefix of its tensors' names; one with the prefix "" is the whole model.
+        base_model: what the others come from.
+        parameters: of the method.
+        dtype: inputs are converted to it first; `float64` also computes in it.
+        out_dtype: of the result; by default `dtype`, then the widest of the inputs.
+        tokenizer_source: `union`, `base` or a model; None where all models have one vocabulary.
+        tokenizer: the same in mergekit's long form (`source`, `tokens`, `pad_to_multiple_of`).
+        chat_template: `auto`, a model, or the text of one.
+        seed: of methods that leave something to chance.
+        align: before merging.
+        repair: after merging.
+        adapter: write the difference from the base in place of the model.
+        keep: which of the models can be had back from the result by `unmerge`: none, the base, or all.
+        name: of the result in the catalog.
+    """
+
+    merge_method: str
+    modules: Mapping[str, Module]
+    base_model: Source | None = None
+    parameters: Mapping[str, Setting] = field(default_factory=dict)
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer_source: str | None = None
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    seed: int = 0
+    align: Align | None = None
+    repair: Repair | None = None
+    adapter: Adapter | None = None
+    keep: Literal["none", "base", "all"] = "none"
+    name: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        merge_method: str,
+        models: Sequence[str | Source | Input],
+        base_model: str | Source | None = None,
+        *,
+        parameters: Mapping[str, Setting] | None = None,
+        **known: Any,
+    ) -> "Recipe":
+        """Merge whole models; `known` are further fields.
+
+        Example:
+            >>> recipe = Recipe.of("linear", ["a.safetensors", "b.safetensors"], parameters={"weight": 0.5})
+            >>> [str(source) for source in recipe.sources]
+            ['a.safetensors', 'b.safetensors']
+        """
+        inputs = tuple(one if isinstance(one, Input) else Input(_source(one, "models")) for one in models)
+        base = None if base_model is None else _source(base_model, "base_model")
+        return cls(merge_method, {"": Module((Slice(inputs),))}, base, parameters or {}, **known)
+
+    @classmethod
+    def read(cls, source: "Path | str | Mapping[str, Any] | Recipe") -> "Recipe":
+        """Read a recipe from a YAML file, its text, or plain values.
+
+        Raises:
+            MergeError: it is no recipe; the message names the key.
+        """
+        if isinstance(source, Recipe):
+            return source
+        if isinstance(source, Mapping):
+            return _recipe(source, "the recipe")
+        try:
+            where, text = documents.text_of(source)
+            found = documents.load(text, where)
+        except WeightSpaceError as error:
+            raise MergeError(str(error).replace("as a spec", "as a recipe").replace("the spec", "the recipe")) from None
+        if len(found) != 1:
+            raise MergeError(f"{where} holds {len(found)} recipes; expected one, write each into a file of its own")
+        return _recipe(found[0], where)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Every model that is named, each once, in order; the base first."""
+        named = [self.base_model, self.align.to if self.align else None]
+        for slice in self.slices:
+            named += [slice.base, *(one.source for one in slice.inputs)]
+        return tuple(dict.fromkeys(one for one in named if one is not None))
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """Those of all modules."""
+        return tuple(slice for module in self.modules.values() for slice in module.slices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values that `read` takes; what stands at its default is left out."""
+        made = {key: value for key, value in _plain(self).items() if value not in (None, {}, [], "none") and (key, value) != ("seed", 0)}
+        modules = {prefix: _module_form(module) for prefix, module in self.modules.items()}
+        del made["modules"]
+        return {**made, **(modules[""] if set(modules) == {""} and "parameters" not in modules[""] else {"modules": modules})}
+
+    def to_json(self) -> str:
+        """The recipe in one canonical form, the same for equal recipes."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+
+def _module_form(module: Module) -> dict[str, Any]:
+    """A part of a model as recipes write it: whole models, or slices."""
+    said = {"parameters": _plain(module.parameters)} if module.parameters else {}
+    first = module.slices[0]
+    if len(module.slices) == 1 and first.base is None and not first.parameters and all(one.layers is None for one in first.inputs):
+        return {"models": [_input_form(one, "model") for one in first.inputs], **said}
+    slices = []
+    for slice in module.slices:
+        form: dict[str, Any] = {"sources": [_input_form(one, "model") for one in slice.inputs]}
+        if slice.base is not None:
+            form["base_model"] = str(slice.base)
+        if slice.parameters:
+            form["parameters"] = _plain(slice.parameters)
+        slices.append(form)
+    return {"slices": slices, **said}
+
+
+def _input_form(given: Input, key: str) -> dict[str, Any]:
+    form: dict[str, Any] = {key: str(given.source)}
+    if given.layers is not None:
+        form["layer_range"] = list(given.layers)
+    if given.parameters:
+        form["parameters"] = _plain(given.parameters)
+    return form
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML and JSON hold it."""
+    if isinstance(value, Source):
+        return str(value)
+    if isinstance(value, Filtered):
+        return {"value": _plain(value.value), **({} if value.filter is None else {"filter": value.filter})}
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+        return {key: one for key, one in named.items() if one not in (None, {}, False)}
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return value
+
+
+# Reading: every function takes what was written and where it stands, and says what is wrong with it in one line.
+
+
+def _recipe(given: Mapping[str, Any], where: str) -> Recipe:
+    known = ["models", "slices", *(one.name for one in fields(Recipe))]
+    _expect_keys(given, known, where)
+    if "merge_method" not in given:
+        raise MergeError(f"{where} names no merge_method; add one, such as merge_method: linear")
+    parts = [key for key in ("models", "slices", "modules") if given.get(key)]
+    if len(parts) != 1:
+        found = " and ".join(parts) if parts else "none of them"
+        raise MergeError(f"{where} has {found}; expected exactly one of models, slices and modules")
+    if given.get("tokenizer") and given.get("tokenizer_source"):
+        raise MergeError(f"{where} has both tokenizer and tokenizer_source; keep one of them")
+    base = None if given.get("base_model") is None else _source(given["base_model"], f"{where}, base_model")
+    modules = (
+        {str(prefix): _module(one, f"{where}, modules.{prefix}") for prefix, one in _mapping(given["modules"], f"{where}, modules").items()}
+        if parts == ["modules"]
+        else {"": _module({parts[0]: given[parts[0]]}, where)}
+    )
+    return Recipe(
+        _word(given["merge_method"], f"{where}, merge_method"),
+        modules,
+        base,
+        _parameters(given.get("parameters"), f"{where}, parameters"),
+        _dtype(given.get("dtype"), f"{where}, dtype"),
+        _dtype(given.get("out_dtype"), f"{where}, out_dtype"),
+        _optional_word(given.get("tokenizer_source"), f"{where}, tokenizer_source"),
+        _mapping(given.get("tokenizer") or {}, f"{where}, tokenizer"),
+        _optional_word(given.get("chat_template"), f"{where}, chat_template"),
+        _whole(given.get("seed", 0), f"{where}, seed"),
+        _align(given.get("align"), f"{where}, align"),
+        _repair(given.get("repair"), f"{where}, repair"),
+        _adapter(given.get("adapter"), f"{where}, adapter"),
+        _choice(given.get("keep", "none"), ("none", "base", "all"), f"{where}, keep"),
+        _optional_word(given.get("name"), f"{where}, name"),
+    )
+
+
+def _module(given: Any, where: str) -> Module:
+    given = _mapping(given, where)
+    _expect_keys(given, ("models", "slices", "parameters"), where)
+    if bool(given.get("models")) == bool(given.get("slices")):
+        raise MergeError(
+            f"{where} has {'both models and slices' if given.get('models') else 'neither models nor slices'}; expected one of them"
+        )
+    if given.get("models"):
+        models = _list(given["models"], f"{where}, models")
+        slices: tuple[Slice, ...] = (Slice(tuple(_input(one, f"{where}, models[{at}]", sliced=False) for at, one in enumerate(models))),)
+    else:
+        slices = tuple(_slice(one, f"{where}, slices[{at}]") for at, one in enumerate(_list(given["slices"], f"{where}, slices")))
+    return Module(slices, _parameters(given.get("parameters"), f"{where}, parameters"))
+
+
+def _slice(given: Any, where: str) -> Slice:
+    given = _mapping(given, where)
+    _expect_keys(given, ("sources", "base_model", "parameters", "residual_weight"), where)
+    sources = _list(given.get("sources") or [], f"{where}, sources")
+    if not sources:
+        raise MergeError(f"{where} has no sources; name the models and their layer_range")
+    inputs = tuple(_input(one, f"{where}, sources[{at}]", sliced=True) for at, one in enumerate(sources))
+    lengths = [one.layers[1] - one.layers[0] for one in inputs if one.layers]
+    if len(set(lengths)) > 1:
+        raise MergeError(f"{where} takes {', '.join(map(str, lengths))} layers of its sources; expected equally many of each")
+    base = None if given.get("base_model") is None else _source(given["base_model"], f"{where}, base_model")
+    return Slice(inputs, base, _parameters(given.get("parameters"), f"{where}, parameters"))
+
+
+def _input(given: Any, where: str, *, sliced: bool) -> Input:
+    if not isinstance(given, Mapping):
+        given = {"model": given}
+    _expect_keys(given, ("model", "parameters", *(["layer_range"] if sliced else [])), where)
+    if given.get("model") is None:
+        raise MergeError(f"{where} names no model; add model: PATH")
+    layers = None
+    if sliced:
+        found = given.get("layer_range")
+        if not isinstance(found, list) or len(found) != 2 or not all(type(one) is int for one in found) or not 0 <= found[0] < found[1]:
+            raise MergeError(f"{where}: layer_range is {found!r}; expected [first, end] with 0 <= first < end, the end not taken")
+        layers = (found[0], found[1])
+    return Input(_source(given["model"], f"{where}, model"), _parameters(given.get("parameters"), f"{where}, parameters"), layers)
+
+
+def _source(given: Any, where: str) -> Source:
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, Mapping):  # mergekit's long form
+        return _long_source(given, where)
+    text = str(given) if isinstance(given, Path) else _word(given, where)
+    if "+" not in text or Path(text).exists():
+        return Source(text)
+    model, *adapters = text.split("+")
+    if not model or not all(adapters):
+        raise MergeError(f"{where} is '{one_line(text, 80)}'; expected a model, or model+adapter")
+    return Source(model, tuple(adapters))
+
+
+def _long_source(given: Mapping[str, Any], where: str) -> Source:
+    def path(one: Any) -> str:
+        return _word(one["path"] if isinstance(one, Mapping) and "path" in one else one, where)
+
+    _expect_keys(given, ("model", "lora"), where)
+    if given.get("model") is None:
+        raise MergeError(f"{where} names no model; write the path of one")
+    return Source(path(given["model"]), () if given.get("lora") is None else (path(given["lora"]),))
+
+
+def _parameters(given: Any, where: str) -> dict[str, Setting]:
+    return {str(name): _setting(value, f"{where}.{name}") for name, value in _mapping(given or {}, where).items() if value is not None}
+
+
+def _setting(given: Any, where: str) -> Setting:
+    if isinstance(given, Mapping):
+        given = [given]
+    if isinstance(given, list | tuple) and any(isinstance(one, Mapping | Filtered) for one in given):
+        return tuple(one if isinstance(one, Filtered) else _filtered(one, f"{where}[{at}]") for at, one in enumerate(given))
+    return _value(given, where)
+
+
+def _filtered(given: Any, where: str) -> Filtered:
+    given = _mapping(given, where)
+    _expect_keys(given, ("filter", "value"), where)
+    if given.get("value") is None:
+        raise MergeError(f"{where} has a filter and no value; add value: NUMBER")
+    return Filtered(_value(given["value"], where), None if given.get("filter") is None else str(given["filter"]))
+
+
+def _value(given: Any, where: str) -> Scalar | tuple[Scalar, ...]:
+    if isinstance(given, list | tuple):
+        if not given:
+            raise MergeError(f"{where} is an empty list; give one value, or several as a gradient over the layers")
+        return tuple(_scalar(one, where) for one in given)
+    return _scalar(given, where)
+
+
+def _scalar(given: Any, where: str) -> Scalar:
+    if not isinstance(given, bool | int | float | str):
+        raise MergeError(f"{where} is {one_line(repr(given), 60)}; expected a number, true, false, a word, or a list of them")
+    if isinstance(given, str):  # YAML takes 1e-5 for a word
+        try:
+            return float(given)
+        except ValueError:
+            return given
+    return given
+
+
+def _align(given: Any, where: str) -> Align | None:
+    if given is None or given is False:
+        return None
+    if isinstance(given, str):
+        given = {"method": given}
+    given = _mapping({} if given is True else given, where)
+    _expect_keys(given, [one.name for one in fields(Align)], where)
+    return Align(
+        _word(given.get("method", "weight"), f"{where}.method"),
+        None if given.get("to") is None else _source(given["to"], f"{where}.to"),
+        _optional_word(given.get("spec"), f"{where}.spec"),
+        _optional_word(given.get("task"), f"{where}.task"),
+        _choice(given.get("many", False), (True, False), f"{where}.many"),
+        _mapping(given.get("options") or {}, f"{where}.options"),
+    )
+
+
+def _repair(given: Any, where: str) -> Repair | None:
+    if given is None:
+        return None
+    given = _mapping({"task": given} if isinstance(given, str) else given, where)
+    _expect_keys(given, ("task", "mode"), where)
+    if "task" not in given:
+        raise MergeError(f"{where} names no task; add task: MODULE:FUNCTION, which returns a Task")
+    return Repair(_word(given["task"], f"{where}.task"), _choice(given.get("mode", "repair"), ("repair", "reset"), f"{where}.mode"))
+
+
+def _adapter(given: Any, where: str) -> Adapter | None:
+    if given is None:
+        return None
+    given = _mapping({"rank": given} if isinstance(given, int) else given, where)
+    _expect_keys(given, ("rank", "alpha", "targets"), where)
+    rank = _whole(given.get("rank"), f"{where}.rank")
+    if rank < 1:
+        raise MergeError(f"{where}.rank is {rank}; expected at least 1")
+    alpha = given.get("alpha")
+    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
+        raise MergeError(f"{where}.alpha is {alpha!r}; expected a number")
+    return Adapter(rank, None if alpha is None else float(alpha), _optional_word(given.get("targets"), f"{where}.targets"))
+
+
+_DTYPES = {"float16": "F16", "half": "F16", "bfloat16": "BF16", "float32": "F32", "float": "F32", "float64": "F64", "double": "F64"}
+
+
+def _dtype(given: Any, where: str) -> str | None:
+    """The catalog's name of a dtype that torch's name stands for."""
+    if given is None:
+        return None
+    name = str(given).removeprefix("torch.")
+    if name not in _DTYPES and name not in _DTYPES.values():
+        raise MergeError(f"{where} is '{one_line(name, 40)}'; expected float16, bfloat16, float32 or float64")
+    return _DTYPES.get(name, name)
+
+
+def _expect_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            raise MergeError(f"{where} has the unknown key '{one_line(str(key), 60)}'{close_names(str(key), known)}")
+
+
+def _mapping(given: Any, where: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise MergeError(f"{where} is {one_line(repr(given), 60)}; expected a mapping of names to values")
+    return dict(given)
+
+
+def _list(given: Any, where: str) -> list[Any]:
+    if not isinstance(given, list | tuple):
+        raise MergeError(f"{where} is {one_line(repr(given), 60)}; expected a list")
+    return list(given)
+
+
+def _word(given: Any, where: str) -> str:
+    if not isinstance(given, str) or not given.strip():
+        raise MergeError(f"{where} is {one_line(repr(given), 60)}; expected a word")
+    return given.strip()
+
+
+def _optional_word(given: Any, where: str) -> str | None:
+    return None if given is None else _word(given, where)
+
+
+def _whole(given: Any, where: str) -> int:
+    if type(given) is not int:
+        raise MergeError(f"{where} is {one_line(repr(given), 60)}; expected a whole number")
+    return given
+
+
+def _choice(given: Any, choices: tuple[Any, ...], where: str) -> Any:
+    if given not in choices:
+        raise MergeError(f"{where} is {one_line(repr(given), 60)}; expected one of {', '.join(str(one).lower() for one in choices)}")
+    return given
+
+
+def all_settings(recipe: Recipe) -> Iterator[tuple[str, bool]]:
+    """Every parameter that a recipe sets anywhere, and whether it does so for one model."""
+    yield from ((name, False) for name in recipe.parameters)
+    for module in recipe.modules.values():
+        yield from ((name, False) for name in module.parameters)
+        for slice in module.slices:
+            yield from ((name, False) for name in slice.parameters)
+            for one in slice.inputs:
+                yield from ((name, True) for name in one.parameters)

@@ -1,0 +1,124 @@
+"""What is written beside a merged model: a manifest that says exactly how it came to be, its config, and a model card."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import yaml
+
+import weightspace
+from weightspace import dtypes
+from weightspace.analysis.merging.health import Measured, warnings
+from weightspace.analysis.merging.plan import Plan
+from weightspace.analysis.merging.recipe import Recipe
+from weightspace.checkpoint import Checkpoint
+
+MANIFEST, CARD, RECIPE = "merge.json", "README.md", "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a merge.
+
+    Attributes:
+        id: of the result's content, in hex.
+        parents: ids of the models that went in, by what the recipe calls them.
+        measured: what each tensor is like.
+        hashes: of each tensor's content, in hex.
+        notes: what the plan says.
+        warnings: signs that something went wrong.
+    """
+
+    id: str
+    parents: Mapping[str, str]
+    measured: Mapping[str, Measured]
+    hashes: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs of a broken merge, one line each."""
+        return tuple(warnings(self.measured))
+
+
+def manifest(plan: Plan, report: Report) -> str:
+    """Everything that is needed to make the model again, and to know that it is the same, as JSON; the same merge gives the same text."""
+    said = {
+        "id": report.id,
+        "recipe": plan.recipe.to_dict(),
+        "parents": dict(report.parents),
+        "method": {"name": plan.method.name, "paper": plan.method.paper},
+        "arithmetic": "float64" if plan.recipe.dtype == "F64" else "float32 (float64 where an input is), rounded once",
+        "versions": versions(),
+        "notes": list(report.notes),
+        "warnings": list(report.warnings),
+        "tensors": {name: {"blake3": report.hashes[name], **asdict(one)} for name, one in report.measured.items()},
+    }
+    return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """What computed: a result may differ in its last bits under others."""
+    return {
+        "weightspace": weightspace.__version__,
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+    }
+
+
+def config(plan: Plan, checkpoint: Checkpoint, changes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result's config: that of the base or the first model, with what the merge changed.
+
+    Args:
+        plan: of the merge.
+        checkpoint: whose config is taken.
+        changes: that a common vocabulary brings.
+    """
+    given = checkpoint.metadata.get("config")
+    if not isinstance(given, Mapping):
+        return None
+    made = {key: value for key, value in given.items() if key != "_name_or_path"}
+    written = {step.dtype for step in plan.steps if not step.is_copy}
+    if len(written) == 1:
+        made["torch_dtype" if "torch_dtype" in made else "dtype"] = dtypes.dtype(written.pop()).torch
+    for key in ("num_hidden_layers", "n_layer", "num_layers"):
+        if plan.layers and key in made:
+            made[key] = next(iter(plan.layers.values()))
+    names = {*(step.name for step in plan.steps), *plan.aliases}
+    if made.get("tie_word_embeddings") and any(
+        name in names and name not in plan.aliases for name in ("lm_head.weight", "embed_out.weight")
+    ):
+        made["tie_word_embeddings"] = False
+    return {**made, **changes}
+
+
+def card(plan: Plan, report: Report) -> str:
+    """A model card: what was merged, how, and what to know of it."""
+    parents = [f"- `{name}` (`{id[:12]}`)" for name, id in report.parents.items()]
+    front = yaml.safe_dump({"tags": ["merge", "weightspace", plan.method.name], "library_name": "transformers"}, sort_keys=False)
+    lines = [
+        f"---\n{front}---",
+        f"# {plan.recipe.name or 'A merge'}",
+        f"Made with weightspace by the method `{plan.method.name}` ({plan.method.paper}) from:",
+        "\n".join(parents),
+        f"## Recipe\n\n```yaml\n{recipe_text(plan.recipe)}```",
+        f"## What came of it\n\n{len(report.measured)} tensors, {plan.num_bytes:,} bytes, id `{report.id}`.",
+        _listed("Warnings", report.warnings),
+        _listed("Notes", report.notes),
+        "The parents' licences hold for this model too: look at theirs before you share it.",
+    ]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe as YAML."""
+    return str(yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    return f"{title}:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""

@@ -1,0 +1,274 @@
+"""Writing a model tensor by tensor into shards that appear only when they are complete, and going on where an earlier run stopped."""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from weightspace import identity
+from weightspace.checkpoint import TensorInfo, tensor_bytes
+from weightspace.errors import MergeError
+from weightspace.formats.safetensors import header
+
+SHARD_BYTES = 5_000_000_000
+MARGIN = 1 << 24  # bytes of disk that are left free
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the result.
+
+    Attributes:
+        name: of the file.
+        info: its tensors, tied ones after their owners.
+        metadata: strings in its header.
+    """
+
+    name: str
+    info: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    @cached_property
+    def _laid(self) -> tuple[bytes, dict[str, int]]:
+        head, order = header(self.info, self.metadata)
+        at, offsets = len(head), {}
+        for name in order:
+            offsets[name] = at
+            at += self.info[name].nbytes
+        return head, offsets
+
+    @property
+    def head(self) -> bytes:
+        """What lies before the tensors."""
+        return self._laid[0]
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Where each stored tensor begins."""
+        return self._laid[1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return len(self.head) + sum(self.info[name].nbytes for name in self.offsets)
+
+
+def shards(
+    infos: Sequence[TensorInfo], aliases: Mapping[str, str], metadata: Mapping[str, str], limit: int | None, name: str | None
+) -> list[Shard]:
+    """Cut a model into files: tensors in order, a new file where the next one would go over the limit.
+
+    Args:
+        infos: of the stored tensors.
+        aliases: further names of tensors.
+        metadata: strings for every header.
+        limit: bytes of tensors in a file; None for one file.
+        name: of a lone file; by default as the Hub has it.
+    """
+    groups: list[list[TensorInfo]] = [[]]
+    held = 0
+    for info in infos:
+        if limit is not None and groups[-1] and held + info.nbytes > limit:
+            groups.append([])
+            held = 0
+        groups[-1].append(info)
+        held += info.nbytes
+    made = []
+    for at, group in enumerate(groups):
+        file = (name or "model.safetensors") if len(groups) == 1 else f"model-{at + 1:05d}-of-{len(groups):05d}.safetensors"
+        tensors = {info.name: info for info in group}
+        tied = {
+            other: TensorInfo(other, tensors[owner].dtype, tensors[owner].shape, owner)
+            for other, owner in aliases.items()
+            if owner in tensors
+        }
+        made.append(Shard(file, {**tensors, **tied}, metadata))
+    return made
+
+
+@dataclass
+class Writer:
+    """A folder beside the target in which the result grows; renamed to the target at the end.
+
+    Attributes:
+        target: the file or folder that is to appear.
+        shards: what it holds.
+        fingerprint: of everything that the bytes depend on: an earlier run's shards are taken over only where it is the same.
+    """
+
+    target: Path
+    shards: Sequence[Shard]
+    fingerprint: str
+    _lock: BinaryIO | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where the result grows."""
+        return self.target.with_name(f".{self.target.name}.partial")
+
+    def __enter__(self) -> "Writer":
+        """Make the folder, or take over what an earlier run left.
+
+        Raises:
+            MergeError: somebody else is at work there, or the folder cannot be written.
+        """
+        with writable(self.target):
+            self.folder.mkdir(exist_ok=True)
+            self._lock = (self.folder / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise MergeError(f"{self.target}: another merge is writing it; wait until it is finished, or choose another name") from None
+        with writable(self.target):
+            stamp = self.folder / "fingerprint"
+            if not stamp.exists() or stamp.read_text() != self.fingerprint:
+                for left in self.folder.iterdir():
+                    if left.is_dir():
+                        shutil.rmtree(left)
+                    elif left.name != "lock":
+                        left.unlink()
+                _put(stamp, self.fingerprint)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def done(self, shard: Shard) -> dict[str, Any] | None:
+        """What was kept about a shard that an earlier run finished; None for one that is still to be written."""
+        try:
+            return dict(json.loads((self.folder / f"{shard.name}.json").read_text())) if (self.folder / shard.name).exists() else None
+        except (OSError, ValueError):
+            return None
+
+    @contextlib.contextmanager
+    def writing(self, shard: Shard) -> Iterator["Open"]:
+        """Write a shard; it gets its name when the block ends well."""
+        temporary = self.folder / f"{shard.name}.tmp"
+        with writable(self.target):
+            with temporary.open("wb") as stream:
+                os.truncate(stream.fileno(), shard.num_bytes)
+                os.pwrite(stream.fileno(), shard.head, 0)
+                yield Open(shard, stream.fileno())
+                os.fsync(stream.fileno())
+
+    def close(self, shard: Shard, kept: Mapping[str, Any]) -> None:
+        """Give a finished shard its name, after what is to be kept about it."""
+        with writable(self.target):
+            _put(self.folder / f"{shard.name}.json", json.dumps(kept))
+            (self.folder / f"{shard.name}.tmp").replace(self.folder / shard.name)
+
+    def beside(self, files: Mapping[str, str | Path]) -> None:
+        """Put further files beside the shards: their text, or what to copy, by name."""
+        with writable(self.target):
+            for name, content in files.items():
+                if isinstance(content, Path):
+                    shutil.copyfile(content, self.folder / name)
+                else:
+                    _put(self.folder / name, content)
+
+    def finish(self, replace: bool) -> None:
+        """Give the result its name: a lone file beside its companions, or the folder as it is.
+
+        Args:
+            replace: whether what is there may go.
+        """
+        own = {"fingerprint", "lock", *(f"{shard.name}.json" for shard in self.shards)}
+        with writable(self.target):
+            for name in own:
+                (self.folder / name).unlink(missing_ok=True)
+            if self.shards[0].name == self.target.name:
+                self._move_files(replace)
+            else:
+                with _put_away(self.target, replace):
+                    self.folder.rename(self.target)
+
+    def _move_files(self, replace: bool) -> None:
+        """The companions first: what has the result's name is complete."""
+        companions = [path for path in self.folder.iterdir() if path.name != self.target.name]
+        for path in companions:
+            place = self.target.with_name(path.name if path.is_file() else f"{self.target.stem}.{path.name}")
+            with _put_away(place, replace):
+                path.rename(place)
+        (self.folder / self.target.name).replace(self.target)
+        self.folder.rmdir()
+
+
+@dataclass(frozen=True)
+class Open:
+    """A shard that is being written."""
+
+    shard: Shard
+    descriptor: int
+
+    def put(self, name: str, pieces: Iterable[Tensor]) -> bytes:
+        """Write a tensor's runs of rows at its place; returns the hash of its content.
+
+        Several tensors may be written at once.
+        """
+        info, at = self.shard.info[name], self.shard.offsets[name]
+        hasher = identity.tensor_hasher(info.dtype, info.shape)
+        for piece in pieces:
+            raw = tensor_bytes(piece)
+            hasher.update(raw)
+            while len(raw):
+                written = os.pwrite(self.descriptor, raw, at)
+                raw, at = raw[written:], at + written
+        return bytes(hasher.digest())
+
+
+def expect_room(target: Path, num_bytes: int) -> None:
+    """See that the disk has room before work begins.
+
+    Raises:
+        MergeError: it has not, or the folder does not exist.
+    """
+    if not target.absolute().parent.is_dir():
+        raise MergeError(f"{target}: its folder does not exist; make it first")
+    free = shutil.disk_usage(target.absolute().parent).free
+    if free < num_bytes + MARGIN:
+        raise MergeError(f"{target}: the result takes {num_bytes:,} bytes and the disk has {free:,} free; make room, or write elsewhere")
+
+
+@contextlib.contextmanager
+def writable(target: Path) -> Iterator[None]:
+    """Say in one line what the system has against writing; what is written so far stays where it is, under no final name."""
+    try:
+        yield
+    except OSError as error:
+        raise MergeError(
+            f"{target}: cannot be written ({error.strerror}); check the folder, its permissions and the free space, then run it again: it goes on where it stopped"
+        ) from None
+
+
+@contextlib.contextmanager
+def _put_away(place: Path, replace: bool) -> Iterator[None]:
+    """Move what is at a place out of the way, and remove it when its successor is there."""
+    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    if replace and place.exists():
+        place.rename(old)
+    yield
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink(missing_ok=True)
+
+
+def _put(path: Path, text: str) -> None:
+    """Write a small file that is whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

@@ -1,0 +1,11 @@
+"""Low-rank adapters as values: read from any library's file, put into a base, taken out of a fine-tuned model, written for PEFT."""
+
+from weightspace.adapters.adapter import Adapter as Adapter
+from weightspace.adapters.adapter import Factors as Factors
+from weightspace.adapters.applying import apply_adapter as apply_adapter
+from weightspace.adapters.applying import delta as delta
+from weightspace.adapters.fitting import fit as fit
+from weightspace.adapters.low_rank import LowRank as LowRank
+from weightspace.adapters.reading import read_adapter as read_adapter
+
+__all__ = ["Adapter", "Factors", "LowRank", "apply_adapter", "delta", "fit", "read_adapter"]
