@@ -269,6 +269,8 @@ class _Ingest:
             num_bytes=read.num_bytes,
             tensors=read.rows,
             description=description,
+            recipe=read.recipe,
+            parents=read.parents,
         )
         if not record.is_finite:
             self.report.non_finite.append(record.name)

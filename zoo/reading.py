@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Read:
     num_params: int
     num_bytes: int
     rows: tuple[TensorRow, ...]
+    recipe: Mapping[str, Any] | None = None
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,4 +178,6 @@ def finished(checkpoint: Checkpoint, rows: Sequence[TensorRow]) -> Read:
         num_params=checkpoint.num_params,
         num_bytes=checkpoint.num_bytes,
         rows=tuple(rows),
+        recipe=checkpoint.recipe,
+        parents=checkpoint.parents,
     )

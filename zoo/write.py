@@ -177,7 +177,7 @@ def _write_models(connection: Connection, models: Sequence[ModelRecord], stamp: 
             "alias_of": pa.array([row[3] and _text(row[3]) for row in rows], pa.string()),
         },
     )
-    _write_parents(connection, [(numbers[m.id], parent) for m in fresh for parent in m.parents])
+    _write_parents(connection, [(numbers[m.id], m) for m in fresh if m.parents])
     return by_id | numbers
 
 
@@ -247,12 +247,14 @@ def _write_recipe(connection: Connection, recipe: Mapping[str, Any]) -> int:
     return number
 
 
-def _write_parents(connection: Connection, pairs: Sequence[tuple[int, str]]) -> None:
-    for child, parent in pairs:
-        connection.execute(
-            "insert into edges select model_id, ?, 'made', 'recipe', 1 from models where id = unhex(?)",
-            [child, parent],
-        )
+def _write_parents(connection: Connection, children: Sequence[tuple[int, ModelRecord]]) -> None:
+    """Write who comes from whom, as far as the parents are in the catalog."""
+    for child, model in children:
+        kind = str((model.recipe or {}).get("kind", "made"))
+        for parent in dict.fromkeys(model.parents):
+            connection.execute(
+                "insert into edges select model_id, ?, ?, 'recipe', 1 from models where id = unhex(?)", [child, kind, parent]
+            )
 
 
 def _write_files(connection: Connection, described: Sequence[tuple[int, Place, Description]], stamp: datetime) -> None:

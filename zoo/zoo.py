@@ -209,7 +209,7 @@ class Zoo:
             return open_checkpoint(model)
         return self.open(model)
 
-    def spec(self, model: str | Path) -> "SymmetrySpec":
+    def spec(self, model: str | Path | Checkpoint) -> "SymmetrySpec":
         """The symmetry of a model's architecture: as it was set, else by the names of its tensors; see `weightspace.zoo.specs`.
 
         Raises:
@@ -217,7 +217,7 @@ class Zoo:
         """
         from weightspace.zoo import specs  # brings YAML, which nothing else here needs
 
-        return specs.chosen(self.catalog, self.checkpoint(model))
+        return specs.chosen(self.catalog, model if isinstance(model, Checkpoint) else self.checkpoint(model))
 
     def set_spec(self, model: str | Path, spec: "SymmetrySpec") -> None:
         """Keep a spec for the architecture of a model, in place of any other.

@@ -69,10 +69,5 @@ def agree(voices: Sequence[Tensor], signs: Tensor, weights: Sequence[float], nor
     return made.mul_(signs)
 
 
-def onto(base: Tensor, delta: Tensor, scale: float) -> Tensor:
-    """`base + scale * delta`; the delta is overwritten."""
-    return _scaled(delta, scale).add_(base)
-
-
 def _scaled(delta: Tensor, scale: float) -> Tensor:
     return delta if scale == 1 else delta.mul_(scale)

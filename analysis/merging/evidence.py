@@ -176,7 +176,8 @@ def gram(task: Task, state_dict: StateDict, layers: Sequence[str] | None = None)
                 f"layer '{name}' is a {type(modules[name]).__name__}, which has no Gram matrix; name a linear layer or a convolution"
             )
     names = tensors_of(task.module, state_dict)
-    wanted = {name: rows for name in (layers or modules) if (rows := _rows_of(modules[name])) and f"{name}.weight" in names}
+    weights = {name: names.get(f"{name}.weight".removeprefix("."), "") for name in modules}
+    wanted = {name: rows for name in (layers or modules) if (rows := _rows_of(modules[name])) and weights[name]}
     sums: dict[str, tuple[Tensor, int]] = {}
 
     def watch(name: str, rows: Callable[[Tensor], Iterator[Tensor]]) -> Callable[[Tensor, Tensor], None]:
@@ -194,7 +195,7 @@ def gram(task: Task, state_dict: StateDict, layers: Sequence[str] | None = None)
     if idle:
         raise TaskError(f"layer '{idle[0]}' is not called when the module runs, so it has no Gram matrix; leave it out")
     means = {name: (total / count).float() for name, (total, count) in sums.items()}
-    return {names[f"{name}.weight"]: one[None] if _is_transposed(modules[name]) else one for name, one in means.items()}
+    return {weights[name]: one[None] if _is_transposed(modules[name]) else one for name, one in means.items()}
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -27,6 +27,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.companions import TOKENIZER_FILES
 from weightspace.errors import MergeError
 from weightspace.opening import open as open_anything
+from weightspace.provenance import stated
 from weightspace.storage import FileSpan
 
 SUFFIX = ".safetensors"
@@ -188,8 +189,7 @@ class _Making:
 
     def shards(self, limit: int) -> list[Shard]:
         """The files of the result."""
-        parents = json.dumps(self.parents, sort_keys=True)
-        metadata = {"format": "pt", "weightspace.recipe": self.plan.recipe.to_json(), "weightspace.parents": parents}
+        metadata = {"format": "pt", **stated({"kind": "merge", **self.plan.recipe.to_dict()}, tuple(self.parents.values()))}
         infos = [step.info for step in self.plan.steps]
         return shards(infos, self.plan.aliases, metadata, None if self.is_file else limit, self.target.name if self.is_file else None)
 
@@ -244,7 +244,7 @@ def _written(making: _Making, jobs: int, shard_bytes: int, force: bool, progress
             ready = {str(source): checkpoint for source, checkpoint in making.prepared.models.ready.items()}
             keep_parents(open_anything(writer.folder / (cut[0].name if len(cut) == 1 else INDEX)), plan.recipe, ready, writer.folder / UNDO)
         writer.finish(force)
-    return replace(open_anything(target), recipe=plan.recipe.to_dict(), parents=tuple(making.parents.values()))
+    return open_anything(target)
 
 
 def _put(making: _Making, opened: Open, jobs: int, telling: "_Telling", ahead: ReadAhead) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from weightspace import documents
+from weightspace import documents, dtypes
 from weightspace.errors import MergeError, WeightSpaceError, close_names, one_line
 
 Scalar = bool | int | float | str
@@ -158,7 +158,7 @@ class Recipe:
         repair: after merging.
         adapter: write the difference from the base in place of the model.
         keep: which of the models can be had back from the result by `unmerge`: none, the base, or all.
-        name: of the result in the catalog.
+        name: what the model card calls the result.
     """
 
     merge_method: str
@@ -234,6 +234,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values that `read` takes; what stands at its default is left out."""
         made = {key: value for key, value in _plain(self).items() if value not in (None, {}, [], "none") and (key, value) != ("seed", 0)}
+        made |= {key: dtypes.dtype(made[key]).torch for key in ("dtype", "out_dtype") if key in made}
         modules = {prefix: _module_form(module) for prefix, module in self.modules.items()}
         del made["modules"]
         return {**made, **(modules[""] if set(modules) == {""} and "parameters" not in modules[""] else {"modules": modules})}
@@ -289,6 +290,7 @@ def _plain(value: Any) -> Any:
 
 
 def _recipe(given: Mapping[str, Any], where: str) -> Recipe:
+    given = {key: value for key, value in given.items() if (key, value) != ("kind", "merge")}  # as recipes stand in catalogs and files
     known = ["models", "slices", *(one.name for one in fields(Recipe))]
     _expect_keys(given, known, where)
     if "merge_method" not in given:

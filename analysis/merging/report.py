@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,11 @@ from weightspace.analysis.merging.recipe import Recipe
 from weightspace.checkpoint import Checkpoint
 
 MANIFEST, CARD, RECIPE = "merge.json", "README.md", "recipe.yaml"
+
+
+def manifest_path(out: Path) -> Path:
+    """Where the manifest of a result lies: in its folder, or beside its file."""
+    return out / MANIFEST if out.is_dir() else out.with_name(f"{out.stem}.{MANIFEST}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def config(plan: Plan, checkpoint: Checkpoint, changes: Mapping[str, Any]) -> di
 def card(plan: Plan, report: Report) -> str:
     """A model card: what was merged, how, and what to know of it."""
     parents = [f"- `{name}` (`{id[:12]}`)" for name, id in report.parents.items()]
-    front = yaml.safe_dump({"tags": ["merge", "weightspace", plan.method.name], "library_name": "transformers"}, sort_keys=False)
+    front = yaml.safe_dump({"tags": ["merge", "weightspace", plan.method.name]}, sort_keys=False)
     lines = [
         f"---\n{front}---",
         f"# {plan.recipe.name or 'A merge'}",

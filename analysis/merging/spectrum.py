@@ -31,16 +31,18 @@ class Spectrum:
         return Spectrum(self.left[:, :rank], self.values[:rank], self.right[:rank])
 
 
-def spectrum(matrix: Float[Tensor, "rows columns"], dtype: torch.dtype) -> Spectrum:
+def spectrum(matrix: Float[Tensor, "rows columns"], dtype: torch.dtype, part_of: Tensor | None = None) -> Spectrum:
     """Decompose a matrix.
 
     Args:
         matrix: in float64.
         dtype: of the values that it was made from, whose rounding tells what is zero: singular values up to `eps * max(rows, columns)` of
             the largest.
+        part_of: what is left of which the matrix is, where it is a difference: rounding is as large as that.
     """
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    floor = torch.finfo(dtype).eps * max(matrix.shape) * values[:1]
+    size = values[:1] if part_of is None else torch.linalg.matrix_norm(part_of)
+    floor = torch.finfo(dtype).eps * max(matrix.shape) * size
     return Spectrum(left, values, right).first(int((values > floor).sum()))
 
 

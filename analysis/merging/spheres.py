@@ -29,14 +29,14 @@ def inner_products(slabs: Iterable[Slab], points: Callable[[Slab], Sequence[Tens
         axis: sum over this axis alone and keep it with length one; over all of them where None. Only axis 0 goes across slabs.
 
     Returns:
-        float64, `[n, n]` with the kept axes after it.
+        float64 on the CPU, `[n, n]` with the kept axes after it.
     """
     total: Tensor | None = None
     for slab in slabs:
         found = _products(points(slab), axis)
         total = found if total is None else total.add_(found)
     assert total is not None, "a tensor has at least one slab"
-    return total
+    return total.cpu()
 
 
 def _products(vectors: Sequence[Tensor], axis: int | None) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from weightspace.analysis.merging.method import Slab, Slabs
 from weightspace.analysis.merging.selection import as_words
-from weightspace.analysis.merging.trimming import deltas, ratio
+from weightspace.analysis.merging.task_vectors import deltas
+from weightspace.analysis.merging.trimming import ratio
 from weightspace.errors import MergeError
 
 Draw = Callable[[Slab, int, Tensor], Tensor | None]

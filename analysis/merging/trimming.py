@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weightspace.analysis.merging.method import Slab, Slabs
 from weightspace.analysis.merging.selection import kth_largest
+from weightspace.analysis.merging.task_vectors import delta_of, deltas
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,6 @@ class Band:
 
 Places = tuple[int, int]
 """Which entries of a delta are kept: from the first rank of magnitude to the last, both included; 1 is the largest."""
-
-
-def deltas(slab: Slab) -> Iterator[Tensor]:
-    """What each input differs from the base by, one after another: new tensors, that may be overwritten."""
-    for tensor in slab.tensors:
-        yield tensor - slab.base
 
 
 def trimmed(slab: Slab, bands: Sequence[Band]) -> Iterator[Tensor]:
@@ -89,7 +84,7 @@ def _rescaled(slabs: Slabs, bands: list[Band], sought: list[int]) -> tuple[Band,
 
 def _magnitudes(slabs: Slabs, inputs: Sequence[int]) -> Iterator[list[Tensor]]:
     for slab in slabs:
-        yield [(slab.tensors[index] - slab.base).abs_() for index in inputs]
+        yield [delta_of(slab, index).abs_() for index in inputs]
 
 
 def ratio(before: float, after: float) -> float:

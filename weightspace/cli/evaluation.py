@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,6 +76,23 @@ def task_of(reference: str | None, checkpoint: "Checkpoint") -> "Task":
             f"'{reference}' is a function of a state dict, but this looks into the module; name a function without arguments that returns a Task"
         )
     return found
+
+
+def values_of(judge: "Task | Callable[..., Any]", checkpoint: "Checkpoint") -> dict[str, float]:
+    """What a judge says of a model: numbers by name.
+
+    Raises:
+        TaskError: it says something else.
+    """
+    from weightspace.task import Task
+
+    found = judge.evaluate(checkpoint) if isinstance(judge, Task) else judge(checkpoint.state_dict())
+    given = found if isinstance(found, Mapping) else {"loss": found}
+    try:
+        return {str(name): float(value) for name, value in given.items()}
+    except (TypeError, ValueError):
+        said = ", ".join(f"{name}: {type(value).__name__}" for name, value in given.items())
+        raise TaskError(f"the evaluation returned {said}; expected a number, or numbers by name") from None
 
 
 def needs_task(method: str) -> bool:

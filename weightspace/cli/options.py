@@ -1,6 +1,7 @@
 """Arguments and options that commands share, and how `key=value` is read."""
 
 import enum
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,6 +103,33 @@ def unwritten(file: Path | None, force: bool, suffixes: tuple[str, ...]) -> None
         raise RecordError(f"{file}: its folder does not exist; make it first")
     if file.exists() and not force:
         raise RecordError(f"{file}: exists already; choose another name, or replace it with --force")
+
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "K": 10**3,
+    "KB": 10**3,
+    "M": 10**6,
+    "MB": 10**6,
+    "G": 10**9,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+
+
+def byte_count(text: str) -> int:
+    """Read a number of bytes, as in 500MB.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-zA-Z]*)\s*", text)
+    if found is None or found[2].upper() not in _UNITS or float(found[1]) <= 0:
+        raise typer.BadParameter(f"'{one_line(text, 40)}' is no number of bytes; write it as in 5GB or 500MB")
+    return max(1, int(float(found[1]) * _UNITS[found[2].upper()]))
 
 
 def pairs(texts: Iterable[str], what: str) -> dict[str, str]:

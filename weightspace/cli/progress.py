@@ -34,12 +34,13 @@ class Done(Protocol):
 class Bar:
     """Shows what `update` is told."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, unit: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.table import Column
 
         console = Console(stderr=True)
+        self._unit = unit
         narrow = console.width < 80
         self._progress = Progress(
             SpinnerColumn(),
@@ -59,7 +60,7 @@ class Bar:
     def update(self, done: Done) -> None:
         """Take in how far the work has come."""
         speed: Any = self._progress.tasks[0].speed
-        said = f"{done.done:,}/{done.found:,} files  {cells.size(done.bytes_done)}/{cells.size(done.bytes_found)}"
+        said = f"{done.done:,}/{done.found:,} {self._unit}  {cells.size(done.bytes_done)}/{cells.size(done.bytes_found)}"
         self._progress.update(
             self._task, completed=done.bytes_done, total=done.bytes_found, said=said + (f"  {cells.size(speed)}/s" if speed else "")
         )
@@ -76,9 +77,9 @@ class Bar:
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Bar]:
-    """Show a bar while the block works, from the second second on."""
-    bar = Bar(what)
+def progress(what: str, unit: str = "files") -> Iterator[Bar]:
+    """Show a bar while the block works, from the second second on; `unit` is what is counted."""
+    bar = Bar(what, unit)
     bar.open()
     try:
         yield bar

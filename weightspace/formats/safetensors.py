@@ -13,6 +13,7 @@ from weightspace import dtypes
 from weightspace.checkpoint import Checkpoint, TensorInfo, tied
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
+from weightspace.provenance import told
 from weightspace.storage import FileSpan, SourceFile, Storage
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def open_safetensors(path: Path) -> Checkpoint:
     info, spans, metadata = read_header(file)
     info = tied(info, {name: owner for name, owner in metadata.items() if name not in info and owner in info})
     storages: dict[str, Storage] = {name: spans[one.alias_of or name] for name, one in info.items()}
-    return Checkpoint(info, storages, "safetensors", path=path, files=(path,), metadata=metadata)
+    recipe, parents = told(metadata)
+    return Checkpoint(info, storages, "safetensors", path=path, files=(path,), metadata=metadata, recipe=recipe, parents=parents)
 
 
 def read_header(file: SourceFile) -> tuple[dict[str, TensorInfo], dict[str, FileSpan], dict[str, str]]:

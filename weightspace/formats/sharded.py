@@ -10,6 +10,7 @@ from weightspace.errors import DAMAGE, FormatError, guarded, one_line
 from weightspace.formats import checkpoint_format, head_of
 from weightspace.formats import sniff as sniff_format
 from weightspace.formats.safetensors import MAX_HEADER, parse_json
+from weightspace.provenance import told
 from weightspace.storage import SourceFile, Storage, inside
 
 SUFFIX = ".index.json"
@@ -78,6 +79,7 @@ def open_sharded(path: Path) -> Checkpoint:
         storages |= shard.storages
         extras |= shard.extras
         metadata |= shard.metadata
+    recipe, parents = told(metadata)
     metadata |= {"index": said} if said else {}
     metadata |= describe(path) if path.is_dir() else {}
     return Checkpoint(
@@ -89,6 +91,8 @@ def open_sharded(path: Path) -> Checkpoint:
         metadata=metadata,
         kind="adapter" if "adapter_config" in metadata else "full",
         extras=extras,
+        recipe=recipe,
+        parents=parents,
     )
 
 

@@ -2,11 +2,11 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from weightspace.analysis.merging.method import Slab, Slabs, merge_method
+from weightspace.analysis.merging.selection import kth_largest
 
 
 def _importance(slab: Slab) -> Tensor:
@@ -22,16 +22,8 @@ def _threshold(slabs: Slabs, **_: object) -> float:
     count = math.prod(slabs.shape)
     if not count:
         return 0.0
-    found, start = None, 0
-    for slab in slabs:
-        values = _importance(slab).flatten().numpy()
-        found = np.empty(count, values.dtype) if found is None else found
-        found[start : start + len(values)] = values
-        start += len(values)
-    assert found is not None, "a tensor has at least one slab"
-    places = [int(share * (count - 1)) for share in (0.25, 0.5, 0.75)]
-    found.partition(places)
-    lower, median, upper = (float(found[place]) for place in places)
+    ranks = [count - int(share * (count - 1)) for share in (0.25, 0.5, 0.75)]
+    ((lower, median, upper),) = kth_largest(lambda: ((_importance(slab),) for slab in slabs), lambda *_: ranks)
     return median + 1.5 * (upper - lower)
 
 
@@ -47,12 +39,14 @@ def arcee_fusion(slab: Slab, *, summary: float) -> Tensor:
 
     The softmax runs over each row (the last axis), with 1e-8 added to probabilities; quantiles are of the left side over the whole tensor.
     Named and defined as in mergekit (there is no paper). Departures: quantiles are exact, by selection, where mergekit sorts a million values
-    drawn with replacement, so that results vary; divergences are in float64, as float32 rounds them by a share of several per cent
-    between models as close as fine-tuned ones. The importances of one tensor are held in memory at once, nothing else of it is.
+    drawn with replacement, so that its results vary; divergences are in float64, as float32 loses several per cent of them to rounding
+    between models as close as fine-tuned ones.
 
     Args:
         slab: base and one input.
         summary: the threshold.
     """
     assert slab.base is not None, "required"
-    return slab.tensors[0].where(_importance(slab) >= summary, slab.base)
+    importance = _importance(slab)
+    taken = torch.ge(importance, summary, out=importance)
+    return slab.base.lerp(slab.tensors[0], taken)  # exact at 0 and at 1, and many times as fast as torch.where

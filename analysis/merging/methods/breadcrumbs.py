@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import onto, total
+from weightspace.analysis.merging.election import total
 from weightspace.analysis.merging.method import Each, Share, Slab, Slabs, merge_method
+from weightspace.analysis.merging.task_vectors import onto_base
 from weightspace.analysis.merging.trimming import Band, Places, find_bands, trimmed
 
 
@@ -50,4 +51,4 @@ def breadcrumbs(
     (nothing is dropped where that is 1); entries that equal the largest or the smallest of these are kept as well. Where `rescale`, the
     kept are scaled to the sum of magnitudes of before. `int8_mask` has no effect.
     """
-    return onto(slab.base, total(trimmed(slab, summary), weight, normalize), lambda_)
+    return onto_base(slab, total(trimmed(slab, summary), weight, normalize), lambda_)

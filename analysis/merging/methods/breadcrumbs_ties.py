@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import elect, onto
+from weightspace.analysis.merging.election import elect
 from weightspace.analysis.merging.method import Each, Share, Slab, merge_method
 from weightspace.analysis.merging.methods.breadcrumbs import crumbs
+from weightspace.analysis.merging.task_vectors import onto_base
 from weightspace.analysis.merging.trimming import Band, trimmed
 
 
@@ -27,4 +28,4 @@ def breadcrumbs_ties(
     summary: tuple[Band, ...],
 ) -> Tensor:
     """`base + lambda * elect(w_i band(d_i))`: `band` as in breadcrumbs, `elect` as in ties. `int8_mask` has no effect."""
-    return onto(slab.base, elect(trimmed(slab, summary), weight, normalize), lambda_)
+    return onto_base(slab, elect(trimmed(slab, summary), weight, normalize), lambda_)

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import onto, total
+from weightspace.analysis.merging.election import total
 from weightspace.analysis.merging.method import Each, Share, Slab, Slabs, merge_method
+from weightspace.analysis.merging.task_vectors import onto_base
 from weightspace.analysis.merging.thinning import Thinned, draw_all, thinned, uniformly
 from weightspace.errors import MergeError
 
@@ -47,4 +48,4 @@ def dare_linear(
     (`rescale_by: norm`, as mergekit has it) or by `1 / density` (`rescale_by: density`, as in the paper, equation 2). `int8_mask` has
     no effect.
     """
-    return onto(slab.base, total(thinned(slab, uniformly(density), summary), weight, normalize), lambda_)
+    return onto_base(slab, total(thinned(slab, uniformly(density), summary), weight, normalize), lambda_)

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import elect, onto
+from weightspace.analysis.merging.election import elect
 from weightspace.analysis.merging.method import Each, Share, Slab, merge_method
 from weightspace.analysis.merging.methods.dare_linear import dropped
+from weightspace.analysis.merging.task_vectors import onto_base
 from weightspace.analysis.merging.thinning import Thinned, thinned, uniformly
 
 
@@ -27,4 +28,4 @@ def dare_ties(
     summary: Thinned,
 ) -> Tensor:
     """`base + lambda * elect(w_i drop(d_i))`: `drop` as in dare_linear, `elect` as in ties. `int8_mask` has no effect."""
-    return onto(slab.base, elect(thinned(slab, uniformly(density), summary), weight, normalize), lambda_)
+    return onto_base(slab, elect(thinned(slab, uniformly(density), summary), weight, normalize), lambda_)

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import elect, onto
+from weightspace.analysis.merging.election import elect
 from weightspace.analysis.merging.method import Between, Each, Share, Slab, merge_method
 from weightspace.analysis.merging.methods.della_linear import pruned
+from weightspace.analysis.merging.task_vectors import onto_base
 from weightspace.analysis.merging.thinning import Thinned, by_rank, thinned
 
 
@@ -29,4 +30,4 @@ def della(
     summary: Thinned,
 ) -> Tensor:
     """`base + lambda * elect(w_i prune(d_i))`: `prune` as in della_linear, `elect` as in ties. `int8_mask` has no effect."""
-    return onto(slab.base, elect(thinned(slab, by_rank(density, epsilon), summary), weight, normalize), lambda_)
+    return onto_base(slab, elect(thinned(slab, by_rank(density, epsilon), summary), weight, normalize), lambda_)

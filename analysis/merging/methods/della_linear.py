@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import onto, total
+from weightspace.analysis.merging.election import total
 from weightspace.analysis.merging.method import Between, Each, Share, Slab, Slabs, merge_method
+from weightspace.analysis.merging.task_vectors import onto_base
 from weightspace.analysis.merging.thinning import Thinned, by_rank, draw_all, thinned
 
 
@@ -46,4 +47,4 @@ def della_linear(
     Departures: the paper scales each kept entry by one over its probability; mergekit gives equal magnitudes ranks in any order, we
     give them the mean of their ranks, and an entry alone in its row has the probability `density`. `int8_mask` has no effect.
     """
-    return onto(slab.base, total(thinned(slab, by_rank(density, epsilon), summary), weight, normalize), lambda_)
+    return onto_base(slab, total(thinned(slab, by_rank(density, epsilon), summary), weight, normalize), lambda_)

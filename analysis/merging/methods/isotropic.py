@@ -49,8 +49,9 @@ def iso_cts(slab: Slab, *, lambda_: float = 1.0, common_space_fraction: Annotate
     rank = min(matrices[0].shape)
     own = round((rank - int(rank * common_space_fraction)) / len(matrices))
     common = spectrum(torch.stack(matrices).sum(0), dtype).first(max(0, rank - own * len(matrices)))
-    rests = (matrix - common.left @ (common.left.T @ matrix) for matrix in matrices)
-    return added(slab, _isotropic(joined([common, *(spectrum(rest, dtype).first(own) for rest in rests)], dtype)), lambda_)
+    rests = [matrix - common.left @ (common.left.T @ matrix) for matrix in matrices]
+    specific = [spectrum(rest, dtype, part_of=matrix).first(own) for rest, matrix in zip(rests, matrices, strict=True)]
+    return added(slab, _isotropic(joined([common, *specific], dtype)), lambda_)
 
 
 def _isotropic(parts: Spectrum) -> Tensor:

@@ -1,5 +1,6 @@
 """The mean of fine-tuned models drawn back towards their base, by how far they agree."""
 
+import torch
 from torch import Tensor
 
 from weightspace.analysis.merging.averages import weighted_sum
@@ -11,7 +12,7 @@ def _share(products: Tensor) -> Tensor:
     """The share of the mean, from the inner products of the task vectors: one, or one for each row."""
     count = len(products)
     between = cosines(products)
-    agreement = sum(between[i, j] for i in range(count) for j in range(i)) / (count * (count - 1) / 2)
+    agreement = torch.stack([between[i, j] for i in range(count) for j in range(i)]).mean(0)
     below = 1 + (count - 1) * agreement
     lost = below.abs() < 1e-6
     return (count * agreement / below.where(~lost, 1.0)).where(~lost, 0.0)
@@ -42,5 +43,5 @@ def model_stock(slab: Slab, *, filter_wise: bool = False, summary: float | None)
     """
     assert slab.base is not None, "required"
     count = len(slab.tensors)
-    t = _share(inner_products(Whole(slab), offsets, -1)).to(slab.base.dtype) if summary is None else summary
+    t = _share(inner_products(Whole(slab), offsets, -1)).to(slab.base) if summary is None else summary
     return weighted_sum((slab.base, *slab.tensors), (1 - t, *[t / count] * count))

@@ -48,7 +48,5 @@ def nuslerp(slab: Slab, *, weight: Each, nuslerp_flatten: bool = True, nuslerp_r
 
 
 def _plain(weights: tuple[Tensor, ...], slab: Slab) -> list[float | Tensor]:
-    """Numbers where one holds for the whole tensor, tensors in its dtype else."""
-    return [weight.item() if weight.numel() == 1 else weight.to(slab.tensors[0].dtype) for weight in weights]
-
-
+    """Numbers where one holds for the whole tensor, else tensors like its own."""
+    return [weight.item() if weight.numel() == 1 else weight.to(slab.tensors[0]) for weight in weights]

@@ -8,14 +8,13 @@ from torch import Tensor
 from weightspace.analysis.merging.method import Between, Slab, merge_method
 
 
-def active(slab: Slab, epsilon: float) -> tuple[tuple[Tensor, ...], Tensor]:
+def active(slab: Slab, epsilon: float) -> tuple[list[Tensor], Tensor]:
     """The task vectors, nought where an entry is not above `epsilon` in size, and how many inputs have each entry above it."""
-    deltas = slab.deltas
+    deltas = [torch.nn.functional.hardshrink(delta, epsilon) for delta in slab.deltas]
     count = torch.zeros_like(slab.tensors[0])
+    changed = torch.empty_like(count)
     for delta in deltas:
-        above = delta.abs() > epsilon
-        delta.mul_(above)
-        count.add_(above)
+        count.add_(torch.ne(delta, 0, out=changed))
     return deltas, count
 
 
@@ -34,6 +33,7 @@ def ram(slab: Slab, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Tensor:
         slab: inputs and base.
         epsilon: the size up to which an entry counts as unchanged.
     """
+    assert slab.base is not None, "required"
     (total, *others), count = active(slab, epsilon)
     for delta in others:
         total.add_(delta)

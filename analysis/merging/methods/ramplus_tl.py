@@ -17,9 +17,9 @@ def _scales(slabs: Slabs, *, r: float, alpha: float, epsilon: float) -> list[flo
     shared, unique = (torch.zeros(len(next(iter(slabs)).tensors), dtype=torch.float64) for _ in range(2))
     for slab in slabs:
         deltas, count = active(slab, epsilon)
-        alone = count == 1
-        unique += torch.stack([(delta * alone).count_nonzero() for delta in deltas])
-        shared += torch.stack([delta.count_nonzero() for delta in deltas])
+        alone = torch.eq(count, 1, out=count)
+        unique += torch.stack([(delta * alone).count_nonzero() for delta in deltas]).cpu()
+        shared += torch.stack([delta.count_nonzero() for delta in deltas]).cpu()
     overlap = (shared - unique) / unique.clamp(min=1)
     return [1 + r * min(float(ratio), alpha) for ratio in overlap]
 
@@ -47,6 +47,7 @@ def ramplus_tl(
         summary: what each input's own entries are multiplied by.
     """
     deltas, count = active(slab, epsilon)
-    alone = weighted_sum(deltas, summary)
+    assert slab.base is not None, "required"
     together = weighted_sum(deltas, [1.0] * len(deltas)).div_(count.clamp(min=1))
-    return alone.where(count == 1, together).add_(slab.base)
+    alone = torch.eq(count, 1, out=count)
+    return together.lerp_(weighted_sum(deltas, summary), alone).add_(slab.base)

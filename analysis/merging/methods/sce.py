@@ -8,10 +8,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from weightspace.analysis.merging.election import agree, direction, onto
+from weightspace.analysis.merging.election import agree, direction
 from weightspace.analysis.merging.method import Between, Slab, Slabs, merge_method
 from weightspace.analysis.merging.selection import kth_largest
-from weightspace.analysis.merging.trimming import deltas
+from weightspace.analysis.merging.task_vectors import deltas, onto_base
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,8 @@ def sce(
     selected delta over the sum of these of all models; erase: drop what has not the sign of `sum_i d_i` (without coefficients, zero counts
     as +).
 
-    Args:
-        floor: where the mean squares sum to less, all models have the same coefficient. This is mergekit's rule, and holds for most
-            fine-tuned models, whose deltas are small; 0 for the coefficients of the paper at any size.
+    Where the mean squares of all models sum to less than `floor`, they have the same coefficient: mergekit's rule, which concerns most
+    fine-tuned models, as their deltas are small. Set it to 0 for the coefficients of the paper at any size.
 
     Departures from mergekit: an entry whose coefficients sum to less than 1e-6 is averaged like others, not shrunk; ties are all kept.
     `int8_mask` has no effect.
@@ -95,4 +94,4 @@ def sce(
     parts = _most_varied(slab, summary.variance)
     signs = direction(parts)
     voices = [part.mul_(share) for part, share in zip(parts, summary.coefficients, strict=True)]
-    return onto(slab.base, agree(voices, signs, summary.coefficients, normalize=True), 1.0)
+    return onto_base(slab, agree(voices, signs, summary.coefficients, normalize=True))

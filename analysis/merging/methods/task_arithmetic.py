@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import onto, total
+from weightspace.analysis.merging.election import total
 from weightspace.analysis.merging.method import Each, Share, Slab, merge_method
-from weightspace.analysis.merging.trimming import deltas
+from weightspace.analysis.merging.task_vectors import deltas, onto_base
 
 
 @merge_method(
@@ -26,4 +26,4 @@ def task_arithmetic(
 
     Nothing is dropped: `density`, `rescale` and `int8_mask` are taken, as mergekit takes them, and have no effect.
     """
-    return onto(slab.base, total(deltas(slab), weight, normalize), lambda_)
+    return onto_base(slab, total(deltas(slab), weight, normalize), lambda_)

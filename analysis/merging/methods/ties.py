@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
-from weightspace.analysis.merging.election import elect, onto
+from weightspace.analysis.merging.election import elect
 from weightspace.analysis.merging.method import Each, Share, Slab, Slabs, merge_method
+from weightspace.analysis.merging.task_vectors import onto_base
 from weightspace.analysis.merging.trimming import Band, Places, find_bands, trimmed
 
 
@@ -42,4 +43,4 @@ def ties(
     Departures: the paper trims over the whole task vector, mergekit and we in each tensor; the paper has no weights, and averages
     (`normalize`); mergekit keeps an arbitrary choice of entries that equal the smallest. `int8_mask` has no effect.
     """
-    return onto(slab.base, elect(trimmed(slab, summary), weight, normalize), lambda_)
+    return onto_base(slab, elect(trimmed(slab, summary), weight, normalize), lambda_)

@@ -76,10 +76,10 @@ def deltas(tensors: list[Array], base: Array | None) -> tuple[Array, list[Array]
     return base, [tensor - base for tensor in tensors]
 
 
-def decomposed(matrix: Array, rank: int | None = None) -> list[tuple[float, Array, Array]]:
+def decomposed(matrix: Array, rank: int | None = None, size: float | None = None) -> list[tuple[float, Array, Array]]:
     """The directions of a matrix that have a size: value, left, right."""
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    floor = np.finfo(np.float32).eps * max(matrix.shape) * values[0]
+    floor = np.finfo(np.float32).eps * max(matrix.shape) * (values[0] if size is None else size)
     return [(values[at], left[:, at], right[at]) for at in range(len(values)) if values[at] > floor][:rank]
 
 
@@ -129,7 +129,7 @@ def iso_cts(tensors: list[Array], base: Array | None, chance: Any, *, common_spa
     own = round((rank - int(rank * common_space_fraction)) / len(matrices))
     parts = decomposed(np.sum(matrices, 0), max(0, rank - own * len(matrices)))
     span = np.stack([one for _, one, _ in parts], 1) if parts else np.zeros((len(base), 0))
-    specific = [part for matrix in matrices for part in decomposed(matrix - span @ span.T @ matrix, own)]
+    specific = [part for matrix in matrices for part in decomposed(matrix - span @ span.T @ matrix, own, float(np.linalg.norm(matrix)))]
     return isotropic(parts + specific, base, parameters.get("lambda", 1.0))
 
 

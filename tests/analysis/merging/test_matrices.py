@@ -20,14 +20,14 @@ SPECTRAL = ["tsv", "iso_c", "iso_cts", "knots"]
 
 def draw(shape: Sequence[int], count: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    base = torch.randn(*shape, generator=generator, dtype=dtype)
-    return [base + 0.1 * torch.randn(*shape, generator=generator, dtype=dtype) for _ in range(count)], base
+    base = torch.randn(tuple(shape), generator=generator, dtype=dtype)
+    return [base + 0.1 * torch.randn(tuple(shape), generator=generator, dtype=dtype) for _ in range(count)], base
 
 
 def draw_evidence(name: str, shape: Sequence[int], count: int, seed: int = 1) -> dict[str, list[Tensor | None]]:
     generator = torch.Generator().manual_seed(seed)
     if name == "fisher":
-        return {"fisher": [torch.rand(*shape, generator=generator, dtype=torch.float64) ** 4 * 1e-3 for _ in range(count)]}
+        return {"fisher": [torch.rand(tuple(shape), generator=generator, dtype=torch.float64) ** 4 * 1e-3 for _ in range(count)]}
     if name != "regmean" or len(shape) < 2:
         return {}
     inputs = torch.Size(shape[1:]).numel()
@@ -61,17 +61,16 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-9), (torch.float32, 3e-6)], ids=str)
 @pytest.mark.parametrize(("name", "parameters"), CASES)
-def test_equals_the_reference(name: str, parameters: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    tensors, base = draw(shape, 3, dtype=dtype)
-    given_base = None if methods[name].base == "none" else base
-    evidence = draw_evidence(name, shape, 3)
-    made = methods[name](tensors, given_base, evidence=evidence, **parameters)
-    assert made.dtype == dtype and made.shape == base.shape
-    near = {torch.float64: 1e-9, torch.float32: 3e-6}[dtype]
-    torch.testing.assert_close(made.double(), referred(name, tensors, given_base, evidence, **parameters), rtol=near, atol=near)
+def test_equals_the_reference(name: str, parameters: dict[str, Any], dtype: torch.dtype, near: float) -> None:
+    for shape in SHAPES:
+        tensors, base = draw(shape, 3, dtype=dtype)
+        given_base = None if methods[name].base == "none" else base
+        evidence = draw_evidence(name, shape, 3)
+        made = methods[name](tensors, given_base, evidence=evidence, **parameters)
+        assert made.dtype == dtype and made.shape == base.shape
+        torch.testing.assert_close(made.double(), referred(name, tensors, given_base, evidence, **parameters), rtol=near, atol=near)
 
 
 @given(st.sampled_from(CASES), st.integers(1, 4), st.lists(st.integers(1, 9), min_size=2, max_size=3), st.integers(0, 1 << 30))
@@ -87,10 +86,10 @@ def test_equals_the_reference_on_any_shape(case: tuple[str, dict[str, Any]], cou
 
 
 @pytest.mark.parametrize("name", SPECTRAL)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_models_that_did_not_change_leave_the_base(name: str, shape: tuple[int, ...]) -> None:
-    base = draw(shape, 1, dtype=torch.float32)[1]
-    assert torch.equal(methods[name]([base.clone()] * 3, base), base)
+def test_models_that_did_not_change_leave_the_base(name: str) -> None:
+    for shape in SHAPES:
+        base = draw(shape, 1, dtype=torch.float32)[1]
+        assert torch.equal(methods[name]([base.clone()] * 3, base), base)
 
 
 @pytest.mark.parametrize("name", ["tsv", "iso_c", "iso_cts"])
@@ -132,7 +131,7 @@ def test_tsv_takes_what_all_tasks_share_once() -> None:
     tensors, base = draw((6, 6), 1)
     left, values, right = torch.linalg.svd(tensors[0] - base)
     shared = (left[:, :2] * values[:2]) @ right[:2]
-    torch.testing.assert_close(methods["tsv"](tensors * 3, base), base + 3 * shared)
+    torch.testing.assert_close(methods["tsv"](tensors * 3, base), base + shared)
 
 
 def test_iso_c_gives_all_directions_one_size() -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +26,7 @@ from weightspace.cli.options import (
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
 from weightspace.errors import RecordError, UnknownNameError
+from weightspace.provenance import stated
 
 if TYPE_CHECKING:
     from weightspace.analysis.matching import Match
@@ -112,13 +112,12 @@ def match(
         say(f"{cells.safe(group)}: {count} members could change places without any loss")
     if output is not None:
         recipe = {
-            "command": "match",
+            "kind": "match",
             "method": method,
             "seed": seed,
             "options": _options(method, option or []),
-            "parents": [left.id, right.id],
         }
-        weightspace.save(act(found.element, right), output, {"weightspace.recipe": json.dumps(recipe, sort_keys=True)})
+        weightspace.save(act(found.element, right), output, stated(recipe, [left.id, right.id]))
         say(f"wrote {cells.safe(str(output))}")
 
 

@@ -1,6 +1,5 @@
 """`weightspace repair`: an interpolated network whose activations vary as its parents' do."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from weightspace.cli.options import ALIGNMENT, WEIGHTS, Format, Model, OutputFor
 from weightspace.cli.output import print_data, say
 from weightspace.cli.progress import progress
 from weightspace.errors import TaskError
+from weightspace.provenance import stated
 
 PLACE = 32
 
@@ -55,8 +55,12 @@ def repair(
     print_data([{"network": "before", **task.evaluate(between)}, {"network": "after", **task.evaluate(found.state_dict)}], format)
     for note in found.notes:
         say(cells.safe(note))
-    recipe = {"command": "repair", "mode": mode, "t": t, "parents": [left.id, right.id]}
-    weightspace.save(found.state_dict, output, {"weightspace.recipe": json.dumps(recipe, sort_keys=True)})
+    recipe = {
+        "kind": "repair",
+        "mode": mode,
+        "t": t,
+    }
+    weightspace.save(found.state_dict, output, stated(recipe, [left.id, right.id]))
     say(f"wrote {cells.safe(str(output))}")
 
 

@@ -1,0 +1,205 @@
+"""`weightspace merge`: many models into one, as a recipe says."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weightspace.cli import cells
+from weightspace.cli.evaluation import evaluation_of, values_of
+from weightspace.cli.options import ALIGNMENT, Format, OutputFormat, ZooFolder, byte_count, zoo_at
+from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.progress import progress
+from weightspace.errors import MergeError
+
+if TYPE_CHECKING:
+    from weightspace.analysis.merging import Plan, Prepared
+    from weightspace.checkpoint import Checkpoint
+    from weightspace.zoo import Zoo
+
+PLACE = 33
+
+_STEPS = {
+    "tensor": Column("tensor"),
+    "dtype": Column("dtype"),
+    "shape": Column("shape", cells.shape),
+    "from": Column("from", lambda names: ", ".join(names), rank=3),
+    "parameters": Column("parameters", lambda given: ", ".join(f"{key}={_short(value)}" for key, value in given.items()), rank=2),
+}
+
+
+def merge(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", show_default=False, help="A YAML file; mergekit's are understood as they are.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", show_default=False, help="The folder, or the .safetensors file, to write."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, and write nothing.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Tensors that are worked on at once.")] = 1,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="Where values are combined: cpu, cuda, cuda:1, ...")] = "cpu",
+    shard_size: Annotated[
+        str, typer.Option("--shard-size", metavar="BYTES", help="Bytes of tensors in a file, as in 5GB or 500MB.")
+    ] = "5GB",
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", show_default=False, help="In place of the recipe's seed of what is left to chance.")
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            "--eval",
+            metavar="MODULE:FUNCTION",
+            show_default=False,
+            help="Judge the result: a function of a state dict that returns numbers, or one without arguments that returns a Task.",
+        ),
+    ] = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option(
+            "--gate",
+            metavar="RULES",
+            show_default=False,
+            help="A YAML file of rules, as in 'accuracy: {min: 0.9}'; a result that breaks one is not catalogued.",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a merge that is there.")] = False,
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Merge models as a recipe says, one tensor at a time.
+
+    Everything is checked before work begins. A run that was killed goes on where it stopped. Beside the weights lie a manifest with the ids of all parents, the recipe and a model card; where there is a zoo, the result and its parents are catalogued.
+
+    Examples:
+      weightspace merge ties.yaml -o merged/
+      weightspace merge ties.yaml --dry-run
+      weightspace merge soup.yaml -o soup.safetensors --eval tasks:digits --gate rules.yaml
+    """
+    from dataclasses import replace
+
+    from weightspace.analysis.merging import Recipe, prepare
+    from weightspace.analysis.merging import merge as run
+    from weightspace.analysis.merging.gate import Gate
+
+    rules = None if gate is None else Gate.read(gate)
+    if output is None and not dry_run:
+        raise typer.BadParameter("name what to write with -o OUT, or look at the plan with --dry-run")
+    read = Recipe.read(recipe)
+    here = zoo_at(zoo)
+    prepared = prepare(read if seed is None else replace(read, seed=seed), here.checkpoint)
+    if dry_run or output is None:
+        _tell_plan(prepared.plan, format)
+        return
+    if evaluation is None and rules is not None and rules.asks_evaluation:
+        raise MergeError(f"{gate}: has rules about an evaluation; name it with --eval MODULE:FUNCTION")
+    for note in prepared.plan.notes:
+        say(cells.safe(note))
+    limit = byte_count(shard_size)
+    with progress("merging", "tensors") as bar:
+        merged = run(
+            prepared, output, opener=here.checkpoint, jobs=jobs, device=device, shard_bytes=limit, force=force,
+            spec_of=here.spec, progress=bar.update,
+        )  # fmt: skip
+    found = _health(merged, output)
+    for warning in found["warnings"]:
+        say(f"warning: {cells.safe(warning)}", style="yellow")
+    values = {"warnings": float(len(found["warnings"])), "nonfinite": float(found["nonfinite"])}
+    metrics: dict[str, float] = {}
+    if evaluation is not None:
+        with progress("evaluating"):
+            metrics = values_of(evaluation_of(evaluation, merged), merged)
+            parents = (
+                [values_of(evaluation_of(evaluation, one), one) for one in prepared.models.ready.values()]
+                if rules and rules.asks_parents
+                else []
+            )
+        values |= metrics
+    else:
+        parents = []
+    failures = [] if rules is None else list(rules.failures(values, parents))
+    print_data(
+        [
+            {
+                "model": str(output),
+                "id": merged.id,
+                "method": prepared.plan.method.name,
+                "tensors": len(merged),
+                "bytes": merged.num_bytes,
+                **metrics,
+            }
+        ],
+        format,
+        _result(metrics),
+    )
+    if failures:
+        raise MergeError(f"{output} does not pass {gate}: {'; '.join(failures)}; it was written and not catalogued")
+    _catalogue(here, prepared, merged, output, metrics)
+
+
+def _result(metrics: Mapping[str, float]) -> dict[str, Column]:
+    shown = {
+        "model": Column("model"),
+        "id": Column("id", lambda id: id[:12]),
+        "method": Column("method"),
+        "tensors": Column("tensors", cells.count, right=True, rank=3),
+        "bytes": Column("size", cells.size, right=True, rank=2),
+    }
+    return shown | {name: Column(name, cells.number, right=True) for name in metrics}
+
+
+def _tell_plan(plan: "Plan", format: Format) -> None:
+    """Print what would be done; what stands in its way goes last, and makes the command fail."""
+    rows = [
+        {
+            "tensor": step.name,
+            "dtype": step.dtype,
+            "shape": list(step.shape),
+            "from": [f"{part.source}" if part.name == step.name else f"{part.source}:{part.name}" for part in step.all_parts],
+            "parameters": {} if step.is_copy else {key.rstrip("_"): value for key, value in step.parameters.items()},
+        }
+        for step in plan.steps
+    ]
+    print_data(rows, format, _STEPS)
+    say(f"{plan.method.name}: {len(plan.steps):,} tensors, {cells.size(plan.num_bytes)}")
+    for note in plan.notes:
+        say(cells.safe(note))
+    for problem in plan.problems:
+        say(f"error: {cells.safe(problem)}", style="red")
+    if plan.problems:
+        raise typer.Exit(1)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "/".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _health(merged: "Checkpoint", output: Path) -> dict[str, Any]:
+    """What the manifest says of the result."""
+    import json
+
+    from weightspace.analysis.merging.report import manifest_path
+
+    said = json.loads(manifest_path(output).read_text("utf-8"))
+    return {"warnings": said["warnings"], "nonfinite": sum(one["nonfinite"] for one in said["tensors"].values())}
+
+
+def _catalogue(zoo: "Zoo", prepared: "Prepared", merged: "Checkpoint", output: Path, metrics: Mapping[str, float]) -> None:
+    """Take the parents and the result into the catalog, if there is one."""
+    if not zoo.catalog.exists():
+        say("no zoo here, so nothing was catalogued; 'weightspace init' makes one, 'weightspace ingest' takes the result in")
+        return
+    paths = [one.path for one in prepared.models.parents.values() if one.path is not None]
+    with progress("cataloguing") as bar:
+        zoo.ingest([*paths, output], progress=bar.update)
+    if metrics:
+        zoo.record(merged.id, metrics=metrics)
+    say(f"catalogued in {cells.safe(str(zoo.folder))}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel=ALIGNMENT)(merge)

@@ -1,0 +1,40 @@
+"""How a file says what its weights were made from: the recipe, and the ids of its parents, in its own metadata."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+RECIPE, PARENTS = "weightspace.recipe", "weightspace.parents"
+HEX = set("0123456789abcdef")
+
+
+def stated(recipe: Mapping[str, Any], parents: Sequence[str]) -> dict[str, str]:
+    """Metadata that says how weights were made.
+
+    Args:
+        recipe: everything that is needed to make them again; its `kind` says what was done (merge, match, repair, ...).
+        parents: ids of the models that went in, in hex.
+
+    Example:
+        >>> stated({"kind": "merge"}, [])
+        {'weightspace.recipe': '{"kind":"merge"}', 'weightspace.parents': '[]'}
+    """
+    return {
+        RECIPE: json.dumps(recipe, sort_keys=True, separators=(",", ":")),
+        PARENTS: json.dumps(list(parents), separators=(",", ":")),
+    }
+
+
+def told(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """What metadata say of how weights were made: the recipe and the parents' ids; nothing where they say it in no form of ours."""
+    recipe, parents = _json(metadata.get(RECIPE)), _json(metadata.get(PARENTS))
+    ids = parents if isinstance(parents, list) else []
+    known = tuple(one for one in ids if isinstance(one, str) and len(one) == 64 and set(one) <= HEX)
+    return (recipe if isinstance(recipe, dict) else None), known
+
+
+def _json(text: Any) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
