@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
@@ -36,6 +36,7 @@ def restored(of: Checkpoint, against: Checkpoint, path: Path) -> Checkpoint:
     return back
 
 
+@settings(max_examples=50)  # each writes a file to the disk
 @given(
     dtype=st.sampled_from(sorted(dtypes.DTYPES)),
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=3).map(tuple), min_size=1, max_size=3),

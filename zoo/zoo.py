@@ -372,6 +372,13 @@ class Zoo:
         """
         return mapping.record_pair(self, a, b, mapping.Measure(measure, version, parameters or {}), values)
 
+    def record_runs(self, runs: Sequence[Run]) -> None:
+        """Put runs that left no checkpoint into the catalog, with their metrics; a run of the same key is refreshed."""
+        self.create()
+        with self.catalog.writing() as connection:
+            numbers = write_runs(connection, runs)
+            write_metrics(connection, [(None, numbers[run.key], metric, run.source) for run in runs for metric in run.metrics])
+
     def _stored(self, model: Added) -> tuple[str, ModelRecord]:
         checkpoint = model.tensors if isinstance(model.tensors, Checkpoint) else Checkpoint.of(model.tensors)
         if not checkpoint.info:

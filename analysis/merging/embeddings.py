@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from weightspace import dtypes
-from weightspace.analysis.merging.tokenizer import MEAN, PADDING, ZERO, Common
+from weightspace.analysis.merging.tokenizer import MEAN, PADDING, ZERO, Common, Source
 from weightspace.checkpoint import Checkpoint, TensorInfo, tensor_bytes
 from weightspace.errors import MergeError
 from weightspace.storage import BLOCK, FileSpan, Memory, Storage, part, read
@@ -81,6 +81,35 @@ def with_vocabulary(
             info[name] = replace(info[owner], name=name, alias_of=owner)
             storages[name] = storages[owner]
     return replace(checkpoint, info=info, storages=storages, format="memory", path=None, files=(), extras={})
+
+
+def with_one_vocabulary(
+    checkpoints: Sequence[Checkpoint], sources: Sequence[Source], common: Common
+) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
+    """Bring all inputs of a merge to a common vocabulary.
+
+    Args:
+        checkpoints: the inputs.
+        sources: what the vocabulary was made of, in the same order.
+        common: the vocabulary.
+
+    Returns:
+        The inputs as they are merged; and what is to be said of it, a line each.
+
+    Raises:
+        MergeError: as `vocabulary_tensors` and `with_vocabulary`.
+    """
+    shared = next(vocabulary for _, vocabulary in sources if vocabulary is not None)
+    made, notes = [], []
+    for index, ((name, own), checkpoint) in enumerate(zip(sources, checkpoints, strict=True)):
+        names, others = vocabulary_tensors(checkpoint, own or replace(shared, rows=None))
+        made.append(with_vocabulary(checkpoint, common, index, checkpoints, names))
+        notes.append(f"vocabulary of '{name}': {common.describe(index)}")
+        if others:
+            notes.append(
+                f"'{name}': as many rows as the vocabulary, but no embedding by its name, and left as it is: {', '.join(others[:4])}"
+            )
+    return tuple(made), tuple(notes)
 
 
 @dataclass(frozen=True)

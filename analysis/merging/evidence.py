@@ -1,7 +1,7 @@
 """What data say of the weights of one model: evidence that some merge methods ask for, as state dicts that can be saved beside it."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -54,7 +54,7 @@ def fisher(
         state_dict: the weights.
         labels: what `y` is. `expected`: every class, weighted by its probability in the model; exact, one backward pass for each class.
             `sampled`: one class drawn from the model's probabilities. `empirical`: the targets, through the task's own loss of one
-            example, whatever the loss is; cheaper, but no Fisher: it vanishes where the model is right and sure.
+            example, whatever the loss is; cheaper, but no Fisher: it is large where the model is wrong.
         generator: that draws the samples.
         examples: how many to use, the first ones; all if None.
         chunk: examples at once; by memory if None. With 1 nothing is vectorised, for modules that `torch.func.vmap` cannot run.
@@ -104,7 +104,7 @@ def _squares(
         found, pull, *_ = torch.func.vjp(log_probabilities, trained)
         shares = found.exp()
         if labels == "sampled":
-            below = (shares.cumsum(-1) < drawn[:, None] * shares.sum(-1, keepdim=True)).sum(-1)
+            below = (shares.cumsum(-1) < drawn[:, None].to(shares) * shares.sum(-1, keepdim=True)).sum(-1)
             chosen = functional.one_hot(below.clamp(max=shares.shape[-1] - 1), shares.shape[-1])
             return {name: one.square() for name, one in pull(chosen.to(found))[0].items()}
         total = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
@@ -133,7 +133,7 @@ def _picked(value: Any, number: Tensor) -> Any:
     """A batch of one example, out of a batch; a number rather than a slice, so that vmap can vary it."""
     if isinstance(value, Tensor):
         return value.index_select(0, number.to(value.device).view(1)) if value.ndim else value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _picked(part, number) for name, part in value.items()}
     if isinstance(value, tuple | list):
         parts = [_picked(part, number) for part in value]

@@ -45,7 +45,7 @@ def merged_experts(experts: Sequence[StateDict], probabilities: Float[Tensor, "*
 class SoftMergedExperts(nn.Module):
     """Experts of one architecture that act as one: for each example their parameters are averaged as the router says.
 
-    Muqeeth, Liu and Raffel, Soft merging of experts with adaptive routing (SMEAR, arXiv:2306.03745), section 3. The input passes once,
+    Muqeeth, Liu and Raffel, Soft merging of experts with adaptive routing (SMEAR, arXiv:2306.03745). The input passes once,
     through the averaged expert, whose every parameter gets a gradient, and so does the router: no discrete choice is made. Both
     need training; a router that had none averages at random, however good the experts are.
 
@@ -78,8 +78,10 @@ class SoftMergedExperts(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Pass each example through its own average of the experts."""
-        tensors = [{**dict(expert.named_parameters()), **dict(expert.named_buffers())} for expert in self.experts]
-        merged = merged_experts(tensors, self.probabilities(inputs))
+        shares = self.probabilities(inputs)
+        merged = merged_experts([dict(expert.named_parameters()) for expert in self.experts], shares)
+        # Running statistics are averaged too, but take no gradient: torch refuses them one.
+        merged |= merged_experts([dict(expert.named_buffers()) for expert in self.experts], shares.detach())
         own = {name: tensor for name, tensor in merged.items() if tensor.is_floating_point()}
         shared = {name: tensor for name, tensor in merged.items() if name not in own}
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weightspace import documents
 from weightspace.analysis.merging.method import Between
-from weightspace.errors import MergeError, WeightSpaceError, close_names, one_line
+from weightspace.analysis.merging.recipe import document
+from weightspace.errors import MergeError, close_names, one_line
 
 OF = ("best", "worst", "mean")
 
@@ -48,14 +48,10 @@ class Gate:
         """
         if isinstance(source, Mapping):
             return cls(tuple(_rule(str(key), value, "the rules") for key, value in source.items()))
-        try:
-            where, text = documents.text_of(source)
-            found = documents.load(text, where)
-        except WeightSpaceError as error:
-            raise MergeError(str(error).replace("as a spec", "as rules").replace("the spec", "the rules")) from None
-        if len(found) != 1 or not found[0]:
+        where, found = document(source, "set of rules")
+        if not found:
             raise MergeError(f"{where} holds no rules; write lines such as accuracy: {{min: 0.9}}")
-        return cls(tuple(_rule(str(key), value, where) for key, value in found[0].items()))
+        return cls(tuple(_rule(str(key), value, where) for key, value in found.items()))
 
     @property
     def asks_parents(self) -> bool:

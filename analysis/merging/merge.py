@@ -21,7 +21,7 @@ from weightspace.analysis.merging.prepare import Models, Opener, SpecOf, align, 
 from weightspace.analysis.merging.read_ahead import ReadAhead, reading_ahead
 from weightspace.analysis.merging.recipe import Recipe, Source
 from weightspace.analysis.merging.report import CARD, MANIFEST, RECIPE, Report, card, config, manifest, recipe_text, versions
-from weightspace.analysis.merging.undo import keep_parents
+from weightspace.analysis.merging.undo import UNDO, keep_parents
 from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, shards
 from weightspace.checkpoint import Checkpoint
 from weightspace.companions import TOKENIZER_FILES
@@ -32,9 +32,6 @@ from weightspace.storage import FileSpan
 
 SUFFIX = ".safetensors"
 INDEX = "model.safetensors.index.json"
-UNDO = "undo"
-"""Folder of the differences by which parents come back."""
-
 COMPANIONS = TOKENIZER_FILES | {"generation_config.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json"}
 """Files of a model's folder that are copied as they are."""
 
@@ -71,6 +68,12 @@ def prepare(recipe: Path | str | Mapping[str, Any] | Recipe, opener: Opener = op
     read = Recipe.read(recipe)
     models = open_models(read, opener)
     return Prepared(models, plan(read, models.ready, models.stored))
+
+
+def prepare_given(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Prepared:
+    """Plan a merge of models that are at hand, adapters applied, by what the recipe calls them (`model+adapter`)."""
+    ready = {source: models[str(source)] for source in recipe.sources}
+    return Prepared(Models(ready, ready, {str(source): one for source, one in ready.items()}), plan(recipe, ready))
 
 
 def merge(
@@ -130,7 +133,9 @@ def merge(
 def _ids(prepared: Prepared) -> dict[Source, str]:
     """What tells inputs apart: the ids of everything that each is made of."""
     ids = {name: checkpoint.id for name, checkpoint in prepared.models.parents.items()}
-    return {source: "+".join(ids[name] for name in (source.model, *source.adapters)) for source in prepared.models.ready}
+    return {
+        source: ids.get(str(source)) or "+".join(ids[name] for name in (source.model, *source.adapters)) for source in prepared.models.ready
+    }
 
 
 def _target(out: Path, plan: Plan, force: bool) -> Path:

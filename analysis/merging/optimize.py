@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from weightspace.analysis.merging.search_space import Point, Space, key_of
+from weightspace.analysis.merging.search_space import Point, Points, Space, key_of
 from weightspace.errors import MergeError, UnknownNameError, one_line
 
 Score = Callable[[Point], float]
@@ -155,7 +154,7 @@ def _random(score: Score, space: Space, chance: np.random.Generator, tries: int)
         score(chance.random(len(space.dimensions)))
 
 
-def _spread(chance: np.random.Generator, count: int, size: int) -> npt.NDArray[np.float64]:
+def _spread(chance: np.random.Generator, count: int, size: int) -> Points:
     """Draw points such that each of `count` equal parts of each axis holds one (a Latin hypercube)."""
     parts = np.stack([chance.permutation(count) for _ in range(size)], axis=1)
     return (parts + chance.random((count, size))) / count
@@ -208,18 +207,13 @@ def _gaussian_process(score: Score, space: Space, chance: np.random.Generator, t
         scores.append(score(points[-1]))
 
 
-def _expected_improvement(
-    space: Space, points: list[Point], scores: list[float], candidates: npt.NDArray[np.float64], seed: int
-) -> npt.NDArray[np.float64]:
+def _expected_improvement(space: Space, points: list[Point], scores: list[float], candidates: Points, seed: int) -> Point:
     """How much lower than the lowest score each candidate is expected to be; what failed counts as the worst that did not."""
     from scipy.stats import norm
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
-    def coordinates(places: "list[Point] | npt.NDArray[np.float64]") -> npt.NDArray[np.float64]:
-        return np.array([space.coordinates(space.at(one)) for one in places])
-
-    seen = coordinates(points)
+    seen = space.coordinates(np.array(points))
     kernel = Matern(np.ones(seen.shape[1]), (0.05, 20), nu=2.5) + WhiteKernel(1e-4, (1e-8, 1e-1))
     worst = max((one for one in scores if one < FAILED), default=0.0)
     values = np.array([min(one, worst) for one in scores])
@@ -227,10 +221,10 @@ def _expected_improvement(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of length scales at the ends of their ranges
         process.fit(seen, values)
-        mean, deviation = process.predict(coordinates(candidates), return_std=True)
+        mean, deviation = process.predict(space.coordinates(candidates), return_std=True)
     ahead = values.min() - mean
     share = ahead / np.maximum(deviation, 1e-12)
-    gain: npt.NDArray[np.float64] = ahead * norm.cdf(share) + deviation * norm.pdf(share)
+    gain: Point = ahead * norm.cdf(share) + deviation * norm.pdf(share)
     return gain
 
 

@@ -209,14 +209,8 @@ class Recipe:
             return source
         if isinstance(source, Mapping):
             return _recipe(source, "the recipe")
-        try:
-            where, text = documents.text_of(source)
-            found = documents.load(text, where)
-        except WeightSpaceError as error:
-            raise MergeError(str(error).replace("as a spec", "as a recipe").replace("the spec", "the recipe")) from None
-        if len(found) != 1:
-            raise MergeError(f"{where} holds {len(found)} recipes; expected one, write each into a file of its own")
-        return _recipe(found[0], where)
+        where, found = document(source, "recipe")
+        return _recipe(found, where)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -284,6 +278,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return value
+
+
+def document(source: Path | str, what: str) -> tuple[str, dict[str, Any]]:
+    """Read one YAML or JSON document from a file, or from its text; returns what to call it in messages, and its values.
+
+    Args:
+        source: the path, or the text.
+        what: it is to be, as in `recipe`.
+
+    Raises:
+        MergeError: it cannot be read, or is not one mapping.
+    """
+    try:
+        where, text = documents.text_of(source)
+        found = documents.load(text, where)
+    except WeightSpaceError as error:
+        said = str(error).replace("as a spec", f"as a {what}").replace("the spec", f"the {what}").replace("a spec", f"a {what}")
+        raise MergeError(said.replace("'groups' and 'tensors'", "names to values")) from None
+    if len(found) != 1:
+        raise MergeError(f"{where} holds {len(found)} documents; expected one {what}")
+    return where, found[0]
 
 
 # Reading: every function takes what was written and where it stands, and says what is wrong with it in one line.

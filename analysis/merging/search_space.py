@@ -16,6 +16,9 @@ DIGITS = 6  # of a number that is tried: recipes stay readable, and a last bit t
 Point = npt.NDArray[np.float64]
 """One place in a space, from 0 to 1 along each of its dimensions."""
 
+Points = npt.NDArray[np.float64]
+"""Several places, a row for each."""
+
 
 @dataclass(frozen=True)
 class Dimension:
@@ -40,7 +43,7 @@ class Dimension:
     @property
     def count(self) -> float:
         """How many values it may have."""
-        return len(self.choices) or (self.high - self.low + 1 if self.is_integer else math.inf)
+        return float(len(self.choices)) or (self.high - self.low + 1 if self.is_integer else math.inf)
 
     @property
     def _ends(self) -> tuple[float, float]:
@@ -58,12 +61,12 @@ class Dimension:
         rounded = round(value) if self.is_integer else float(f"{value:.{DIGITS}g}")
         return type(rounded)(min(max(rounded, self.low), self.high))
 
-    def coordinates(self, value: Any) -> list[float]:
-        """Numbers from 0 to 1 whose distance says how alike two values are: one for a number, one for each choice."""
-        if self.choices:
-            return [float(value == choice) for choice in self.choices]
-        low, high = self._ends
-        return [((math.log(value) if self.is_log else value) - low) / (high - low)]
+    def coordinates(self, shares: Point) -> Points:
+        """Numbers from 0 to 1 whose distance says how alike the values at some shares are: one for a number, one for each choice."""
+        if not self.choices:
+            return shares[:, None]
+        chosen: Points = np.eye(len(self.choices))[np.minimum((shares * len(self.choices)).astype(int), len(self.choices) - 1)]
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,15 @@ class Space:
     @property
     def count(self) -> float:
         """How many recipes it holds."""
-        return math.prod(one.count for one in self.dimensions)
+        return math.prod((one.count for one in self.dimensions), start=1.0)
 
     def at(self, point: Point) -> dict[str, Any]:
         """The values at a point."""
         return {one.name: one.at(float(share)) for one, share in zip(self.dimensions, point, strict=True)}
 
-    def coordinates(self, values: Mapping[str, Any]) -> list[float]:
-        """Numbers whose distance says how alike two sets of values are."""
-        return [number for one in self.dimensions for number in one.coordinates(values[one.name])]
+    def coordinates(self, points: Points) -> Points:
+        """Numbers whose distance says how alike the values at some points are, a row for each point."""
+        return np.concatenate([one.coordinates(points[:, at]) for at, one in enumerate(self.dimensions)], axis=1)
 
     def fill(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Put values in the places of the ranges and choices.

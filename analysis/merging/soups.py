@@ -58,7 +58,7 @@ def greedy_soup(
 ) -> Soup:
     """Average models one by one, from the best on, and keep each that does not make the average worse.
 
-    Wortsman et al., Model soups (arXiv:2203.05482), algorithm 1. The scores must come from held-out data that no candidate was trained on,
+    Wortsman et al., Model soups (arXiv:2203.05482), the greedy soup. The scores must come from held-out data that no candidate was trained on,
     and the soup's own score on them is flattering: it was chosen by them. For the average of a base and one fine-tuned model
     (WiSE-FT, arXiv:2109.01903) use the merge method `linear` with weights `1 - alpha` and `alpha`.
 

@@ -273,7 +273,7 @@ def config_changes(common: Common, config: Mapping[str, Any], vocabulary: Vocabu
     changes: dict[str, Any] = {"vocab_size": common.rows} if config.get("vocab_size", common.rows) != common.rows else {}
 
     def moved(row: int) -> int | None:
-        return common.ids.get(vocabulary.tokens.get(row, ""))
+        return common.ids.get(vocabulary.tokens[row]) if row in vocabulary.tokens else row
 
     for key, value in config.items():
         if key == "text_config" and isinstance(value, Mapping):

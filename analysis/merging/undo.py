@@ -19,6 +19,7 @@ from weightspace.formats.safetensors import parse_json
 from weightspace.storage import inside
 
 INDEX = "kept.json"
+UNDO = "undo"
 VERSION = 1
 Merge = Callable[[Recipe, Mapping[str, Checkpoint]], Checkpoint]
 
@@ -36,6 +37,19 @@ class Kept:
     merged: str
     recipe: Recipe
     files: Mapping[str, Path]
+
+
+def undo_folder(merged: Checkpoint) -> Path:
+    """Where the differences lie that a merge kept: in its folder, or beside its file.
+
+    Raises:
+        MergeError: it kept nothing.
+    """
+    path = merged.path
+    found = None if path is None else path / UNDO if path.is_dir() else path.with_name(f"{path.stem}.{UNDO}")
+    if found is None or not found.is_dir():
+        raise MergeError(f"'{one_line(str(path), 120)}' kept none of its parents; say keep: base or keep: all in the recipe and merge again")
+    return found
 
 
 def keep_parents(merged: Checkpoint, recipe: Recipe, inputs: Mapping[str, Checkpoint], folder: str | Path) -> tuple[Path, ...]:

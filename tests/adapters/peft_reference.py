@@ -79,3 +79,23 @@ def farthest(found: Checkpoint, expected: dict[str, Tensor]) -> float:
         reference = tensor.double()
         distances.append(float((found[name].double() - reference).norm() / (reference.norm() + 1e-30)))
     return max(distances)
+
+
+def decoder(family: str, *, tied: bool) -> Any:
+    """A tiny language model of transformers, always with the same weights."""
+    import transformers
+
+    torch.manual_seed(0)
+    if family == "gpt2":
+        sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 8, "bos_token_id": 1, "eos_token_id": 2}
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=40, tie_word_embeddings=tied, **sizes)).eval()
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=40, tie_word_embeddings=tied, **sizes)).eval()
+
+
+def logits(model: Any) -> Tensor:
+    """What a language model says to a fixed batch."""
+    tokens = torch.arange(12).reshape(2, 6) * 3
+    with torch.no_grad():
+        found: Tensor = model.eval()(tokens).logits
+    return found

@@ -110,8 +110,8 @@ class Bench:
 def parity(bench: Bench, recipe: Recipe, precision: str, *, certain: bool = False) -> Difference | str:
     """Merge with both tools and compare, or say what went wrong."""
     try:
-        folders = [bench.merge(tool, recipe, recipe.at(precision, certain=certain))[0] for tool in ("ours", "mergekit")]
-        return compare(*folders, bench.models / "base" if recipe.needs_chance and not certain else None)
+        own, theirs = (bench.merge(tool, recipe, recipe.at(precision, certain=certain))[0] for tool in ("ours", "mergekit"))
+        return compare(own, theirs, bench.models / "base" if recipe.needs_chance and not certain else None)
     except (RuntimeError, ValueError) as error:
         return str(error)
     finally:

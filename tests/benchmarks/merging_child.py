@@ -12,7 +12,7 @@ from pathlib import Path
 
 def ours(recipe: Path, out: Path) -> Callable[[], object]:
     """Import our package; returns the merge."""
-    from weightspace.analysis.merging import merge
+    merge = importlib.import_module("weightspace.analysis.merging.merge").merge
 
     return lambda: merge(recipe, out, jobs=1)
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,8 @@ def make(folder: Path, size: Size, names: Iterable[str] = ("base", *TUNED), dtyp
 def _make_one(folder: Path, size: Size, added: tuple[str, ...], dtype: torch.dtype) -> None:
     folder.mkdir(parents=True)
     shapes = list(size.shapes().items())
-    half, weight_map, total = len(shapes) // 2, {}, 0
+    half, total = len(shapes) // 2, 0
+    weight_map: dict[str, str] = {}
     for shard, part in enumerate((shapes[:half], shapes[half:]), start=1):
         file = f"model-{shard:05d}-of-00002.safetensors"
         tensors = {
@@ -154,5 +155,5 @@ def _write_tokenizer(folder: Path, size: int, added: tuple[str, ...]) -> None:
     _write(folder / "tokenizer_config.json", {**named, "model_max_length": 2048, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
-def _write(path: Path, content: dict[str, object]) -> None:
+def _write(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -42,7 +42,8 @@ class Folder:
     """The tensors of a folder of safetensors files by name, read when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._files, self._open = {}, ExitStack()
+        self._files: dict[str, safe_open] = {}
+        self._open = ExitStack()
         for path in sorted(folder.glob("*.safetensors")):
             file = self._open.enter_context(safe_open(path, "pt"))
             self._files |= dict.fromkeys(file.keys(), file)
@@ -105,7 +106,7 @@ def _differences(x: Tensor, y: Tensor) -> tuple[float, int, int]:
         gap = (one - other).abs()
         if gap.isnan().any():
             return float("nan"), x.numel(), x.numel()
-        unit = torch.ldexp(torch.ones(()), torch.frexp(other).exponent - 8)
+        unit = torch.ldexp(torch.ones_like(other), torch.frexp(other).exponent - 8)
         largest = max(largest, gap.max().item())
         unequal += int((gap > 0).sum())
         far += int((gap > 1.001 * unit).sum())

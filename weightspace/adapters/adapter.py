@@ -59,7 +59,7 @@ class Adapter(_Updates):
         factors: where each low-rank update lies, by target.
         whole: tensors that replace the base's: its name for each target.
         shifts: vectors added to a bias: name and scale for each target.
-        left_out: tensors of the file that update no tensor (learned tokens).
+        left_out: tensors of the file that update no tensor (learned tokens); once fitted, updates of other parts of a pipeline too.
         keeps_ties: whether an update of a tied tensor moves all its names (PEFT's `ensure_weight_tying`).
     """
 

@@ -49,10 +49,13 @@ def apply_adapter(
     info = {**base.info, **{name: one for name, (one, _) in made.items()}}
     metadata = base.metadata
     if fitted.keeps_ties:
+        firsts: dict[str, str] = {}
         for name in base.info:
-            owner = next((other for other in made if _owner(other, base) == _owner(name, base)), name)
-            if owner != name:
-                info[name], storages[name] = replace(info[owner], name=name, alias_of=owner), storages[owner]
+            owner = _owner(name, base)
+            target = next((other for other in made if _owner(other, base) == owner), None)
+            if target is not None:
+                first = firsts.setdefault(owner, name)
+                info[name], storages[name] = replace(made[target][0], name=name, alias_of=None if name == first else first), made[target][1]
     else:
         head = hidden_head_beside(base, made)
         if head is not None:

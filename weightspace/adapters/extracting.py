@@ -12,6 +12,7 @@ from weightspace import dtypes
 from weightspace.adapters.adapter import widened
 from weightspace.adapters.keys import WRAPPER
 from weightspace.adapters.layout import Layout
+from weightspace.adapters.ties import tied_with
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError, one_line
 from weightspace.naming import wrapper_prefix
@@ -33,6 +34,7 @@ class _Taken:
         norm: of the change.
         is_embedding: whether the module is an embedding.
         is_transposed: whether its weight is (in, out).
+        tied: modules that share the weight, whose updates are the same.
     """
 
     name: str
@@ -43,6 +45,7 @@ class _Taken:
     norm: float
     is_embedding: bool
     is_transposed: bool
+    tied: tuple[str, ...]
 
     @property
     def rank(self) -> int:
@@ -87,14 +90,14 @@ def extract_adapter(
     taken: list[_Taken] = []
     left: dict[str, float] = {}
     for name, one in tuned.info.items():
-        if one.alias_of is not None or dtypes.dtype(one.dtype).kind not in ("float", "quantized"):
+        if name != _first_name(name, tuned) or dtypes.dtype(one.dtype).kind not in ("float", "quantized"):
             continue
         change = _change(base, tuned, name)
         norm = float(torch.linalg.vector_norm(change))
         if norm == 0 and name in base.info:
             continue
         if name in base.info and name.endswith(".weight") and change.ndim > 1 and min(change.flatten(1).shape) > 1 and wanted.search(name):
-            taken.append(_take(change, name, prefix, layout, rank, energy))
+            taken.append(_take(change, name, tuned, layout, rank, energy))
         else:
             left[name] = norm
     tensors = {key: tensor for one in taken for key, tensor in _named(one, alpha).items()}
@@ -108,8 +111,21 @@ def extract_adapter(
         "kept": {one.name: {"rank": one.rank, "energy": one.kept, "norm": one.norm} for one in taken},
         "left_out": {name: norm for name, norm in left.items() if name not in whole.values()},
     }
-    config = _config(base, taken, alpha, {key: name for key, name in whole.items() if ".base_layer." not in key}, bool(whole))
+    config = _config(base, taken, alpha, list(whole))
+    if any(one.tied for one in taken) or any(tied_with(name, tuned) for name in whole.values()):
+        config["ensure_weight_tying"] = True
     return Checkpoint(info, storages, "memory", metadata={"adapter_config": config, "extraction": report}, kind="adapter")
+
+
+def _first_name(name: str, tuned: Checkpoint) -> str:
+    """The name under which a tied tensor is taken: that of an embedding, where one of them is."""
+    owner = tuned.info[name].alias_of or name
+    names = [owner, *(one.name for one in tuned.info.values() if one.alias_of == owner)]
+    return next((one for one in names if _is_embedding(one.removesuffix(".weight"))), owner)
+
+
+def _is_embedding(module: str) -> bool:
+    return bool(_EMBEDDING.fullmatch(module.rpartition(".")[2]))
 
 
 def _checked(base: Checkpoint, tuned: Checkpoint, rank: int | None, energy: float | None, targets: str | None) -> re.Pattern[str]:
@@ -140,10 +156,10 @@ def _change(base: Checkpoint, tuned: Checkpoint, name: str) -> Tensor:
     return widened(tuned[name]) - widened(base[name])
 
 
-def _take(change: Tensor, name: str, prefix: str, layout: Layout, rank: int | None, energy: float | None) -> _Taken:
+def _take(change: Tensor, name: str, tuned: Checkpoint, layout: Layout, rank: int | None, energy: float | None) -> _Taken:
     """Decompose one change and cut it where rank or energy is reached."""
-    module = name.removesuffix(".weight").removeprefix(prefix)
-    is_embedding = change.ndim == 2 and bool(_EMBEDDING.fullmatch(module.rpartition(".")[2]))
+    module = _module(name, tuned)
+    is_embedding = change.ndim == 2 and _is_embedding(module)
     is_transposed = is_embedding or layout.is_transposed(name)
     left, values, right = torch.linalg.svd((change.T if is_transposed else change).flatten(1), full_matrices=False)
     shares = values.double().square().cumsum(0)
@@ -162,16 +178,27 @@ def _take(change: Tensor, name: str, prefix: str, layout: Layout, rank: int | No
         norm=float(torch.linalg.vector_norm(values)),
         is_embedding=is_embedding,
         is_transposed=is_transposed,
+        tied=tuple(_module(other, tuned) for other in tied_with(name, tuned)),
     )
+
+
+def _module(name: str, tuned: Checkpoint) -> str:
+    return name.removesuffix(".weight").removeprefix(wrapper_prefix(tuned.info))
 
 
 def _named(one: _Taken, alpha: float | None) -> dict[str, Tensor]:
     """The two factors under PEFT's names; what the config will scale by is divided out."""
     b = one.b if alpha is None else one.b * (one.rank / alpha)
-    place = f"{WRAPPER}{one.module}"
-    if one.is_embedding:
-        return {f"{place}.lora_embedding_A": one.a.contiguous(), f"{place}.lora_embedding_B": b.contiguous()}
-    return {f"{place}.lora_A.weight": one.a.contiguous(), f"{place}.lora_B.weight": b.contiguous()}
+    names: dict[str, Tensor] = {}
+    for module in (one.module, *one.tied):
+        place = f"{WRAPPER}{module}"
+        if not one.is_embedding:
+            names |= {f"{place}.lora_A.weight": one.a, f"{place}.lora_B.weight": b}
+        elif _is_embedding(module):
+            names |= {f"{place}.lora_embedding_A": one.a, f"{place}.lora_embedding_B": b}
+        else:  # a head that is tied to the embedding is a Linear: the other way round
+            names |= {f"{place}.lora_A.weight": b.T, f"{place}.lora_B.weight": one.a.T}
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in names.items()}
 
 
 def _whole(taken: list[_Taken], left: Mapping[str, float], tuned: Checkpoint, prefix: str) -> dict[str, str]:
@@ -193,12 +220,13 @@ def _whole(taken: list[_Taken], left: Mapping[str, float], tuned: Checkpoint, pr
     return found
 
 
-def _config(base: Checkpoint, taken: list[_Taken], alpha: float | None, whole: Mapping[str, str], has_bias: bool) -> dict[str, Any]:
-    """PEFT's adapter_config for these updates."""
-    ranks = {one.module: one.rank for one in sorted(taken, key=lambda one: -len(one.module))}
+def _config(base: Checkpoint, taken: list[_Taken], alpha: float | None, whole: list[str]) -> dict[str, Any]:
+    """PEFT's adapter_config for these updates and whole tensors."""
+    modules = {key.removeprefix(WRAPPER).rpartition(".")[0] for key in whole if ".base_layer." not in key}
+    ranks = {module: one.rank for one in taken for module in (one.module, *one.tied)}
     largest = max(ranks.values(), default=1)
     # A pattern fits every module that ends in it, and the first that fits holds: all are named, the longest first.
-    ranks = ranks if len(set(ranks.values())) > 1 else {}
+    patterns = dict(sorted(ranks.items(), key=lambda item: -len(item[0]))) if len(set(ranks.values())) > 1 else {}
     config = base.metadata.get("config")
     return {
         "peft_type": "LORA",
@@ -207,14 +235,14 @@ def _config(base: Checkpoint, taken: list[_Taken], alpha: float | None, whole: M
         "inference_mode": True,
         "r": largest,
         "lora_alpha": largest if alpha is None else alpha,
-        "rank_pattern": ranks,
-        "alpha_pattern": ranks if alpha is None else {},
+        "rank_pattern": patterns,
+        "alpha_pattern": patterns if alpha is None else {},
         "lora_dropout": 0.0,
         "use_rslora": False,
         "use_dora": False,
         "init_lora_weights": True,
         "fan_in_fan_out": any(one.is_transposed and not one.is_embedding for one in taken),
-        "bias": "lora_only" if has_bias else "none",
-        "target_modules": [one.module for one in taken],
-        "modules_to_save": sorted({key.removeprefix(WRAPPER).rpartition(".")[0] for key in whole}) or None,
+        "bias": "lora_only" if any(".base_layer." in key for key in whole) else "none",
+        "target_modules": list(ranks),
+        "modules_to_save": sorted(modules) or None,
     }

@@ -42,6 +42,11 @@ def fit(adapter: Adapter, base: Checkpoint, names: Mapping[str, str] | None = No
         if target not in adapter.factors:
             raise MergeError(f"the adapter has no update '{one_line(target, 80)}'; name one of {_some(adapter.factors)}")
     layout = Layout(base.info)
+    for one in adapter.factors.values():
+        if given and one.style == "numbered" and one.target not in given and any(other.startswith(f"{one.component}:") for other in given):
+            raise MergeError(
+                f"names= has some modules of '{one.component}' but not '{one_line(one.target, 80)}'; give the base's tensor for each"
+            )
     made: dict[str, Factors] = {}
     renamings = {}
     for component in dict.fromkeys(one.component for one in adapter.factors.values()):
@@ -60,7 +65,9 @@ def fit(adapter: Adapter, base: Checkpoint, names: Mapping[str, str] | None = No
     factors = {name: _laid(adapter, one, name, base, layout) for name, one in made.items()}
     whole = {_present(name, renaming, base): tensor for name, tensor in adapter.whole.items()}
     shifts = {_present(name, renaming, base): shift for name, shift in adapter.shifts.items()}
-    return replace(adapter, factors=factors, whole=whole, shifts=shifts)
+    fitting = {one.a for one in made.values()}
+    absent = tuple(one.target for one in adapter.factors.values() if one.a not in fitting)
+    return replace(adapter, factors=factors, whole=whole, shifts=shifts, left_out=(*adapter.left_out, *absent))
 
 
 def _named(part: list[Factors], base: Checkpoint) -> tuple[_Renaming | None, list[tuple[Factors, str]]]:

@@ -6,6 +6,9 @@ from weightspace.adapters.scaling import Scaling, scalings
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError, one_line
 
+# PEFT adds the update of a MultiheadAttention's output projection twice, in training too: once by itself and once for the module around it.
+_OUT_OF_ATTENTION = ".base_layer.out_proj.lora_"
+
 _Roles = dict[str, tuple[str, Key]]  # the name and key of each tensor of one update, by role
 
 
@@ -94,7 +97,7 @@ def _factors(checkpoint: Checkpoint, roles: _Roles, scaling: Scaling | None, alp
         module=at.module,
         a=a,
         b=b,
-        scale=_scale(checkpoint, key, first[0], stored, scaling, alpha, where),
+        scale=_scale(checkpoint, key, first[0], stored, scaling, alpha, where) * (2 if _OUT_OF_ATTENTION in a else 1),
         shape=(first[1], second[0]) if transposed else (second[0], *first[1:]),
         is_transposed=transposed,
         is_embedding=key.is_embedding,

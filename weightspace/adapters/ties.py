@@ -28,6 +28,14 @@ def input_embedding(base: Checkpoint) -> str | None:
     return found[0] if len({base.info[name].alias_of or name for name in found}) == 1 else None
 
 
+def tied_with(name: str, model: Checkpoint) -> list[str]:
+    """The other names of a tensor, with that of a head which the config ties to it and the file does not store."""
+    owner = model.info[name].alias_of or name
+    others = [one.name for one in model.info.values() if name != one.name and owner in (one.name, one.alias_of)]
+    is_hidden = _says_tied(model) and name == input_embedding(model) and not any(_is_head(other) for other in model.info)
+    return [*others, _head_name(model)] if is_hidden and _architecture(model).endswith(_DECODERS) else others
+
+
 def hidden_head_beside(base: Checkpoint, changed: Collection[str]) -> str | None:
     """The name of a head that is to be stored from now on, as its input embedding alone is changed; None where nothing is hidden.
 
@@ -35,8 +43,8 @@ def hidden_head_beside(base: Checkpoint, changed: Collection[str]) -> str | None
         MergeError: there is one, and its name is not known.
     """
     embedding = input_embedding(base)
-    architecture = str((_config(base).get("architectures") or [""])[0])
-    stored = any(_leaf(name.removesuffix(".weight")) in _HEADS for name in (*base.info, *changed))
+    architecture = _architecture(base)
+    stored = any(_is_head(name) for name in (*base.info, *changed))
     if embedding not in changed or embedding is None or stored or not _says_tied(base) or not architecture.endswith(_WITH_HEAD):
         return None
     if not architecture.endswith(_DECODERS):
@@ -44,7 +52,7 @@ def hidden_head_beside(base: Checkpoint, changed: Collection[str]) -> str | None
             f"the adapter updates '{one_line(embedding, 80)}', to which {one_line(architecture, 60)} ties an output head that its file does not store; "
             "save the base with tie_word_embeddings=false first"
         )
-    return "embed_out.weight" if "NeoX" in architecture else "lm_head.weight"
+    return _head_name(base)
 
 
 def untied(info: Mapping[str, TensorInfo], changed: Collection[str]) -> tuple[dict[str, TensorInfo], bool]:
@@ -68,6 +76,16 @@ def saying_untied(base: Checkpoint) -> Mapping[str, Any]:
     return {**base.metadata, "config": {**_config(base), "tie_word_embeddings": False}}
 
 
+def _architecture(base: Checkpoint) -> str:
+    """The class that a config names, or nothing."""
+    return str((_config(base).get("architectures") or [""])[0])
+
+
+def _head_name(base: Checkpoint) -> str:
+    """What decoders call their head."""
+    return "embed_out.weight" if "NeoX" in _architecture(base) else "lm_head.weight"
+
+
 def _says_tied(base: Checkpoint) -> bool:
     return bool(_config(base).get("tie_word_embeddings"))
 
@@ -75,6 +93,10 @@ def _says_tied(base: Checkpoint) -> bool:
 def _config(base: Checkpoint) -> Mapping[str, Any]:
     config = base.metadata.get("config")
     return config if isinstance(config, Mapping) else {}
+
+
+def _is_head(name: str) -> bool:
+    return _leaf(name.removesuffix(".weight")) in _HEADS
 
 
 def _leaf(module: str) -> str:

@@ -1,5 +1,6 @@
 """Average weighted, element by element, by how much the data of each model care."""
 
+import functools
 from typing import Annotated
 
 import torch
@@ -13,7 +14,7 @@ from weightspace.errors import MergeError
 
 @merge_method(
     "fisher",
-    paper="Matena and Raffel, Merging models with Fisher-weighted averaging (arXiv:2111.09832), equation 4",
+    paper="Matena and Raffel, Merging models with Fisher-weighted averaging (arXiv:2111.09832)",
     promises=("identity", "order", "absence", "permutation"),
     base="none",
     evidence=("fisher",),
@@ -24,14 +25,14 @@ def fisher(
     """`sum_i w_i F_i x_i / sum_i w_i F_i` element by element, with the diagonal Fisher `F_i` of each model on its own data.
 
     Where no model's data care (a dead unit), and for tensors without a Fisher such as running statistics, it is the average weighted by
-    `weight`. A Fisher is as large as its model is unsure: where one model's is much larger than the others', its norm tells which weight evens
-    that out (one by the norm, the paper's footnote on scaling).
+    `weight`. A Fisher is as large as its model is unsure, so an unsure one may drown the others; one by the norm of each Fisher as `weight`
+    evens that out.
 
     Args:
         slab: with the evidence `fisher`, as `evidence.fisher` computes it.
         weight: `w_i`.
-        floor: smaller Fishers count as this; the paper has a fixed one. An absolute number: Fishers of large networks are tiny, and a floor
-            above them all gives the plain average.
+        floor: smaller Fishers count as this, against estimates from few examples. An absolute number: Fishers of large networks are
+            tiny, and a floor above them all gives the plain average.
 
     Raises:
         MergeError: a Fisher for some models only, of another shape, or negative.
@@ -47,7 +48,7 @@ def fisher(
                 "compute it with evidence.fisher on this very model"
             )
     importances = [share * one.to(slab.tensors[0].dtype).clamp_min(floor) for share, one in zip(weight, found, strict=True)]
-    largest = torch.stack(importances).amax(0) if len(importances) > 1 else importances[0]
+    largest = functools.reduce(torch.maximum, importances)
     nobody_cares = largest == 0
     # Ratios to the largest, since Fishers of 1e-30 are usual and their products with weights would sink below what float32 holds.
     largest = largest.masked_fill(nobody_cares, 1)

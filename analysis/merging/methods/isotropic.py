@@ -11,7 +11,7 @@ from weightspace.analysis.merging.spectrum import Spectrum, added, joined, spect
 _PAPER = "Marczak et al., No task left behind: isotropic model merging with common and task-specific subspaces (arXiv:2502.04959)"
 
 
-@merge_method("iso_c", paper=f"{_PAPER}, equation 7", promises=("identity", "order", "permutation"), whole=True)
+@merge_method("iso_c", paper=f"{_PAPER}, Iso-C", promises=("identity", "order", "permutation"), whole=True)
 def iso_c(slab: Slab, *, lambda_: float = 1.0) -> Tensor:
     """`x_0 + L s U V^T`, where `sum_i d_i = U S V^T` and `s` is the mean of the singular values.
 
@@ -21,7 +21,7 @@ def iso_c(slab: Slab, *, lambda_: float = 1.0) -> Tensor:
 
     Args:
         slab: with a base.
-        lambda_: `L`, the paper's alpha; about the number of models or below is usual for many, small for two.
+        lambda_: `L`, the paper's alpha; the best is found on held-out data.
     """
     matrices, dtype = task_matrices(slab), slab.tensors[0].dtype
     if matrices[0].ndim < 2:
@@ -30,7 +30,7 @@ def iso_c(slab: Slab, *, lambda_: float = 1.0) -> Tensor:
     return added(slab, _isotropic(common), lambda_)
 
 
-@merge_method("iso_cts", paper=f"{_PAPER}, algorithm 1", promises=("identity", "order", "permutation"), whole=True)
+@merge_method("iso_cts", paper=f"{_PAPER}, Iso-CTS", promises=("identity", "order", "permutation"), whole=True)
 def iso_cts(slab: Slab, *, lambda_: float = 1.0, common_space_fraction: Annotated[float, Between(0, 1)] = 0.8) -> Tensor:
     """As `iso_c`, but the weakest directions of the sum make room for the strongest that single tasks have beside it.
 

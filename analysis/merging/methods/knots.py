@@ -10,7 +10,7 @@ from weightspace.errors import MergeError
 
 @merge_method(
     "knots",
-    paper="Stoica et al., Model merging with SVD to tie the KnOTS (arXiv:2410.19735), section 4",
+    paper="Stoica et al., Model merging with SVD to tie the KnOTS (arXiv:2410.19735)",
     promises=("identity", "order", "absence", "permutation"),
     whole=True,
 )

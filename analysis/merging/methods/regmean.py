@@ -13,7 +13,7 @@ from weightspace.errors import MergeError
 
 @merge_method(
     "regmean",
-    paper="Jin et al., Dataless knowledge fusion by merging weights of language models (arXiv:2212.09849), equation 2",
+    paper="Jin et al., Dataless knowledge fusion by merging weights of language models (arXiv:2212.09849)",
     promises=("identity", "order", "absence", "permutation"),
     base="none",
     whole=True,
@@ -39,7 +39,8 @@ def regmean(
     Args:
         slab: with the evidence `gram`, as `evidence.gram` computes it.
         weight: `w_i`.
-        ratio: what elements of the Gram matrices off the diagonal are multiplied by; 1 is least squares proper, 0.9 the paper's usual.
+        ratio: what elements of the Gram matrices off the diagonal are multiplied by; 1 is least squares proper, less leans on
+            single inputs, against overfitting to few examples; 0.9 is usual.
         ridge: added to the diagonal, as a share of its mean.
 
     Raises:
@@ -58,7 +59,7 @@ def regmean(
                 f"{tuple(slab.tensors[0].shape)}; compute it with evidence.gram on this very model"
             )
     # Solved for the change from the average, towards which the ridge then draws.
-    gram, wanted = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, average.numel() // width, dtype=torch.float64)
+    gram, wanted = (average.new_zeros(width, columns, dtype=torch.float64) for columns in (width, average.numel() // width))
     for tensor, share, one in zip(slab.tensors, weight, found, strict=True):
         whole = one.view(width, width).to(gram)
         matrix = (whole * ratio).diagonal_scatter(whole.diagonal())

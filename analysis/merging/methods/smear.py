@@ -11,7 +11,7 @@ from weightspace.analysis.merging.methods.linear import linear
 
 @merge_method(
     "smear",
-    paper="Muqeeth, Liu and Raffel, Soft merging of experts with adaptive routing (arXiv:2306.03745), section 3",
+    paper="Muqeeth, Liu and Raffel, Soft merging of experts with adaptive routing (arXiv:2306.03745)",
     promises=("identity", "order", "permutation"),
     base="none",
 )

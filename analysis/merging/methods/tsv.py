@@ -9,7 +9,7 @@ from weightspace.analysis.merging.spectrum import added, joined, spectrum, task_
 
 @merge_method(
     "tsv",
-    paper="Gargiulo et al., Task singular vectors: reducing task interference in model merging (arXiv:2412.00081), algorithm 1",
+    paper="Gargiulo et al., Task singular vectors: reducing task interference in model merging (arXiv:2412.00081), TSV-M",
     promises=("identity", "order", "permutation"),
     whole=True,
 )

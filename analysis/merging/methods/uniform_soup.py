@@ -8,7 +8,7 @@ from weightspace.analysis.merging.methods.linear import linear
 
 @merge_method(
     "uniform_soup",
-    paper="Wortsman et al., Model soups (arXiv:2203.05482), section 2",
+    paper="Wortsman et al., Model soups (arXiv:2203.05482)",
     promises=("identity", "order", "permutation"),
     base="none",
 )

@@ -109,6 +109,6 @@ def test_learns_to_route_where_one_average_cannot_serve() -> None:
             loss = (module(inputs[:192]) - targets[:192]).square().mean()
             loss.backward()
             optimizer.step()
-        losses.append(float((module(inputs[192:]) - targets[192:]).square().mean()))
+        losses.append((module(inputs[192:]) - targets[192:]).square().mean().item())
     routed, averaged = losses
     assert averaged > 0.8 and routed < 0.1 * averaged

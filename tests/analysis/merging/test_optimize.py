@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,8 +49,9 @@ def test_values_lie_in_their_ranges(shares: list[float]) -> None:
     values = dict(zip("xynmc", (one.at(share) for one, share in zip(found.dimensions, shares, strict=True)), strict=True))
     assert -2 <= values["x"] <= 3.5 and 1e-5 <= values["y"] <= 0.1 and values["c"] in ["a", 1.5, True]
     assert values["n"] in range(2, 6) and values["m"] in range(1, 1001) and {type(values["n"]), type(values["m"])} == {int}
-    numbers = found.coordinates(values)
-    assert len(numbers) == 7 and all(-1e-9 <= one <= 1 + 1e-9 for one in numbers) and sum(numbers[4:]) == 1
+    (numbers,) = found.coordinates(np.array([shares]))
+    assert [*numbers[:4]] == shares[:4] and sorted(numbers[4:]) == [0, 0, 1]
+    assert ["a", 1.5, True][numbers[4:].argmax()] == values["c"]
 
 
 def test_the_ends_of_a_range_are_reached_and_whole_numbers_share_it_evenly() -> None:
@@ -102,7 +104,7 @@ def test_values_that_do_not_fit_the_space() -> None:
 @pytest.mark.parametrize("method", [name for name in SEARCHES if name != "random"])
 def test_a_search_finds_more_than_drawing(method: str) -> None:
     def mean(name: str) -> float:
-        return sum(optimize(space(RECIPE), bowl, method=name, tries=40, seed=seed).score for seed in range(3)) / 3
+        return sum(optimize(space(RECIPE), bowl, method=name, tries=30, seed=seed).score for seed in range(2)) / 2
 
     assert mean(method) < 0.5 * mean("random")
 
@@ -202,8 +204,10 @@ def test_keys_are_canonical() -> None:
 
 
 def test_what_cannot_be_asked_for() -> None:
-    with pytest.raises(UnknownNameError, match=r"no search method named 'pg'; did you mean 'gp'\?"):
-        optimize(space(RECIPE), bowl, method="pg")
+    with pytest.raises(
+        UnknownNameError, match=r"no search method named 'genetic' \(known: random, differential_evolution, nelder_mead, gp\)"
+    ):
+        optimize(space(RECIPE), bowl, method="genetic")
     with pytest.raises(MergeError, match="expected at least 1 try, found 0; allow more"):
         optimize(space(RECIPE), bowl, tries=0)
     known: dict[str, float | None] = {key_of({"x": 1}): math.nan, key_of({"x": 2}): None}

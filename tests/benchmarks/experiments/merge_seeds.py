@@ -8,10 +8,10 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ import weightspace as ws
 from tests.benchmarks.experiments.data import load, real_checkpoints
 from tests.benchmarks.experiments.networks import ARCHITECTURES
 from tests.benchmarks.experiments.tables import Row, estimates, report
-from tests.benchmarks.experiments.train import STEPS, networks
+from tests.benchmarks.experiments.train import networks
 from weightspace.analysis.connectivity import repair_many
 from weightspace.analysis.matching import match, match_many
 from weightspace.analysis.merging.method import methods
@@ -68,12 +68,11 @@ class Bench:
         """Of all test examples."""
         return torch.cat([fold.classes for fold in self.folds])
 
-    def logits(self, weights: Callable[[Fold], Weights]) -> Tensor:
-        """Logits on all test examples, of weights that may depend on the statistics of a fold."""
-        found = []
-        for fold in self.folds:
-            task = Task.classification(self.module, fold.inputs, fold.classes, batch_size=1000)
-            found += list(task.outputs(weights(fold)))
+    def logits(self, weights: Sequence[Weights]) -> Tensor:
+        """Logits on all test examples, of weights for each fold."""
+        found: list[Tensor] = []
+        for own, fold in zip(weights, self.folds, strict=True):
+            found += Task.classification(self.module, fold.inputs, fold.classes, batch_size=1000).outputs(own)
         return torch.cat(found).double()
 
     def seen(self, weights: Weights) -> Weights:
@@ -138,7 +137,7 @@ def _varied(images: Tensor) -> Iterator[Tensor]:
         yield from (part, part.flip(-1))
 
 
-def aligned(bench: Bench, models: Sequence[Weights], how: str, statistics: Task) -> list[Weights]:
+def aligned(bench: Bench, models: Sequence[Weights], how: str, statistics: Task | None = None) -> list[Weights]:
     """Move networks into one space in one of the ways of `ALIGNMENTS`: onto the first, or into a space of their own."""
     if how == "none":
         return list(models)
@@ -146,7 +145,7 @@ def aligned(bench: Bench, models: Sequence[Weights], how: str, statistics: Task)
     if how.startswith("many"):
         elements = list(match_many(seen, bench.spec, how.partition(", ")[2]).elements)
     else:
-        options = {"task": statistics, "similarity": "inner"} if how == "activation" else {}
+        options: dict[str, Any] = {"task": statistics, "similarity": "inner"} if how == "activation" else {}
         elements = [bench.spec.identity(), *(match(seen[0], one, bench.spec, how, **options).element for one in seen[1:])]
     return [dict(act(element, model)) for element, model in zip(elements, models, strict=True)]
 
@@ -157,8 +156,8 @@ ALIGNMENTS = ("none", "weight", "activation", "many, merge", "many, universe")
 
 def average(models: Sequence[Weights]) -> Weights:
     """The mean of floats; counts are those of the first."""
-    mean = lambda name: methods["linear"]([one[name] for one in models], weight=1.0)  # noqa: E731
-    return {name: mean(name) if tensor.is_floating_point() else tensor for name, tensor in models[0].items()}
+    counts = {name: tensor for name, tensor in models[0].items() if not tensor.is_floating_point()}
+    return {name: methods["linear"]([one[name] for one in models], weight=1.0) for name in models[0] if name not in counts} | counts
 
 
 def mended(models: Sequence[Weights], mend: Mend, statistics: Task) -> Weights:
@@ -191,7 +190,7 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 
 def measure(bench: Bench, models: Sequence[Weights]) -> dict[tuple[str, str], dict[str, float]]:
     """Everything the table says of one set of networks, by alignment and mend."""
-    parents = [bench.logits(lambda fold, model=model: model) for model in models]  # type: ignore[misc]
+    parents = [bench.logits([model] * len(bench.folds)) for model in models]
     ensemble = torch.stack(parents).mean(0)
     each = [judge(one, bench, ensemble, parents) for one in parents]
     found = {
@@ -201,10 +200,13 @@ def measure(bench: Bench, models: Sequence[Weights]) -> dict[tuple[str, str], di
     for how in ALIGNMENTS:
         if how.startswith("many") and len(models) == 2:
             continue
-        moved = {id(fold): aligned(bench, models, how, fold.statistics) for fold in bench.folds}
+        if how == "activation":
+            moved = [aligned(bench, models, how, fold.statistics) for fold in bench.folds]
+        else:
+            moved = [aligned(bench, models, how)] * len(bench.folds)
         for mend in bench.mends:
-            logits = bench.logits(lambda fold: mended(moved[id(fold)], mend, fold.statistics))  # noqa: B023
-            found[how, mend or ""] = judge(logits, bench, ensemble, parents)
+            weights = [mended(own, mend, fold.statistics) for own, fold in zip(moved, bench.folds, strict=True)]
+            found[how, mend or ""] = judge(bench.logits(weights), bench, ensemble, parents)
     return found
 
 

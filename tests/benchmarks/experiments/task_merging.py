@@ -21,12 +21,13 @@ from tests.benchmarks.experiments.tables import Row, estimates, report
 from tests.benchmarks.experiments.tasks import VARIANTS, Family, Split, Weights, accuracies, families, trunk_of
 from weightspace.analysis.merging import evidence
 from weightspace.analysis.merging.method import MergeMethod, methods
+from weightspace.analysis.merging.soups import greedy_soup
 from weightspace.task import Task
 
 SEEDS, WIDTH, STEPS = 5, 256, 1000
 MEASURED = 1000  # training examples that evidence is measured on
 GRIDS: Mapping[str, Sequence[Any]] = {
-    "lambda": (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0),
+    "lambda": (0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0),
     "density": (0.2, 0.5, 0.8),
     "select_topk": (0.1, 0.3, 1.0),
     "filter_wise": (False, True),
@@ -42,10 +43,11 @@ GRIDS: Mapping[str, Sequence[Any]] = {
 """What is tried of a parameter, in whatever method it appears; those that are not here keep their defaults."""
 OWN_GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "slerp": {"t": (None,)},
-    "della": {"epsilon": (0.15,), "density": (0.2, 0.5, 0.8)},
-    "della_linear": {"epsilon": (0.15,), "density": (0.2, 0.5, 0.8)},
+    "task_arithmetic": {"density": (1.0,)},
+    "della": {"epsilon": (0.15,)},
+    "della_linear": {"epsilon": (0.15,)},
 }
-"""Where the same word means something else."""
+"""Where the same word means something else, or nothing."""
 LEFT_OUT = {"passthrough": "one of the networks"}
 NORMALISED, WORST, ACCURACY = "of single-task", "worst task", "accuracy"
 Merge = Callable[[Mapping[str, Any]], Weights]
@@ -138,6 +140,8 @@ def candidates(bench: Bench) -> Iterator[Candidate]:
     yield Candidate("*trained on all tasks*", lambda _: family.joint)
     yield Candidate("*uniform average*", lambda _: average)
     yield Candidate("*WiSE-FT*", lambda own: _between(family.base, average, own["alpha"]), _grid({"alpha": [k / 10 for k in range(1, 11)]}))
+    of_soup = lambda weights: _mean(bench.judge(dict(weights), bench.split.tune))  # noqa: E731
+    yield Candidate("greedy soup", lambda _: greedy_soup(family.tuned, of_soup).state_dict)
     measured = bench.evidence()
     scores = tuple(_mean(bench.judge(one, bench.split.tune)) for one in family.tuned)
     for name, method in methods.items():
@@ -200,8 +204,8 @@ def run(shape: str, width: int, seeds: Sequence[int], steps: int, cache: Path | 
                 own, found = outcome(bench, candidate, singles)
                 measured.setdefault(candidate.name, []).append(found)
                 chosen.setdefault(candidate.name, []).append(own)
-    rows = [{"method": name, **estimates(found), "chosen": _said(chosen.get(name, []))} for name, found in measured.items()]
-    return sorted(rows, key=lambda row: -row[NORMALISED].mean)  # type: ignore[union-attr]
+    order = sorted(measured, key=lambda name: -_mean([one[NORMALISED] for one in measured[name]]))
+    return [{"method": name, **estimates(measured[name]), "chosen": _said(chosen.get(name, []))} for name in order]
 
 
 def _said(chosen: Sequence[Mapping[str, Any]]) -> str:

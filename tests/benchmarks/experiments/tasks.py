@@ -1,5 +1,6 @@
 """Eight tasks made of MNIST-1D by shifting its signals and naming its classes anew, a network for each fine-tuned from one base."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,7 @@ class Family:
 
 def trunk_of(shape: str, width: int) -> nn.Sequential:
     """All but the last layer."""
-    module = ARCHITECTURES[shape](width)
-    return module[:-1]
+    return nn.Sequential(OrderedDict(list(ARCHITECTURES[shape](width).named_children())[:-1]))
 
 
 def families(shape: str, width: int, seeds: Sequence[int], steps: int, cache: Path | None = None) -> list[Family]:

@@ -1,0 +1,136 @@
+"""`weightspace optimize`: the values of a recipe that an evaluation scores best."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from weightspace.cli import cells
+from weightspace.cli.evaluation import evaluation_of, values_of
+from weightspace.cli.options import ALIGNMENT, Format, OutputFormat, Seed, ZooFolder, zoo_at
+from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.progress import progress
+from weightspace.errors import MergeError, UnknownNameError
+
+if TYPE_CHECKING:
+    from weightspace.analysis.merging.optimize import Try
+    from weightspace.zoo import Zoo
+
+PLACE = 35
+SOURCE = "optimize"
+
+
+def optimize(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", show_default=False, help="A YAML file with {search: [low, high]} or {choose: [a, b]} in place of some values."
+        ),
+    ],
+    evaluation: Annotated[
+        str,
+        typer.Option(
+            "--eval",
+            metavar="MODULE:FUNCTION",
+            show_default=False,
+            help="A function of a state dict that returns numbers, or one without arguments that returns a Task.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", show_default=False, help="Merge with the best values into this folder or file."),
+    ] = None,
+    metric: Annotated[str, typer.Option("--metric", metavar="NAME", help="Which of the numbers counts.")] = "loss",
+    maximize: Annotated[bool, typer.Option("--maximize", help="More is better: look for the highest.")] = False,
+    tries: Annotated[int, typer.Option("--tries", min=1, metavar="N", help="Merges to evaluate, those of earlier runs among them.")] = 32,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="How to search: gp, random, nelder_mead or differential_evolution.")
+    ] = "gp",
+    force: Annotated[bool, typer.Option("--force", help="Replace a merge that is there.")] = False,
+    seed: Seed = 0,
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Search the values of a recipe that make the best merge.
+
+    Every try is a run in the catalog, with its values and what came of it. An interrupted search goes on: the same command does not evaluate again what is known.
+
+    Examples:
+      weightspace optimize search.yaml --eval tasks:digits --tries 20 -o best.safetensors
+      weightspace optimize search.yaml --eval tasks:digits --metric accuracy --maximize --method random
+    """
+    from blake3 import blake3
+
+    from weightspace.analysis.merging import merge, prepare
+    from weightspace.analysis.merging.optimize import optimize as search
+    from weightspace.analysis.merging.recipe import document
+    from weightspace.analysis.merging.search_space import key_of
+    from weightspace.analysis.merging.search_space import space as space_of
+    from weightspace.zoo.metrics import Metric
+    from weightspace.zoo.runs.run import Run, plain_values
+
+    space = space_of(document(recipe, "recipe")[1])
+    here = zoo_at(zoo)
+    digest = blake3(f"{key_of(space.recipe)}\0{evaluation}".encode()).hexdigest()[:16]
+    told: dict[str, dict[str, float]] = {}
+
+    def objective(filled: dict[str, Any]) -> float:
+        merged = merge(prepare(filled, here.checkpoint), opener=here.checkpoint, spec_of=here.spec)
+        told["last"] = values_of(evaluation_of(evaluation, merged), merged)
+        if metric not in told["last"]:
+            raise UnknownNameError.of("number of the evaluation", metric, told["last"])
+        return told["last"][metric]
+
+    def keep(made: "Try") -> None:
+        metrics = tuple(Metric(name, value) for name, value in told.pop("last", {}).items() if value - value == 0)
+        tags = {"key": made.key, **({"failure": made.failure} if made.failure else {})}
+        name = f"{recipe.stem} {len(known) + len(kept) + 1}"
+        run = Run(
+            f"{SOURCE}:{digest}:{made.key}", name, SOURCE, seed, plain_values(dict(made.values)), tags,
+            "failed" if made.score is None else "finished", metrics=metrics,
+        )  # fmt: skip
+        here.record_runs([run])
+        kept.append(made)
+
+    known = _known(here, digest, metric)
+    kept: list[Try] = []
+    with progress("searching"):
+        best = search(space, objective, method=method, tries=tries, seed=seed, known=known, on_try=keep, maximize=maximize)
+    ordered = sorted(best.tries, key=lambda one: (one.score is None, (-1 if maximize else 1) * (one.score or 0.0)))
+    names = list(best.values)
+    columns = {name: Column(_last(name), cells.number, right=True) for name in names}
+    rows = [{**one.values, metric: one.score, "failure": one.failure or ""} for one in ordered]
+    print_data(rows, format, {**columns, metric: Column(metric, cells.number, right=True), "failure": Column("failure", rank=3)})
+    say(f"{len(best.tries)} tries, {len(best.tries) - len(kept)} of them known before; best {metric} {best.score:.6g}")
+    if output is not None:
+        with progress("merging", "tensors") as bar:
+            merge(
+                prepare(best.recipe, here.checkpoint), output, opener=here.checkpoint, spec_of=here.spec, force=force, progress=bar.update
+            )
+        here.ingest([output])
+        say(f"wrote {cells.safe(str(output))}")
+
+
+def _last(name: str) -> str:
+    """The end of a value's place, which tells most: `models[1].parameters.weight` has a long way before it."""
+    return name.replace("parameters.", "")
+
+
+def _known(zoo: "Zoo", digest: str, metric: str) -> dict[str, float | None]:
+    """What earlier runs of the same search found, by the try's key."""
+    if not zoo.catalog.exists():
+        return {}
+    rows = zoo.sql(
+        "select runs.tags ->> 'key' as key, runs.status as status, metrics.value as value from runs "
+        "left join metrics on metrics.run_id = runs.run_id and metrics.name = ? where starts_with(runs.key, ?)",
+        [metric, f"{SOURCE}:{digest}:"],
+    ).to_pylist()
+    for row in rows:
+        if row["status"] == "finished" and row["value"] is None:
+            raise MergeError(f"earlier tries of this search measured no '{metric}'; name the metric that they have")
+    return {row["key"]: row["value"] for row in rows}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel=ALIGNMENT)(optimize)
