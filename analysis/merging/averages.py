@@ -15,6 +15,7 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float | Tensor]) -
         weights: one number for each tensor, or a tensor of that dtype that broadcasts to its shape.
 
     Example:
+        >>> import torch
         >>> weighted_sum([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])], [0.5, 2.0])
         tensor([6.5000, 9.0000])
     """

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,8 @@ class Chance:
         Returns:
             float32, on the CPU, in steps of 2^-24, the most that are evenly spaced in this dtype.
         """
-        return torch.from_numpy((self._words(index, shape) >> 8).astype(np.float32)).mul_(2.0**-24)
+        words = self._words(index, shape, np.dtype(np.uint32))
+        return torch.from_numpy((words >> 8).astype(np.float32)).mul_(2.0**-24)
 
     def keeps(self, index: int, shape: tuple[int, ...], share: float) -> Tensor:
         """Draw which entries of one input are kept, each with the same probability; the same entries each time.
@@ -56,16 +58,27 @@ class Chance:
         Returns:
             True where an entry is kept, on the CPU.
         """
-        words = self._words(index, shape)
-        # The bound 2^32 itself does not fit into a word, and no word reaches it.
-        kept = np.ones(shape, np.bool_) if share >= 1 else words < np.uint32(min(round(share * 2**32), 2**32 - 1))
+        words = self._words(index, shape, np.dtype(np.uint16))
+        bound, rest = divmod(round(share * 2**32), 2**16)
+        if bound == 2**16:
+            return torch.ones(shape, dtype=torch.bool)
+        kept = np.asarray(words < bound)
+        # 16 bits do for all but one entry of 65,536; where these equal the bound, the place of the entry (Fibonacci hashing) tells.
+        on_bound = np.flatnonzero(words == bound)
+        places = (on_bound + self._first(shape)).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        kept.reshape(-1)[on_bound] = (places >> np.uint64(48)) < rest
         return torch.from_numpy(kept)
 
-    def _words(self, index: int, shape: tuple[int, ...]) -> NDArray[np.uint32]:
-        """32 random bits for each entry: two from each step of a generator that is moved on to the first entry."""
+    def _first(self, shape: tuple[int, ...]) -> int:
+        """The place of the first entry of these rows in the whole tensor."""
+        return self.row * prod(shape[1:])
+
+    def _words(self, index: int, shape: tuple[int, ...], word: np.dtype[Any]) -> NDArray[Any]:
+        """Random bits for each entry: several from each step of a generator that is moved on to the first entry."""
         digest = blake3(f"{self.seed}\0{self.tensor}\0{self.keys[index]}".encode()).digest()
         generator = np.random.PCG64(list(np.frombuffer(digest, np.uint32)))
-        step, odd = divmod(self.row * prod(shape[1:]), 2)
+        each = 8 // word.itemsize
+        step, skipped = divmod(self._first(shape), each)
         count = prod(shape)
-        drawn = generator.advance(step).random_raw((odd + count + 1) // 2)
-        return np.asarray(drawn).astype("<u8", copy=False).view(np.uint32)[odd : odd + count].reshape(shape)
+        drawn = np.asarray(generator.advance(step).random_raw(-(-(skipped + count) // each)))
+        return drawn.astype("<u8", copy=False).view(word)[skipped : skipped + count].reshape(shape)

@@ -61,12 +61,17 @@ def agree(voices: Sequence[Tensor], signs: Tensor, weights: Sequence[float], nor
     made, divisor = torch.zeros_like(signs), torch.zeros_like(signs)
     for voice, weight in zip(voices, weights, strict=True):
         made.add_(voice.mul_(signs).clamp_(min=0))
-        if normalize:
+        if normalize and weight:
             divisor.add_(voice.sign_(), alpha=weight)
-    if normalize:
-        slack = torch.finfo(signs.dtype).eps * sum(map(abs, weights))
-        made.div_(divisor.add_(divisor.abs() <= slack))
-    return made.mul_(signs)
+    return (made.div_(_divisible(divisor, weights)) if normalize else made).mul_(signs)
+
+
+def _divisible(divisor: Tensor, weights: Sequence[float]) -> Tensor:
+    """Sums of some of the weights, made into something to divide by where nothing, or as good as nothing, was summed; in place."""
+    if min(weights) >= 0:  # where nothing was summed there is nothing to divide either, and any number will do
+        return divisor.clamp_(min=min((weight for weight in weights if weight), default=1.0) / 2)
+    slack = torch.finfo(divisor.dtype).eps * sum(map(abs, weights))
+    return divisor.add_(divisor.abs() <= slack)
 
 
 def _scaled(delta: Tensor, scale: float) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from weightspace.analysis.merging.method import Slab
 from weightspace.errors import MergeError, TaskError, UnknownNameError
@@ -77,7 +78,8 @@ def fisher(
         drawn = _drawn(task, state_dict, batch, size, generator) if labels == "sampled" else torch.zeros(size, 1)
         squares = _squares(task, state_dict, trained, batch, labels)
         for numbers in torch.split(torch.arange(size), at_once):
-            made = torch.func.vmap(squares)(numbers, drawn[numbers]) if at_once > 1 else _one_by_one(squares, numbers, drawn)
+            with sdpa_kernel(SDPBackend.MATH):  # vmap would run the fused kernels of attention one example at a time
+                made = torch.func.vmap(squares)(numbers, drawn[numbers]) if at_once > 1 else _one_by_one(squares, numbers, drawn)
             for name, total in totals.items():
                 total.add_(made[name].sum(0, dtype=torch.float64))
         count += size

@@ -17,14 +17,25 @@ from weightspace.analysis.connectivity import repair_many
 from weightspace.analysis.merging.execute import Run, torch_dtype
 from weightspace.analysis.merging.health import Measured, Measuring
 from weightspace.analysis.merging.plan import Plan, Step, plan
-from weightspace.analysis.merging.prepare import Models, Opener, SpecOf, align, gather_evidence, open_models, task_at
+from weightspace.analysis.merging.prepare import (
+    Models,
+    Opener,
+    SpecOf,
+    align,
+    folder_of,
+    gather_evidence,
+    open_models,
+    task_at,
+    with_vocabularies,
+)
 from weightspace.analysis.merging.read_ahead import ReadAhead, reading_ahead
 from weightspace.analysis.merging.recipe import Recipe, Source
-from weightspace.analysis.merging.report import CARD, MANIFEST, RECIPE, Report, card, config, manifest, recipe_text, versions
+from weightspace.analysis.merging.report import CARD, MANIFEST, RECIPE, Report, card, config, json_text, manifest, recipe_text, versions
+from weightspace.analysis.merging.tokenizer import config_changes
+from weightspace.analysis.merging.tokenizer_files import tokenizer_files
 from weightspace.analysis.merging.undo import UNDO, keep_parents
 from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, shards
 from weightspace.checkpoint import Checkpoint
-from weightspace.companions import TOKENIZER_FILES
 from weightspace.errors import MergeError
 from weightspace.opening import open as open_anything
 from weightspace.provenance import stated
@@ -32,7 +43,7 @@ from weightspace.storage import FileSpan
 
 SUFFIX = ".safetensors"
 INDEX = "model.safetensors.index.json"
-COMPANIONS = TOKENIZER_FILES | {"generation_config.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json"}
+COMPANIONS = {"generation_config.json", "preprocessor_config.json", "processor_config.json"}
 """Files of a model's folder that are copied as they are."""
 
 
@@ -66,8 +77,9 @@ def prepare(recipe: Path | str | Mapping[str, Any] | Recipe, opener: Opener = op
             else that is wrong stands in the plan's `problems`.
     """
     read = Recipe.read(recipe)
-    models = open_models(read, opener)
-    return Prepared(models, plan(read, models.ready, models.stored))
+    models = with_vocabularies(open_models(read, opener), read)
+    made = plan(read, models.ready, models.stored)
+    return Prepared(models, replace(made, problems=(*models.problems, *made.problems), notes=(*models.notes, *made.notes)))
 
 
 def prepare_given(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Prepared:
@@ -288,19 +300,28 @@ def _report(making: _Making, kept: Mapping[str, Mapping[str, Any]]) -> Report:
     return Report(identity.model_id(rows).hex(), making.parents, measured, hashes, (*plan.notes, *making.notes))
 
 
-def _beside(making: _Making, report: Report, cut: Sequence[Shard]) -> dict[str, str | Path]:
-    """The further files of a model's folder, by name: their text, or what to copy."""
+def _beside(making: _Making, report: Report, cut: Sequence[Shard]) -> dict[str, str | bytes]:
+    """The further files of a model's folder, by name."""
     plan = making.plan
-    made: dict[str, str | Path] = {MANIFEST: manifest(plan, report), CARD: card(plan, report), RECIPE: recipe_text(plan.recipe)}
-    lead = making.prepared.models.stored[plan.recipe.base_model or plan.sources[0]]
-    if lead.path is not None and lead.path.is_dir():
-        made |= {path.name: path for path in sorted(lead.path.iterdir()) if path.name in COMPANIONS and path.is_file()}
-    said = config(plan, lead, {})
+    made: dict[str, str | bytes] = {MANIFEST: manifest(plan, report), CARD: card(plan, report), RECIPE: recipe_text(plan.recipe)}
+    models = making.prepared.models
+    first = plan.recipe.base_model or plan.sources[0]
+    lead, folder = models.stored[first], folder_of(models.stored[first])
+    made |= tokenizer_files(models.common, models.folders, origin=str(first), chat_template=plan.recipe.chat_template)
+    if folder is not None:
+        made |= {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name in COMPANIONS and path.is_file()}
+
+    def moved(said: Mapping[str, Any]) -> dict[str, Any]:
+        return config_changes(models.common, said, models.vocabularies[first]) if models.common and first in models.vocabularies else {}
+
+    said = config(plan, lead, moved(lead.metadata.get("config", {})))
     if said is not None:
-        made["config.json"] = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+        made["config.json"] = json_text(said)
+    if "generation_config.json" in made and (changed := moved(lead.metadata["generation_config"])):
+        made["generation_config.json"] = json_text({**lead.metadata["generation_config"], **changed})
     if len(cut) > 1:
         names = {name: shard.name for shard in cut for name in shard.info}
-        made[INDEX] = json.dumps({"metadata": {"total_size": plan.num_bytes}, "weight_map": dict(sorted(names.items()))}, indent=2) + "\n"
+        made[INDEX] = json_text({"metadata": {"total_size": plan.num_bytes}, "weight_map": dict(sorted(names.items()))})
     return made
 
 

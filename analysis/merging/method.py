@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from torch import Tensor
@@ -26,7 +27,7 @@ class Between:
     high: float | int = float("inf")
     open: bool = False
 
-    def holds(self, value: float) -> bool:
+    def holds(self, value: float | int) -> bool:
         """Whether a value may be had."""
         return self.low < value < self.high if self.open else self.low <= value <= self.high
 
@@ -41,10 +42,11 @@ Share = Annotated[Each, Between(0, 1)]
 """One share, from 0 to 1, for each input."""
 
 Promise = Literal["identity", "order", "absence", "permutation"]
-"""A law that a method keeps at any parameters, up to rounding.
+"""A law that a method keeps at any parameters, up to rounding; one that it does not promise, it breaks for some.
 
 `identity`: inputs (and base) that are all equal come back. `order`: the order of the inputs, each with its own parameters, makes no difference.
 `absence`: an input of weight 0 might as well not be there. `permutation`: reordering the rows and the columns of all inputs reorders the result.
+Order says nothing of methods with one input, absence nothing of those without weights or with a fixed number of inputs: these do not promise it.
 """
 
 
@@ -79,9 +81,9 @@ class Parameter:
         """
         if value is None and self.default is None:
             return None
-        if self.kind is bool:
-            value = _TRUTH.get(value if isinstance(value, str | bool) else float(value), value)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if self.kind is bool and isinstance(value, str | int | float):
+            value = _TRUTH.get(value, value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
         fits = {float: number, int: number and value == int(value), bool: isinstance(value, bool), str: isinstance(value, str)}[self.kind]
         if not fits:
             raise MergeError(f"{where}: parameter '{self.name}' is {value!r}; expected {_SAID[self.kind]}")
@@ -198,6 +200,12 @@ class MergeMethod:
             MergeError: inputs or parameters that the method does not take.
         """
         self.expect(len(tensors), base is not None)
+        kinds = {(tuple(one.shape), one.dtype) for one in (*tensors, *([] if base is None else [base]))}
+        if len(kinds) > 1 or any(dtype not in (torch.float32, torch.float64) for _, dtype in kinds):
+            found = ", ".join(sorted(f"{shape} {str(dtype).removeprefix('torch.')}" for shape, dtype in kinds))
+            raise MergeError(
+                f"merge method '{self.name}' takes tensors of one shape, all float32 or all float64, found {found}; convert them"
+            )
         named = {name: tuple(values) for name, values in (evidence or {}).items()}
         slab = Slab(tuple(tensors), base, Chance(seed, keys=tuple(map(str, range(len(tensors))))), named)
         return self.apply(Whole(slab), self.read(parameters, len(tensors)))(slab)

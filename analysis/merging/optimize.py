@@ -171,7 +171,7 @@ def _differential_evolution(score: Score, space: Space, chance: np.random.Genera
     while True:
         for at in range(len(members)):
             first, second = chance.choice(len(members), 2, replace=False)
-            moved = members[scores.argmin()] + chance.uniform(0.5, 1) * (members[first] - members[second])
+            moved = members[scores.argmin()] + chance.uniform(0.3, 0.9) * (members[first] - members[second])
             moved = np.where((moved < 0) | (moved > 1), chance.random(size), moved)
             crossed = chance.random(size) < 0.8
             crossed[chance.integers(size)] = True
@@ -199,12 +199,18 @@ def _gaussian_process(score: Score, space: Space, chance: np.random.Generator, t
     size = len(space.dimensions)
     points = [*_spread(chance, max(3, min(2 * size + 2, tries // 3)), size)]
     scores = [score(one) for one in points]
+    tried = {key_of(space.at(one)) for one in points}
     while True:
         near = points[int(np.argmin(scores))] + chance.normal(0, 0.05, (500, size))
         candidates = np.concatenate([chance.random((1000, size)), near.clip(0, 1)])
         gain = _expected_improvement(space, points, scores, candidates, int(chance.integers(2**31)))
-        points.append(candidates[gain.argmax()])
-        scores.append(score(points[-1]))
+        ranked = (candidates[at] for at in gain.argsort()[::-1])
+        chosen = next((one for one in ranked if key_of(space.at(one)) not in tried), None)
+        if chosen is None:  # hardly anything is left
+            return _random(score, space, chance, tries)
+        tried.add(key_of(space.at(chosen)))
+        points.append(chosen)
+        scores.append(score(chosen))
 
 
 def _expected_improvement(space: Space, points: list[Point], scores: list[float], candidates: Points, seed: int) -> Point:

@@ -1,7 +1,8 @@
 """What is done to models before they are merged: opened, adapters applied, brought into one order of neurons; all of it lazily."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from weightspace.adapters import apply_adapter
 from weightspace.analysis.matching import match, match_many
+from weightspace.analysis.merging.embeddings import with_one_vocabulary
 from weightspace.analysis.merging.evidence import fisher, gram
 from weightspace.analysis.merging.plan import Plan
 from weightspace.analysis.merging.recipe import Recipe, Source
+from weightspace.analysis.merging.tokenizer import Common, common_vocabulary, vocabulary_problems
 from weightspace.architectures import spec_for
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError, TaskError, one_line
@@ -19,6 +22,7 @@ from weightspace.modules import load_function
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, act
 from weightspace.task import Task
+from weightspace.vocabulary import Vocabulary
 
 Opener = Callable[[str], Checkpoint]
 SpecOf = Callable[[Checkpoint], SymmetrySpec]
@@ -32,11 +36,24 @@ class Models:
         ready: what is merged: adapters applied.
         stored: the same before anything was done to them: what says the dtype of the result.
         parents: everything that was opened, by what the recipe calls it.
+        vocabularies: of the models that have a tokenizer beside them.
+        common: the vocabulary that all were brought to, where the recipe asks for one.
+        problems: what stands in the way, a line each.
+        notes: what a user should know, a line each.
     """
 
     ready: Mapping[Source, Checkpoint]
     stored: Mapping[Source, Checkpoint]
     parents: Mapping[str, Checkpoint]
+    vocabularies: Mapping[Source, Vocabulary] = field(default_factory=dict)
+    common: Common | None = None
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def folders(self) -> dict[str, Path | None]:
+        """Where each model's tokenizer lies, by what the recipe calls the model."""
+        return {str(source): folder_of(stored) for source, stored in self.stored.items()}
 
 
 def open_models(recipe: Recipe, opener: Opener) -> Models:
@@ -71,6 +88,31 @@ def open_models(recipe: Recipe, opener: Opener) -> Models:
             model = apply_adapter(model, adapter)
         ready[source] = model
     return Models(ready, stored, opened)
+
+
+def folder_of(checkpoint: Checkpoint) -> Path | None:
+    """The folder of a model, where it has one."""
+    return checkpoint.path if checkpoint.path is not None and checkpoint.path.is_dir() else None
+
+
+def with_vocabularies(models: Models, recipe: Recipe) -> Models:
+    """Read the vocabularies, and bring all models to the one that the recipe asks for; where it asks for none, say how they differ.
+
+    Raises:
+        MergeError, UnknownNameError: the recipe asks for a vocabulary that cannot be made.
+        FormatError: a damaged tokenizer.
+    """
+    found = {source: Vocabulary.read(folder) for source, stored in models.stored.items() if (folder := folder_of(stored)) is not None}
+    known = {source: vocabulary for source, vocabulary in found.items() if vocabulary is not None}
+    sources = [(str(source), known.get(source)) for source in models.ready]
+    asked = recipe.tokenizer_source or recipe.tokenizer.get("source", "union" if recipe.tokenizer else None)
+    if asked is None:
+        return replace(models, vocabularies=known, problems=tuple(vocabulary_problems(sources)))
+    names = [name for name, _ in sources]
+    base = None if recipe.base_model is None else names.index(str(recipe.base_model))
+    common = common_vocabulary(sources, base, str(asked), recipe.tokenizer.get("tokens"), recipe.tokenizer.get("pad_to_multiple_of"))
+    ready, notes = with_one_vocabulary(list(models.ready.values()), sources, common)
+    return replace(models, ready=dict(zip(models.ready, ready, strict=True)), vocabularies=known, common=common, notes=notes)
 
 
 def align(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | None = None) -> dict[Source, Checkpoint]:

@@ -64,7 +64,12 @@ def manifest(plan: Plan, report: Report) -> str:
         "warnings": list(report.warnings),
         "tensors": {name: {"blake3": report.hashes[name], **asdict(one)} for name, one in report.measured.items()},
     }
-    return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+    return json_text(said)
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """JSON for people to read, the same for equal values."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def versions() -> dict[str, str]:

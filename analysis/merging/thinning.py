@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weightspace.analysis.merging.method import Slab, Slabs
 from weightspace.analysis.merging.selection import as_words
-from weightspace.analysis.merging.task_vectors import deltas
+from weightspace.analysis.merging.task_vectors import as_factor, deltas
 from weightspace.analysis.merging.trimming import ratio
 from weightspace.errors import MergeError
 
@@ -110,7 +110,7 @@ def draw_all(slabs: Slabs, draw: Draw, inputs: int) -> Thinned:
             bits.append(None if mask is None else np.packbits(mask.cpu().numpy()))
             if mask is not None:
                 before[index] += delta.abs_().sum().item()
-                after[index] += delta.mul_(mask).sum().item()
+                after[index] += delta.mul_(as_factor(mask)).sum().item()
     return Thinned(tuple(map(ratio, before, after)), kept)
 
 
@@ -125,9 +125,9 @@ def thinned(slab: Slab, draw: Draw, drawn: Thinned) -> Iterator[Tensor]:
     bits = drawn.kept.get(slab.chance.row)
     for index, delta in enumerate(deltas(slab)):
         mask = draw(slab, index, delta) if bits is None else _unpacked(bits[index], delta)
-        made = delta if mask is None else delta.mul_(mask)
+        made = delta if mask is None else delta.mul_(as_factor(mask))
         yield made if drawn.scales[index] == 1 else made.mul_(drawn.scales[index])
 
 
 def _unpacked(bits: NDArray[np.uint8] | None, like: Tensor) -> Tensor | None:
-    return None if bits is None else torch.from_numpy(np.unpackbits(bits, count=like.numel())).view(like.shape).to(like.device)
+    return None if bits is None else torch.from_numpy(np.unpackbits(bits, count=like.numel())).view(torch.bool).view(like.shape).to(like.device)

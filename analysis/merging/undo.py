@@ -48,7 +48,9 @@ def undo_folder(merged: Checkpoint) -> Path:
     path = merged.path
     found = None if path is None else path / UNDO if path.is_dir() else path.with_name(f"{path.stem}.{UNDO}")
     if found is None or not found.is_dir():
-        raise MergeError(f"'{one_line(str(path), 120)}' kept none of its parents; say keep: base or keep: all in the recipe and merge again")
+        raise MergeError(
+            f"'{one_line(str(path), 120)}' kept none of its parents; say keep: base or keep: all in the recipe and merge again"
+        )
     return found
 
 

@@ -168,14 +168,11 @@ class Writer:
             _put(self.folder / f"{shard.name}.json", json.dumps(kept))
             (self.folder / f"{shard.name}.tmp").replace(self.folder / shard.name)
 
-    def beside(self, files: Mapping[str, str | Path]) -> None:
-        """Put further files beside the shards: their text, or what to copy, by name."""
+    def beside(self, files: Mapping[str, str | bytes]) -> None:
+        """Put further files beside the shards, by name."""
         with writable(self.target):
             for name, content in files.items():
-                if isinstance(content, Path):
-                    shutil.copyfile(content, self.folder / name)
-                else:
-                    _put(self.folder / name, content)
+                _put(self.folder / name, content)
 
     def finish(self, replace: bool) -> None:
         """Give the result its name: a lone file beside its companions, or the folder as it is.
@@ -264,11 +261,11 @@ def _put_away(place: Path, replace: bool) -> Iterator[None]:
         old.unlink(missing_ok=True)
 
 
-def _put(path: Path, text: str) -> None:
+def _put(path: Path, content: str | bytes) -> None:
     """Write a small file that is whole or not there."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+    with temporary.open("wb") as stream:
+        stream.write(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,15 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Merged:
+    """One result: its folder, and what was measured inside or how it failed."""
+
+    out: Path
+    taken: dict[str, float]
+    error: str | None
+
+
+@dataclass(frozen=True)
 class Bench:
     """A folder of models, and the two tools.
 
@@ -62,16 +71,17 @@ class Bench:
     models: Path
     peer: Path
 
-    def merge(self, tool: str, recipe: Recipe, text: str) -> tuple[Path, dict[str, float]]:
-        """Merge in a process of its own; returns the folder of the result and what was measured inside."""
-        out = self._out(tool, recipe)
+    def merge(self, tool: str, jobs: Sequence[tuple[Recipe, str]]) -> list[Merged]:
+        """Carry out recipes one after another in one process, with the text that is given for each."""
+        paths = [(self._written(recipe, text), self.out(tool, recipe)) for recipe, text in jobs]
         python = self.peer / "python" if tool == "mergekit" else Path(sys.executable)
-        printed, _ = self._run([python, CHILD, tool, self._written(recipe, text), out])
-        return out, json.loads(printed.splitlines()[-1])
+        printed, _ = self._run([python, CHILD, tool, *(path for pair in paths for path in pair)])
+        taken = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+        return [Merged(out, one, one.pop("error", None)) for (_, out), one in zip(paths, taken, strict=True)]
 
     def command(self, tool: str, recipe: Recipe, text: str) -> float:
         """Seconds of processor time that the command a user types takes."""
-        out, written = self._out(tool, recipe), self._written(recipe, text)
+        out, written = self.out(tool, recipe), self._written(recipe, text)
         command: list[str | Path] = [self.peer / "mergekit-yaml", written, out, "--quiet", "--num-threads", "1"]
         if tool == "ours":
             command = [sys.executable, "-m", "weightspace", "merge", written, "-o", out, "--jobs", "1"]
@@ -84,7 +94,8 @@ class Bench:
                 while stream.read(1 << 24):
                     pass
 
-    def _out(self, tool: str, recipe: Recipe) -> Path:
+    def out(self, tool: str, recipe: Recipe) -> Path:
+        """Where a tool writes its result; nothing is there yet."""
         out = self.models / f"merged-{recipe.name}-{tool}"
         shutil.rmtree(out, ignore_errors=True)
         return out
@@ -107,27 +118,29 @@ class Bench:
             return printed.read(), spent.ru_utime + spent.ru_stime
 
 
-def parity(bench: Bench, recipe: Recipe, precision: str, *, certain: bool = False) -> Difference | str:
+def differences(bench: Bench, recipes: Sequence[Recipe], precision: str, *, certain: bool = False) -> Iterator[Difference | str]:
     """Merge with both tools and compare, or say what went wrong."""
-    try:
-        own, theirs = (bench.merge(tool, recipe, recipe.at(precision, certain=certain))[0] for tool in ("ours", "mergekit"))
-        return compare(own, theirs, bench.models / "base" if recipe.needs_chance and not certain else None)
-    except (RuntimeError, ValueError) as error:
-        return str(error)
-    finally:
-        for tool in TOOLS:
-            bench._out(tool, recipe)
+    jobs = [(recipe, recipe.at(precision, certain=certain)) for recipe in recipes]
+    for recipe, own, theirs in zip(recipes, bench.merge("ours", jobs), bench.merge("mergekit", jobs), strict=True):
+        try:
+            if own.error or theirs.error:
+                raise ValueError(f"ours: {own.error}" if own.error else f"mergekit: {theirs.error}")
+            yield compare(own.out, theirs.out, bench.models / "base" if recipe.needs_chance and not certain else None)
+        except ValueError as error:
+            yield str(error)
+        finally:
+            for tool in TOOLS:
+                bench.out(tool, recipe)
 
 
 def parity_table(recipes: Sequence[Recipe], exact: Bench, rounded: Bench) -> Iterator[str]:
     """How far apart the results are, with and without the effects of rounding."""
     yield "| recipe | float32 models | of it in | bfloat16 models, float32 inside | as written |\n|---|---|---|---|---|"
-    for recipe in recipes:
-        certain = recipe.needs_chance
-        found = [parity(exact, recipe, "float32 throughout", certain=certain)]
-        found += [parity(rounded, recipe, precision) for precision in ("float32 inside", "as written")]
-        where = found[0].where if isinstance(found[0], Difference) else ""
-        yield f"| {recipe.name}{' (all kept)' if certain else ''} | {found[0]} | {where} | {found[1]} | {found[2]} |"
+    columns = [differences(exact, recipes, "float32 throughout", certain=True)]
+    columns += [differences(rounded, recipes, precision) for precision in ("float32 inside", "as written")]
+    for recipe, first, *others in zip(recipes, *map(list, columns), strict=True):
+        where = first.where if isinstance(first, Difference) else ""
+        yield " | ".join([f"| {recipe.name}{' (all kept)' if recipe.needs_chance else ''}", f"{first}", where, *map(str, others)]) + " |"
 
 
 def speed_table(recipes: Sequence[Recipe], bench: Bench, repetitions: int, tools: Sequence[str]) -> Iterator[str]:
@@ -161,10 +174,13 @@ def measure(bench: Bench, recipe: Recipe, repetitions: int, tools: Sequence[str]
     for repetition in range(repetitions):
         for tool in tools:
             bench.warm(recipe)
-            inside[tool].append(bench.merge(tool, recipe, recipe.text)[1])
+            (merged,) = bench.merge(tool, [(recipe, recipe.text)])
+            if merged.error:
+                raise RuntimeError(f"{tool}: {merged.error}")
+            inside[tool].append(merged.taken)
             if not repetition:
                 whole[tool] = bench.command(tool, recipe, recipe.text)
-            bench._out(tool, recipe)
+            bench.out(tool, recipe)
     return {
         tool: Taken(whole=whole[tool], **{field: statistics.median(one[field] for one in many) for field in ("cpu", "wall", "peak")})
         for tool, many in inside.items()
@@ -174,8 +190,8 @@ def measure(bench: Bench, recipe: Recipe, repetitions: int, tools: Sequence[str]
 @contextmanager
 def models(folder: Path | None, size: str, recipes: Iterable[Recipe], dtype: torch.dtype = torch.bfloat16) -> Iterator[Path]:
     """The models that recipes read, in a folder that is kept where one is named."""
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        place = folder / f"{size}-{str(dtype).removeprefix('torch.')}" if folder else Path(temporary)
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory() as parent:
+        place = Path(parent) / f"{size}-{str(dtype).removeprefix('torch.')}"
         make(place, SIZES[size], sorted({"base"}.union(*(recipe.models for recipe in recipes))), dtype)
         yield place
 

@@ -1,4 +1,4 @@
-"""One merge in a process of its own, by us or by mergekit, measured from inside; `merging.py` runs this file in either environment."""
+"""Merges by us or by mergekit in a process of their own, measured from inside; `merging.py` runs this file in either environment."""
 
 import gc
 import importlib
@@ -9,21 +9,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-
-def ours(recipe: Path, out: Path) -> Callable[[], object]:
-    """Import our package; returns the merge."""
-    merge = importlib.import_module("weightspace.analysis.merging.merge").merge
-
-    return lambda: merge(recipe, out, jobs=1)
+Merge = Callable[[Path, Path], object]
 
 
-def mergekit(recipe: Path, out: Path) -> Callable[[], object]:
-    """Import mergekit; returns the merge."""
+def ours() -> Merge:
+    """Import our package; returns what merges."""
+    from weightspace.analysis.merging import merge
+
+    return merge
+
+
+def mergekit() -> Merge:
+    """Import mergekit; returns what merges."""
     import yaml
 
     config, run, options = (importlib.import_module(f"mergekit.{name}") for name in ("config", "merge", "options"))
 
-    def merge() -> None:
+    def merge(recipe: Path, out: Path) -> None:
         text = recipe.read_text(encoding="utf-8")
         read = config.MergeConfiguration.model_validate(yaml.safe_load(text))
         run.run_merge(read, str(out), options.MergeOptions(quiet=True, random_seed=0), config_source=text)
@@ -31,13 +33,13 @@ def mergekit(recipe: Path, out: Path) -> Callable[[], object]:
     return merge
 
 
-def measure(merge: Callable[[], object]) -> dict[str, float]:
+def measure(merge: Merge, recipe: Path, out: Path) -> dict[str, float]:
     """Seconds of processor and wall time that a merge takes, and its memory beyond what the imports left resident, in bytes."""
     gc.collect()
     resting = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak that the imports reached
     cpu, wall = _cpu(), time.perf_counter()
-    merge()
+    merge(recipe, out)
     cpu, wall = _cpu() - cpu, time.perf_counter() - wall
     return {"cpu": cpu, "wall": wall, "resting": resting, "peak": _resident("VmHWM") - resting}
 
@@ -52,10 +54,19 @@ def _resident(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-if __name__ == "__main__":
-    tool, recipe, out = sys.argv[1:]
-    prepared = {"ours": ours, "mergekit": mergekit}[tool](Path(recipe), Path(out))
+def main(tool: str, *paths: str) -> None:
+    """Carry out recipes, each followed by the folder for its result, and print what each took or how it failed."""
+    merge = {"ours": ours, "mergekit": mergekit}[tool]()
     import torch
 
     torch.set_num_threads(1)
-    print(json.dumps(measure(prepared)))
+    for recipe, out in zip(paths[::2], paths[1::2], strict=True):
+        try:
+            taken: dict[str, float | str] = {**measure(merge, Path(recipe), Path(out))}
+        except Exception as error:  # one that fails is a line in a table, not the end of it
+            taken = {"error": f"{type(error).__name__}: {error}"[:200]}
+        print(json.dumps(taken), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

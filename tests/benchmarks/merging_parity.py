@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -42,7 +43,7 @@ class Folder:
     """The tensors of a folder of safetensors files by name, read when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._files: dict[str, safe_open] = {}
+        self._files: dict[str, Any] = {}
         self._open = ExitStack()
         for path in sorted(folder.glob("*.safetensors")):
             file = self._open.enter_context(safe_open(path, "pt"))

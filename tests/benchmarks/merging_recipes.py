@@ -50,7 +50,7 @@ class Recipe:
             certain: whether to keep all where chance would decide what is kept.
         """
         text = self.text.replace(PRECISIONS["as written"], PRECISIONS[precision])
-        return re.sub(r"density: [\d.]+", "density: 1.0", text) if certain else text
+        return re.sub(r"density: [\d.]+", "density: 1.0", text) if certain and self.needs_chance else text
 
 
 RECIPES = {path.stem: Recipe(path.stem) for path in sorted(FOLDER.glob("*.yml"))}

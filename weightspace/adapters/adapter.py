@@ -96,6 +96,11 @@ class Adapter(_Updates):
         rank = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}" if ranks else "no rank"
         return f"<Adapter: {len(self)} updates of {rank}, {len(self.whole)} whole tensors, {len(self.shifts)} shifts>"
 
+    @property
+    def targets(self) -> list[str]:
+        """Every tensor that the adapter changes."""
+        return list(dict.fromkeys((*self.factors, *self.whole, *self.shifts)))
+
     def fit_of(self, target: str) -> tuple[int, int]:
         """How many outputs and inputs (with the kernel) an update's factors have, from the header alone."""
         factors = self.factors[target]

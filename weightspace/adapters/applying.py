@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -10,10 +11,14 @@ from weightspace import dtypes
 from weightspace.adapters.adapter import Adapter, widened
 from weightspace.adapters.fitting import fit
 from weightspace.adapters.reading import read_adapter
-from weightspace.adapters.ties import hidden_head_beside, input_embedding, is_hidden_head, saying_untied, untied
+from weightspace.adapters.ties import hidden_head_beside, input_embedding, is_hidden_head, owner_of, saying_untied, untied
 from weightspace.checkpoint import Checkpoint, TensorInfo, tensor_bytes
 from weightspace.errors import MergeError, one_line
 from weightspace.storage import Produced, Storage
+
+_Tensors = tuple[
+    dict[str, TensorInfo], dict[str, Storage], Mapping[str, Any]
+]  # what a checkpoint says of tensors, where they lie, and its metadata
 
 
 def apply_adapter(
@@ -43,28 +48,8 @@ def apply_adapter(
         MergeError: the adapter does not fit the base.
     """
     fitted = fit(adapter if isinstance(adapter, Adapter) else read_adapter(adapter, alpha=alpha), base, names)
-    targets = dict.fromkeys((*fitted.factors, *fitted.whole, *fitted.shifts))
-    made = {name: _made(fitted, base, name, weight) for name in targets if not (fitted.keeps_ties and _is_follower(name, targets, base))}
-    storages: dict[str, Storage] = {**base.storages, **{name: storage for name, (_, storage) in made.items()}}
-    info = {**base.info, **{name: one for name, (one, _) in made.items()}}
-    metadata = base.metadata
-    if fitted.keeps_ties:
-        firsts: dict[str, str] = {}
-        for name in base.info:
-            owner = _owner(name, base)
-            target = next((other for other in made if _owner(other, base) == owner), None)
-            if target is not None:
-                first = firsts.setdefault(owner, name)
-                info[name], storages[name] = replace(made[target][0], name=name, alias_of=None if name == first else first), made[target][1]
-    else:
-        head = hidden_head_beside(base, made)
-        if head is not None:
-            embedding = input_embedding(base) or ""
-            info[head], storages[head] = replace(base.info[embedding], name=head, alias_of=None), base.storages[embedding]
-        ties, is_broken = untied(base.info, made)
-        info |= {name: one for name, one in ties.items() if name not in made}
-        if is_broken or head is not None or any(is_hidden_head(name.removesuffix(".weight"), base) for name in made):
-            metadata = saying_untied(base)
+    follow = _with_ties if fitted.keeps_ties else _without_ties
+    info, storages, metadata = follow(fitted, base, weight)
     return replace(base, info=info, storages=storages, metadata=metadata, format="memory", path=None, files=(), extras={})
 
 
@@ -89,17 +74,35 @@ def delta(adapter: Adapter, target: str, base: Checkpoint | None = None) -> Tens
     return update.applied_to(start) - start
 
 
-def _owner(name: str, base: Checkpoint) -> str:
-    """The first name of a base's storage; of a hidden head, that of the embedding it is tied to."""
-    if name not in base.info and is_hidden_head(name.removesuffix(".weight"), base):
-        name = input_embedding(base) or name
-    return base.info[name].alias_of or name if name in base.info else name
+def _with_ties(fitted: Adapter, base: Checkpoint, weight: float) -> _Tensors:
+    """The tensors of the result, every name of an updated one moved along."""
+    made: dict[str, tuple[TensorInfo, Storage]] = {}
+    for name in fitted.targets:
+        owner = owner_of(name, base)
+        if owner not in made:  # the updates of other names are this one's
+            made[owner] = _made(fitted, base, name, weight)
+    info, storages = dict(base.info), dict(base.storages)
+    first: dict[str, str] = {}
+    for name in (*base.info, *made):
+        owner = owner_of(name, base)
+        if owner in made:
+            one, storages[name] = made[owner]
+            owner = first.setdefault(owner, name)
+            info[name] = replace(one, name=name, alias_of=None if owner == name else owner)
+    return info, storages, base.metadata
 
 
-def _is_follower(name: str, targets: Mapping[str, None], base: Checkpoint) -> bool:
-    """Whether an earlier target is tied to this one, so that its update is this one's too."""
-    owner = _owner(name, base)
-    return next(other for other in targets if _owner(other, base) == owner) != name
+def _without_ties(fitted: Adapter, base: Checkpoint, weight: float) -> _Tensors:
+    """The tensors of the result, an updated one no longer tied to others."""
+    made = {name: _made(fitted, base, name, weight) for name in fitted.targets}
+    head, embedding = hidden_head_beside(base, made), input_embedding(base)
+    if head is not None and embedding is not None:
+        made[head] = replace(base.info[embedding], name=head, alias_of=None), base.storages[embedding]
+    info, is_broken = untied(base.info, made)
+    is_broken = is_broken or any(is_hidden_head(name.removesuffix(".weight"), base) for name in made)
+    info |= {name: one for name, (one, _) in made.items()}
+    storages = {**base.storages, **{name: storage for name, (_, storage) in made.items()}}
+    return info, storages, saying_untied(base) if is_broken else base.metadata
 
 
 def _made(fitted: Adapter, base: Checkpoint, name: str, weight: float) -> tuple[TensorInfo, Storage]:

@@ -87,10 +87,10 @@ def extract_adapter(
     """
     wanted = _checked(base, tuned, rank, energy, targets)
     layout, prefix = Layout(tuned.info), wrapper_prefix(tuned.info)
-    taken: list[_Taken] = []
+    names, taken = _taken_names(tuned), list[_Taken]()
     left: dict[str, float] = {}
     for name, one in tuned.info.items():
-        if name != _first_name(name, tuned) or dtypes.dtype(one.dtype).kind not in ("float", "quantized"):
+        if name not in names or dtypes.dtype(one.dtype).kind not in ("float", "quantized"):
             continue
         change = _change(base, tuned, name)
         norm = float(torch.linalg.vector_norm(change))
@@ -117,11 +117,14 @@ def extract_adapter(
     return Checkpoint(info, storages, "memory", metadata={"adapter_config": config, "extraction": report}, kind="adapter")
 
 
-def _first_name(name: str, tuned: Checkpoint) -> str:
-    """The name under which a tied tensor is taken: that of an embedding, where one of them is."""
-    owner = tuned.info[name].alias_of or name
-    names = [owner, *(one.name for one in tuned.info.values() if one.alias_of == owner)]
-    return next((one for one in names if _is_embedding(one.removesuffix(".weight"))), owner)
+def _taken_names(tuned: Checkpoint) -> set[str]:
+    """Every tensor once: of the names of a tied one, an embedding's where there is one, else the first."""
+    names = {one.alias_of or name: one.alias_of or name for name, one in tuned.info.items()}
+    for name, one in tuned.info.items():
+        owner = one.alias_of or name
+        if _is_embedding(name.removesuffix(".weight")) and not _is_embedding(names[owner].removesuffix(".weight")):
+            names[owner] = name
+    return set(names.values())
 
 
 def _is_embedding(module: str) -> bool:

@@ -73,16 +73,15 @@ def fit(adapter: Adapter, base: Checkpoint, names: Mapping[str, str] | None = No
 def _named(part: list[Factors], base: Checkpoint) -> tuple[_Renaming | None, list[tuple[Factors, str]]]:
     """The renaming under which the updates of one component are the base's, and each with its tensor; none where no update is."""
     part = [one for one in part if one.style != "numbered"]
+    is_flat = any(one.style == "flat" for one in part)
     keys: dict[str, str] = {}
     for name in base.info:
-        for ending in (".weight", ".in_proj_weight", "weight", ""):
-            if name.endswith(ending):
-                key = name.removesuffix(ending)
-                keys.setdefault(key.replace(".", "_") if part and part[0].style == "flat" else key, name)
-                break
+        module, _, leaf = name.rpartition(".")
+        if leaf in ("weight", "in_proj_weight"):
+            keys.setdefault(module.replace(".", "_") if is_flat else module, name)
     head = {one.module for one in part if is_hidden_head(one.module, base)}
     modules = [one.module for one in part if one.module not in head]
-    renaming = _renaming(modules, keys, "_" if part and part[0].style == "flat" else ".", base)
+    renaming = _renaming(modules, keys, "_" if is_flat else ".", base)
     if renaming is None:
         return None, []
     return renaming, [(one, one.target if one.module in head else keys[renaming(one.module)]) for one in part]

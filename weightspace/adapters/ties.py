@@ -28,6 +28,13 @@ def input_embedding(base: Checkpoint) -> str | None:
     return found[0] if len({base.info[name].alias_of or name for name in found}) == 1 else None
 
 
+def owner_of(name: str, base: Checkpoint) -> str:
+    """The first name of a base's storage; of a hidden head, that of the embedding to which it is tied."""
+    if name not in base.info:
+        name = (input_embedding(base) or name) if is_hidden_head(name.removesuffix(".weight"), base) else name
+    return base.info[name].alias_of or name if name in base.info else name
+
+
 def tied_with(name: str, model: Checkpoint) -> list[str]:
     """The other names of a tensor, with that of a head which the config ties to it and the file does not store."""
     owner = model.info[name].alias_of or name

@@ -1,5 +1,6 @@
 """Adapter folders as PEFT reads them."""
 
+import contextlib
 import json
 import secrets
 from pathlib import Path
@@ -38,11 +39,13 @@ def save_adapter(adapter: Checkpoint, folder: str | Path) -> Path:
         temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         temporary.replace(place / "adapter_config.json")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise FormatError(
             f"{place}: cannot be written ({error.strerror})",
             reason="unreadable",
             advice="check the folder, its permissions and the free space",
         ) from None
+    finally:
+        with contextlib.suppress(OSError):  # also where the folder is none
+            temporary.unlink()
     save(adapter, place / "adapter_model.safetensors", {"format": "pt"})
     return place

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from weightspace.analysis.merging.election import elect, total
 from weightspace.analysis.merging.method import Each, Share, Slab, merge_method
 from weightspace.analysis.merging.spectrum import added, spectrum, task_matrices
 from weightspace.errors import MergeError
@@ -46,10 +47,8 @@ def knots(
         return added(slab, torch.zeros_like(slab.tensors[0]), lambda_)
     matrices, weights, densities = (tuple(column) for column in zip(*there, strict=True))
     parts, basis = _tied(matrices, slab.tensors[0].dtype) if matrices[0].ndim > 1 else (matrices, None)
-    combine = _elected if merge == "ties" else _summed
-    merged, divisor = combine([share * _trimmed(part, kept) for part, share, kept in zip(parts, weights, densities, strict=True)], weights)
-    if normalize:
-        merged = merged / divisor.masked_fill(divisor.abs() < 1e-8, 1)
+    kept = (_trimmed(part, share) for part, share in zip(parts, densities, strict=True))
+    merged = (elect if merge == "ties" else total)(kept, weights, normalize)
     return added(slab, merged if basis is None else basis @ merged, lambda_)
 
 
@@ -63,19 +62,5 @@ def _trimmed(part: Tensor, density: float) -> Tensor:
     magnitudes = part.abs().flatten()
     dropped = magnitudes.numel() - max(1, int(density * magnitudes.numel()))
     if dropped <= 0:
-        return part
+        return part.clone()
     return part * (part.abs() >= magnitudes.kthvalue(dropped + 1).values)
-
-
-def _summed(parts: list[Tensor], weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """The sum of weighted parts, and of the weights in it."""
-    total = torch.stack(parts).sum(0)
-    return total, total.new_full((), sum(weights))
-
-
-def _elected(parts: list[Tensor], weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """The sum of those entries that have the sign of the sum, and of the weights in it."""
-    stacked = torch.stack(parts)
-    agreed = torch.where(stacked.sum(0) >= 0, stacked > 0, stacked < 0)
-    shares = stacked.new_tensor(weights).view(-1, *[1] * parts[0].ndim)
-    return (stacked * agreed).sum(0), (shares * agreed).sum(0)

@@ -48,7 +48,7 @@ def regmean(
     """
     average = linear(slab, weight=weight)
     found = evidence_of(slab, "gram")
-    if found is None:
+    if found is None or not average.numel():
         return average
     is_input_first = found[0].ndim == 3
     width = slab.tensors[0].shape[0] if is_input_first else slab.tensors[0][0].numel()

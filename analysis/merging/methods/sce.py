@@ -11,7 +11,7 @@ from torch import Tensor
 from weightspace.analysis.merging.election import agree, direction
 from weightspace.analysis.merging.method import Between, Slab, Slabs, merge_method
 from weightspace.analysis.merging.selection import kth_largest
-from weightspace.analysis.merging.task_vectors import deltas, onto_base
+from weightspace.analysis.merging.task_vectors import as_factor, deltas, onto_base
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _most_varied(slab: Slab, threshold: float) -> list[Tensor]:
     """The deltas of a slab where they vary as much as the threshold or more."""
     parts = list(deltas(slab))
     if threshold > 0:
-        chosen = _variance(parts) >= threshold
+        chosen = as_factor(_variance(parts) >= threshold)
         parts = [part.mul_(chosen) for part in parts]
     return parts
 

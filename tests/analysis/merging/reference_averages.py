@@ -146,9 +146,7 @@ def ram(tensors: list[Array], base: Array | None, chance: Any, *, epsilon: float
     return ramplus(tensors, base, chance, r=0.0, epsilon=epsilon)
 
 
-def ramplus(
-    tensors: list[Array], base: Array | None, chance: Any, *, r: float = 0.1, alpha: float = 0.2, epsilon: float = 1e-5
-) -> Array:
+def ramplus(tensors: list[Array], base: Array | None, chance: Any, *, r: float = 0.1, alpha: float = 0.2, epsilon: float = 1e-5) -> Array:
     assert base is not None
     deltas = np.stack(tensors) - base
     active = np.abs(deltas) > epsilon

@@ -103,6 +103,32 @@ def test_positions_are_predictions_of_their_own() -> None:
     torch.testing.assert_close(by_sequence["weight"], 5 * by_token["weight"])
 
 
+class Attention(nn.Module):
+    """Tokens that see one another, by the fused kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.qkv(tokens).view(len(tokens), -1, 2, 12).transpose(1, 2).chunk(3, -1)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        made: Tensor = self.head(seen.transpose(1, 2).flatten(2))
+        return made
+
+
+@pytest.mark.parametrize("labels", ["expected", "sampled", "empirical"])
+def test_attention_at_once_and_one_by_one(labels: evidence.Labels) -> None:
+    torch.manual_seed(0)
+    module = Attention()
+    judged = Task.classification(module, torch.randn(3, 5, 8), torch.randint(4, (3, 5)))
+    made = [
+        evidence.fisher(judged, module.state_dict(), labels=labels, chunk=chunk, generator=torch.Generator().manual_seed(0))
+        for chunk in (None, 1)
+    ]
+    assert close(*made)
+
+
 def test_fisher_takes_batches_of_keywords_and_wrapped_names() -> None:
     module = nn.Linear(3, 2)
     batches = [{"input": torch.randn(4, 3, generator=torch.Generator().manual_seed(0))}]
