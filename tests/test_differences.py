@@ -123,6 +123,31 @@ def test_a_fine_tune_takes_a_share_of_its_size(tmp_path: Path, generator: torch.
     assert alone.stat().st_size < 0.8 * tuned.nbytes
 
 
+FLOATS = sorted(differences.CAST)
+
+
+@pytest.mark.parametrize("stored", FLOATS)
+@pytest.mark.parametrize("wanted", FLOATS)
+def test_floats_of_another_dtype_are_rounded_first(tmp_path: Path, generator: torch.Generator, stored: str, wanted: str) -> None:
+    def cast(values: torch.Tensor, dtype: str) -> torch.Tensor:
+        return values.to(getattr(torch, str(dtypes.DTYPES[dtype].torch)))
+
+    base = torch.randn(60_000, generator=generator, dtype=torch.float64)
+    base[:6] = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38, 1e-40, -0.0])  # beyond some of the dtypes
+    tuned = base + torch.randn(base.shape, generator=generator, dtype=torch.float64) * 1e-3 * base.abs()
+    of = Checkpoint.of({"w": cast(tuned, wanted)})
+    restored(of, Checkpoint.of({"w": cast(base, stored)}), tmp_path / "near")
+    restored(of, Checkpoint.of({}), tmp_path / "whole")
+    assert (tmp_path / "near").stat().st_size < 0.9 * (tmp_path / "whole").stat().st_size
+
+
+def test_rounding_agrees_with_torch(generator: torch.Generator) -> None:
+    values = torch.randn(5000, generator=generator) * 10.0 ** torch.randint(-6, 5, (5000,), generator=generator)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        words = differences._rounded(values.numpy(), dtypes.from_torch(str(dtype)).name)
+        assert words.tobytes() == bytes(Checkpoint.of({"w": values.to(dtype)}).raw("w"))
+
+
 def test_the_same_two_give_the_same_bytes(tmp_path: Path, generator: torch.Generator) -> None:
     base = {"b": torch.randn(8, generator=generator), "a": torch.randn(3, 4, generator=generator)}
     tuned = {name: one + 1e-3 for name, one in base.items()}
@@ -216,6 +241,8 @@ def test_descriptions_that_do_not_fit(difference: Path) -> None:
         ({"tensors": [{**first, "dtype": "F32", "shape": [-1]}]}, "describes a tensor of shape [-1]; do not use it"),
         ({"tensors": [{**first, "dtype": "F32", "shape": [True]}]}, "describes a tensor of shape [True]; do not use it"),
         ({"tensors": [{**first, "dtype": "F33", "shape": [6]}]}, "F33"),
+        ({"tensors": [{"name": "w", "hash": "00", "dtype": "I64"}]}, "describes tensor 'w' as I64 from F32; do not use it"),
+        ({"tensors": [{"name": "w", "hash": "00", "dtype": []}]}, "damaged"),
         ({"tensors": said[:2]}, "does not hold the tensors that it describes; copy it again"),
         ({"tensors": said[::2]}, "does not describe the model that it names; copy it again"),
         ({"of": "00"}, "does not describe the model that it names; copy it again"),

@@ -13,6 +13,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from weightspace import identity
+from weightspace.adapters import extract_adapter, save_adapter
 from weightspace.analysis.connectivity import repair_many
 from weightspace.analysis.merging.execute import Run, torch_dtype
 from weightspace.analysis.merging.health import Measured, Measuring
@@ -34,7 +35,7 @@ from weightspace.analysis.merging.report import CARD, MANIFEST, RECIPE, Report, 
 from weightspace.analysis.merging.tokenizer import config_changes
 from weightspace.analysis.merging.tokenizer_files import tokenizer_files
 from weightspace.analysis.merging.undo import UNDO, keep_parents
-from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, shards
+from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, fresh_folder, shards
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError
 from weightspace.opening import open as open_anything
@@ -137,8 +138,11 @@ def merge(
         models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
         run = Run(plan, models, gather_evidence(plan, models, opener), torch.device(device), _ids(prepared))
         result = _repaired(run) if plan.recipe.repair else None
+        result = _extracted(run, result or run.lazily()) if plan.recipe.adapter else result
         if target is None:
             return result or run.lazily()
+        if result is not None and result.kind == "adapter":
+            return _adapter_written(_Making(prepared, run, result, target), force)
         return _written(_Making(prepared, run, result, target), jobs, shard_bytes, force, progress)
 
 
@@ -171,6 +175,14 @@ def _repaired(run: Run) -> Checkpoint:
     lazy = run.lazily()
     found = repair_many(task_at(how.task), lazy, [run.models[part.source] for part in run.plan.steps[0].parts], mode=how.mode)
     return replace(Checkpoint.of(found.state_dict), recipe=lazy.recipe, parents=lazy.parents)
+
+
+def _extracted(run: Run, merged: Checkpoint) -> Checkpoint:
+    """The result as an adapter of the base."""
+    how, base = run.plan.recipe.adapter, run.plan.recipe.base_model
+    assert how is not None and base is not None
+    made = extract_adapter(run.models[base], merged, rank=how.rank, alpha=how.alpha, targets=how.targets)
+    return replace(made, recipe=run.plan.recipe.to_dict(), parents=merged.parents)
 
 
 @dataclass(frozen=True)
@@ -261,6 +273,26 @@ def _written(making: _Making, jobs: int, shard_bytes: int, force: bool, progress
             ready = {str(source): checkpoint for source, checkpoint in making.prepared.models.ready.items()}
             keep_parents(open_anything(writer.folder / (cut[0].name if len(cut) == 1 else INDEX)), plan.recipe, ready, writer.folder / UNDO)
         writer.finish(force)
+    return open_anything(target)
+
+
+def _adapter_written(making: _Making, force: bool) -> Checkpoint:
+    """Write an adapter's folder, with the manifest and the card."""
+    adapter, target = making.result, making.target
+    assert adapter is not None
+    hashes = {name: digest.hex() for name, digest in adapter.tensor_hashes.items()}
+    said = adapter.metadata["extraction"]
+    kept = [f"'{name}': rank {one['rank']} keeps {one['energy']:.1%} of the change" for name, one in said["kept"].items()]
+    left = [f"'{name}' changed by {norm:.3g} and is not in the adapter" for name, norm in said["left_out"].items()]
+    report = Report(adapter.id, making.parents, {}, hashes, (*making.plan.notes, *kept, *left))
+    with fresh_folder(target, force) as folder:
+        save_adapter(adapter, folder, stated({"kind": "merge", **making.plan.recipe.to_dict()}, tuple(making.parents.values())))
+        for name, text in (
+            (MANIFEST, manifest(making.plan, report)),
+            (CARD, card(making.plan, report)),
+            (RECIPE, recipe_text(making.plan.recipe)),
+        ):
+            (folder / name).write_text(text, "utf-8")
     return open_anything(target)
 
 

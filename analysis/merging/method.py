@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from weightspace.analysis.merging.chance import Chance

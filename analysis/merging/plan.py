@@ -176,6 +176,8 @@ class _Planner:
         self.notes: list[str] = []
 
     def run(self) -> None:
+        if self.recipe.adapter and self.recipe.base_model is None:
+            self.problems.append("the recipe asks for an adapter and names no base_model; an adapter is a difference from one")
         for prefix, module in self.recipe.modules.items():
             slices = [self._with_base(slice) for slice in module.slices]
             for slice in slices:

@@ -249,6 +249,20 @@ def writable(target: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def fresh_folder(target: Path, replace: bool) -> Iterator[Path]:
+    """A folder that gets the target's name when the block ends well, and is gone otherwise."""
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+    try:
+        with writable(target):
+            folder.mkdir()
+            yield folder
+            with _put_away(target, replace):
+                folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def _put_away(place: Path, replace: bool) -> Iterator[None]:
     """Move what is at a place out of the way, and remove it when its successor is there."""
     old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")

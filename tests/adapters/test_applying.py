@@ -135,8 +135,41 @@ def test_numbered_modules_are_named_by_the_caller() -> None:
         fit(read_adapter(adapter), model, {"unet:0": "k.weight"})
     with pytest.raises(MergeError, match="the adapter has no update 'unet:7'; name one of 'unet:0', 'unet:1'"):
         fit(read_adapter(adapter), model, {"unet:7": "k.weight"})
+    with pytest.raises(MergeError, match="names= gives one tensor for two updates of the adapter; give each its own"):
+        fit(read_adapter(adapter), model, {"unet:0": "q.weight", "unet:1": "q.weight"})
     with pytest.raises(MergeError, match=r"the base has no tensor 'v.weight' .*; correct names="):
         fit(read_adapter(adapter), model, {"unet:0": "v.weight", "unet:1": "q.weight"})
+
+
+def pipeline(**rows: int) -> Checkpoint:
+    """Two layers of each part of a pipeline, under the same names in all of them."""
+    shapes = {f"{part}.layers.{i}.fc.lora_linear_layer": size for part, size in rows.items() for i in range(2)}
+    factors = {f"{name}.down.weight": drawn(2, 3) for name in shapes} | {
+        f"{name}.up.weight": drawn(size, 2) for name, size in shapes.items()
+    }
+    return Checkpoint.of(factors, kind="adapter")
+
+
+def test_the_part_of_a_pipeline_that_fits_by_shape_is_taken() -> None:
+    adapter = read_adapter(pipeline(text_encoder=4, text_encoder_2=5))
+    one = Checkpoint.of({f"text_model.layers.{i}.fc.weight": drawn(5, 3) for i in range(2)})
+    fitted = fit(adapter, one)
+    assert [factors.component for factors in fitted.factors.values()] == ["text_encoder_2"] * 2
+    both = Checkpoint.of(
+        {f"{part}.layers.{i}.fc.weight": drawn(rows, 3) for part, rows in (("text_encoder", 4), ("text_encoder_2", 5)) for i in range(2)}
+    )
+    assert list(fit(adapter, both)) == list(both) and not fit(adapter, both).left_out
+    with pytest.raises(MergeError, match=r"two updates of the adapter fit 'text_model.layers.0.fc.weight' in the base; pass names="):
+        fit(read_adapter(pipeline(text_encoder=5, text_encoder_2=5)), one)
+
+
+def test_a_hidden_head_alone_may_be_updated() -> None:
+    config = {"tie_word_embeddings": True, "architectures": ["LlamaForCausalLM"]}
+    model = Checkpoint.of({"model.embed_tokens.weight": drawn(9, 4)}, metadata={"config": config})
+    adapter = low_rank({"lm_head": (9, 4)})
+    applied = apply_adapter(model, adapter)
+    assert torch.allclose(applied["lm_head.weight"].double(), drawn(9, 4).double() + product(adapter, "lm_head"), atol=1e-5)
+    assert torch.equal(applied["model.embed_tokens.weight"], drawn(9, 4)) and applied.metadata["config"]["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("updated", ["a.weight", "b.weight", "c.weight"])

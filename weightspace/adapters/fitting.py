@@ -10,6 +10,8 @@ from weightspace.adapters.ties import input_embedding, is_hidden_head
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import MergeError, one_line
 
+_ADVICE = "apply it to the model that it was trained on"
+
 
 @dataclass(frozen=True)
 class _Renaming:
@@ -38,57 +40,82 @@ def fit(adapter: Adapter, base: Checkpoint, names: Mapping[str, str] | None = No
         MergeError: an update that no tensor of the base fits by name or by shape.
     """
     given = dict(names or {})
+    _check_given(adapter, given)
+    layout = Layout(base.info)
+    laid = {name: _laid(adapter, adapter.factors[target], name, base, layout) for target, name in given.items()}
+    renamings: dict[str, _Renaming] = {}
+    errors: list[MergeError] = []
+    for component in dict.fromkeys(one.component for one in adapter.factors.values()):
+        part = [
+            one for one in adapter.factors.values() if one.component == component and one.target not in given and one.style != "numbered"
+        ]
+        try:
+            renaming, found = _named(part, component, base)
+            one_part = {name: _laid(adapter, one, name, base, layout) for one, name in found}
+        except MergeError as error:
+            errors.append(error)
+            continue
+        twice = next((name for name in one_part if name in laid), None)
+        if twice is not None:
+            raise MergeError(
+                f"two updates of the adapter fit '{one_line(twice, 80)}' in {_where(base)}; pass names= with the base's tensor for each"
+            )
+        laid |= one_part
+        if renaming is not None:
+            renamings[component] = renaming
+    if not laid:
+        raise errors[0] if errors else _fits_nothing(adapter, base)
+    renaming = renamings.get("") or next(iter(renamings.values()), _Renaming())
+    used = {one.a for one in laid.values()}
+    return replace(
+        adapter,
+        factors=laid,
+        whole={_present(name, renaming, base): tensor for name, tensor in adapter.whole.items()},
+        shifts={_present(name, renaming, base): shift for name, shift in adapter.shifts.items()},
+        left_out=(*adapter.left_out, *(one.target for one in adapter.factors.values() if one.a not in used)),
+    )
+
+
+def _check_given(adapter: Adapter, given: Mapping[str, str]) -> None:
+    """See that the names given are of updates that there are, each of its own tensor, and of all modules of a numbered part.
+
+    Raises:
+        MergeError: they are not.
+    """
     for target in given:
         if target not in adapter.factors:
             raise MergeError(f"the adapter has no update '{one_line(target, 80)}'; name one of {_some(adapter.factors)}")
-    layout = Layout(base.info)
+    if len(set(given.values())) < len(given):
+        raise MergeError("names= gives one tensor for two updates of the adapter; give each its own")
+    named = {adapter.factors[target].component for target in given}
     for one in adapter.factors.values():
-        if given and one.style == "numbered" and one.target not in given and any(other.startswith(f"{one.component}:") for other in given):
+        if one.style == "numbered" and one.component in named and one.target not in given:
             raise MergeError(
                 f"names= has some modules of '{one.component}' but not '{one_line(one.target, 80)}'; give the base's tensor for each"
             )
-    made: dict[str, Factors] = {}
-    renamings = {}
-    for component in dict.fromkeys(one.component for one in adapter.factors.values()):
-        part = [one for one in adapter.factors.values() if one.component == component and one.target not in given]
-        renaming, found = _named(part, base)
-        if renaming is not None:
-            renamings[component] = renaming
-        made.update({name: one for one, name in found})
-    made.update({name: adapter.factors[target] for target, name in given.items()})
-    if not made:
-        raise MergeError(
-            f"the adapter fits nothing in {_where(base)}: no tensor is named like '{one_line(next(iter(adapter.factors)), 80)}' "
-            f"(there are {_some(base.info)}); {_advice(adapter)}"
-        )
-    renaming = renamings.get("") or next(iter(renamings.values()), _Renaming())
-    factors = {name: _laid(adapter, one, name, base, layout) for name, one in made.items()}
-    whole = {_present(name, renaming, base): tensor for name, tensor in adapter.whole.items()}
-    shifts = {_present(name, renaming, base): shift for name, shift in adapter.shifts.items()}
-    fitting = {one.a for one in made.values()}
-    absent = tuple(one.target for one in adapter.factors.values() if one.a not in fitting)
-    return replace(adapter, factors=factors, whole=whole, shifts=shifts, left_out=(*adapter.left_out, *absent))
 
 
-def _named(part: list[Factors], base: Checkpoint) -> tuple[_Renaming | None, list[tuple[Factors, str]]]:
+def _named(part: list[Factors], component: str, base: Checkpoint) -> tuple[_Renaming | None, list[tuple[Factors, str]]]:
     """The renaming under which the updates of one component are the base's, and each with its tensor; none where no update is."""
-    part = [one for one in part if one.style != "numbered"]
     is_flat = any(one.style == "flat" for one in part)
     keys: dict[str, str] = {}
     for name in base.info:
         module, _, leaf = name.rpartition(".")
         if leaf in ("weight", "in_proj_weight"):
             keys.setdefault(module.replace(".", "_") if is_flat else module, name)
-    head = {one.module for one in part if is_hidden_head(one.module, base)}
-    modules = [one.module for one in part if one.module not in head]
-    renaming = _renaming(modules, keys, "_" if is_flat else ".", base)
+    heads = {one.module for one in part if is_hidden_head(one.module, base)}
+    modules = [one.module for one in part if one.module not in heads]
+    own = _Renaming(added=f"{component}.") if component else _Renaming()
+    if not modules:
+        return (own, [(one, one.target) for one in part]) if heads else (None, [])
+    renaming = _renaming(modules, keys, "_" if is_flat else ".", own, base)
     if renaming is None:
         return None, []
-    return renaming, [(one, one.target if one.module in head else keys[renaming(one.module)]) for one in part]
+    return renaming, [(one, one.target if one.module in heads else keys[renaming(one.module)]) for one in part]
 
 
-def _renaming(modules: list[str], keys: Mapping[str, str], separator: str, base: Checkpoint) -> _Renaming | None:
-    """Find the one prefix to add or to drop that makes modules the base's.
+def _renaming(modules: list[str], keys: Mapping[str, str], separator: str, own: _Renaming, base: Checkpoint) -> _Renaming | None:
+    """Find the one prefix to add or to drop that makes modules the base's; of several, `own` is meant.
 
     Raises:
         MergeError: some fit and others do not, or several prefixes fit all.
@@ -106,14 +133,13 @@ def _renaming(modules: list[str], keys: Mapping[str, str], separator: str, base:
             break
     if not best:
         return None
-    renaming = min(best, key=lambda one: (len(one.added), len(one.dropped)))
+    renaming = own if own in best else min(best, key=lambda one: (len(one.added), len(one.dropped)))
     if most < len(modules):
         absent = next(one for one in modules if renaming(one) not in keys)
         raise MergeError(
-            f"the adapter updates module '{one_line(absent, 80)}', which {_where(base)} has not, though it has {most} of {len(modules)} others; "
-            "apply it to the model that it was trained on"
+            f"the adapter updates module '{one_line(absent, 80)}', which {_where(base)} has not, though it has {most} of {len(modules)} others; {_ADVICE}"
         )
-    if renaming.added and len(best) > 1:
+    if renaming.added and renaming != own and len(best) > 1:
         raise MergeError(
             f"module '{one_line(modules[0], 80)}' of the adapter may be any of {_some(one(modules[0]) for one in best)} in {_where(base)}; pass names="
         )
@@ -167,10 +193,13 @@ def _where(base: Checkpoint) -> str:
     return f"the base at {base.path}" if base.path else "the base"
 
 
-def _advice(adapter: Adapter) -> str:
-    if any(one.style == "numbered" for one in adapter.factors.values()):
-        return "its modules are numbered, not named: pass names= with the base's tensor for each"
-    return "apply it to the model that it was trained on"
+def _fits_nothing(adapter: Adapter, base: Checkpoint) -> MergeError:
+    is_numbered = any(one.style == "numbered" for one in adapter.factors.values())
+    advice = "its modules are numbered, not named: pass names= with the base's tensor for each" if is_numbered else _ADVICE
+    first = one_line(next(iter(adapter.factors)), 80)
+    return MergeError(
+        f"the adapter fits nothing in {_where(base)}: no tensor is named like '{first}' (there are {_some(base.info)}); {advice}"
+    )
 
 
 def _some(names: Iterable[str] | Mapping[str, TensorInfo]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from weightspace.adapters.scaling import Scaling
@@ -11,12 +12,13 @@ from weightspace.errors import FormatError
 from weightspace.formats.safetensors import save
 
 
-def save_adapter(adapter: Checkpoint, folder: str | Path) -> Path:
+def save_adapter(adapter: Checkpoint, folder: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
     """Write `adapter_model.safetensors` and `adapter_config.json` into a folder, which is made; the weights appear last.
 
     Args:
         adapter: with PEFT's names and its `adapter_config` in the metadata, as `extract_adapter` makes it.
         folder: where to; files of these names are replaced.
+        metadata: strings to store with the weights.
 
     Returns:
         The folder.
@@ -47,5 +49,5 @@ def save_adapter(adapter: Checkpoint, folder: str | Path) -> Path:
     finally:
         with contextlib.suppress(OSError):  # also where the folder is none
             temporary.unlink()
-    save(adapter, place / "adapter_model.safetensors", {"format": "pt"})
+    save(adapter, place / "adapter_model.safetensors", {"format": "pt", **(metadata or {})})
     return place

@@ -8,7 +8,7 @@ import torch
 import weightspace as ws
 from weightspace.analysis.merging import undo
 from weightspace.analysis.merging.recipe import Recipe
-from weightspace.analysis.merging.undo import keep_parents, kept, merge_without, unmerge, without
+from weightspace.analysis.merging.undo import keep_parents, kept, merge_without, undo_folder, unmerge, without
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError, MergeError, UnknownNameError
 
@@ -73,6 +73,19 @@ def test_a_merge_that_keeps_nothing_says_how_to(tmp_path: Path, inputs: dict[str
     assert not (tmp_path / "parents").exists()
     with pytest.raises(MergeError, match=r"parents: the merge kept none of its parents; write keep: base or keep: all into its recipe"):
         unmerge(merge(chosen, inputs), tmp_path / "parents", "base")
+
+
+def test_what_was_kept_lies_in_a_folder_or_beside_a_file(tmp_path: Path, inputs: dict[str, Checkpoint]) -> None:
+    alone = ws.open(ws.save(inputs["a"], tmp_path / "merged.safetensors"))
+    folder = alone.with_source(tmp_path / "merged")
+    (tmp_path / "merged").mkdir()
+    for result, place in ((alone, tmp_path / "merged.undo"), (folder, tmp_path / "merged" / "undo")):
+        with pytest.raises(MergeError, match="kept none of its parents; say keep: base or keep: all in the recipe and merge again"):
+            undo_folder(result)
+        place.mkdir()
+        assert undo_folder(result) == place
+    with pytest.raises(MergeError, match="kept none of its parents"):
+        undo_folder(inputs["a"])
 
 
 def test_a_base_that_is_not_named_cannot_be_kept(tmp_path: Path, inputs: dict[str, Checkpoint]) -> None:
