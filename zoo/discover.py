@@ -15,7 +15,8 @@ from weightspace.formats import formats, sniff
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages.dist-info"})
 _WEIGHT_SUFFIXES = frozenset({".safetensors", ".pt", ".pth", ".ckpt", ".th", ".onnx", ".h5", ".hdf5", ".keras", ".gguf", ".npz", ".distcp"})
 _WEIGHT_NAMES = re.compile(r"(pytorch_model|adapter_model|model)([-_.].*)?\.(bin|tar)$")
-_TRAINER_FILES = re.compile(r"(rng_state.*|scheduler|scaler|training_args|random_states.*)\.(pt|pth|bin|pkl)$")
+# What a training leaves beside a model, and what a merge keeps of its parents.
+_BESIDE = re.compile(r"(rng_state.*|scheduler|scaler|training_args|random_states.*)\.(pt|pth|bin|pkl)$|.*\.difference$")
 _GENERIC_STEMS = frozenset(
     {"model", "pytorch_model", "adapter_model", "adapter", "weights", "checkpoint", "checkpoints", "state_dict", "consolidated", "data"}
 )
@@ -144,7 +145,7 @@ def _in_folder(folder: Path, files: list[Path], root: Path, *, whole: bool) -> I
                 yield found
     # Those that name further files go first, and claim them.
     for path in sorted(files, key=lambda one: _LEADING.search(one.name) is None):
-        if path in claimed or _TRAINER_FILES.fullmatch(path.name):
+        if path in claimed or _BESIDE.fullmatch(path.name):
             continue
         found = (_leading(path, root) if _LEADING.search(path.name) else None) or _found(path, root, None, [path])
         if found:

@@ -45,7 +45,7 @@ class Chance:
             float32, on the CPU, in steps of 2^-24, the most that are evenly spaced in this dtype.
         """
         words = self._words(index, shape, np.dtype(np.uint32))
-        return torch.from_numpy((words >> 8).astype(np.float32)).mul_(2.0**-24)
+        return torch.from_numpy(np.asarray(words >> 8, np.float32)).mul_(2.0**-24)
 
     def keeps(self, index: int, shape: tuple[int, ...], share: float) -> Tensor:
         """Draw which entries of one input are kept, each with the same probability; the same entries each time.

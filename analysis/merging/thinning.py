@@ -130,4 +130,8 @@ def thinned(slab: Slab, draw: Draw, drawn: Thinned) -> Iterator[Tensor]:
 
 
 def _unpacked(bits: NDArray[np.uint8] | None, like: Tensor) -> Tensor | None:
-    return None if bits is None else torch.from_numpy(np.unpackbits(bits, count=like.numel())).view(torch.bool).view(like.shape).to(like.device)
+    return (
+        None
+        if bits is None
+        else torch.from_numpy(np.unpackbits(bits, count=like.numel())).view(torch.bool).view(like.shape).to(like.device)
+    )

@@ -1,6 +1,7 @@
 """Chance hangs on the seed, the tensor, the place and the input; not on order or cutting; and is as frequent as it says."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ CHANCE = Chance(3, "layer.weight", keys=("a", "b"))
 @given(cuts=st.lists(st.integers(0, 11), max_size=4), width=st.integers(1, 7))
 def test_draws_do_not_hang_on_how_a_tensor_is_cut(cuts: list[int], width: int) -> None:
     bounds = sorted({0, *cuts, 11})
-    runs = list(zip(bounds, bounds[1:], strict=False))
+    runs = list(pairwise(bounds))
     uniform = [CHANCE.at(start).uniform(0, (end - start, width)) for start, end in runs]
     keeps = [CHANCE.at(start).keeps(0, (end - start, width), 0.4) for start, end in runs]
     assert torch.equal(torch.cat(uniform), CHANCE.uniform(0, (11, width)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weightspace.analysis.merging.selection import as_words, kth_largest
@@ -12,6 +12,7 @@ DTYPES = {torch.float32: 32, torch.float64: 64}
 
 
 @pytest.mark.parametrize(("dtype", "width"), DTYPES.items())
+@settings(max_examples=40)
 @given(data=st.data(), piece=st.integers(1, 30))
 def test_selection_equals_sorting(dtype: torch.dtype, width: int, data: st.DataObject, piece: int) -> None:
     numbers = st.floats(0, allow_infinity=False, width=width) | st.sampled_from([0.0, 1e-45, 2e-45, 1.0, 1.5])
