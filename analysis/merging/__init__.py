@@ -3,7 +3,7 @@
 from weightspace.analysis.merging.merge import Prepared, Progress, merge, prepare
 from weightspace.analysis.merging.method import MergeMethod, merge_method, methods
 from weightspace.analysis.merging.plan import Plan, Step
-from weightspace.analysis.merging.recipe import Adapter, Align, Filtered, Input, Module, Recipe, Repair, Slice, Source
+from weightspace.analysis.merging.recipe import Adapter, Align, Filtered, Input, Module, Recipe, Repair, Select, Slice, Source
 
 __all__ = [
     "Adapter",
@@ -17,6 +17,7 @@ __all__ = [
     "Progress",
     "Recipe",
     "Repair",
+    "Select",
     "Slice",
     "Source",
     "Step",

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
+_NUMBER = re.compile(r"(?:^|(?<=\.))(?:0|[1-9][0-9]{0,8})(?=\.)")  # as layers are counted: "007" is a name
 _FIRST = re.compile(r"embed|wte|wpe|word|position|token|stem|patch|cls", re.IGNORECASE)
 
 

@@ -32,6 +32,7 @@ from weightspace.analysis.merging.prepare import (
 from weightspace.analysis.merging.read_ahead import ReadAhead, reading_ahead
 from weightspace.analysis.merging.recipe import Recipe, Source
 from weightspace.analysis.merging.report import CARD, MANIFEST, RECIPE, Report, card, config, json_text, manifest, recipe_text, versions
+from weightspace.analysis.merging.select import select
 from weightspace.analysis.merging.tokenizer import config_changes
 from weightspace.analysis.merging.tokenizer_files import tokenizer_files
 from weightspace.analysis.merging.undo import UNDO, keep_parents
@@ -137,6 +138,8 @@ def merge(
     with _one_thread():
         models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
         run = Run(plan, models, gather_evidence(plan, models, opener), torch.device(device), _ids(prepared))
+        if plan.recipe.select is not None:
+            run = replace(run, plan=select(run, task_at(plan.recipe.select.task).evaluate, prepared.models.stored))
         result = _repaired(run) if plan.recipe.repair else None
         result = _extracted(run, result or run.lazily()) if plan.recipe.adapter else result
         if target is None:

@@ -87,6 +87,12 @@ def optimize(
     Raises:
         MergeError: no tries, or all of them failed.
         UnknownNameError: no such method.
+
+    Example:
+        >>> from weightspace.analysis.merging.search_space import space
+        >>> found = space({"weight": {"choose": [0.2, 0.5, 0.9]}})
+        >>> optimize(found, lambda recipe: abs(recipe["weight"] - 0.6), method="random").recipe
+        {'weight': 0.5}
     """
     if method not in SEARCHES:
         raise UnknownNameError.of("search method", method, SEARCHES)

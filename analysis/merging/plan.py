@@ -1,12 +1,13 @@
 """A plan: every tensor of the result, what it is made of, and every reason why it cannot be made, found from headers alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from weightspace import dtypes
-from weightspace.analysis.merging.layers import place, stacks, stands_first
+from weightspace.analysis.merging.layers import Place, place, stacks, stands_first
 from weightspace.analysis.merging.method import MergeMethod, methods
 from weightspace.analysis.merging.recipe import Input, Module, Recipe, Slice, Source, all_settings
 from weightspace.analysis.merging.settings import evidence_of, parameters_of
@@ -46,7 +47,7 @@ class Step:
         base: the base's tensor.
         parameters: of the method.
         evidence: where data on each input lie, by name.
-        is_copy: whether it is the first part as it is: integers are never averaged.
+        is_copy: whether it is the first part as it is: integers are never averaged. The other parts are those that must be equal to it.
     """
 
     name: str
@@ -159,7 +160,7 @@ def _idle(recipe: Recipe, method: MergeMethod) -> Iterator[str]:
 
 def _order(name: str) -> tuple[Any, ...]:
     """Layers by number, so that a shard holds neighbours."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split("."))
+    return tuple((0, int(part), part) if re.fullmatch("[0-9]{1,9}", part) else (1, 0, part) for part in name.split("."))
 
 
 class _Planner:
@@ -187,27 +188,27 @@ class _Planner:
                     self.problems.append(str(error))
                     return
             prefix = "" if prefix == DEFAULT else prefix
-            names = self._names(prefix, slices[0])
+            names = self._names(prefix, slices)
             if not names:
                 self.problems.append(
                     f"no tensor of '{slices[0].inputs[0].source}' has a name that begins with '{one_line(prefix, 60)}'; name a prefix that it has"
                 )
-            self._module(prefix, module, slices, names)
+            self._module(module, slices, names)
+        self._expect_covered()
 
     # What a slice is made of.
 
     def _with_base(self, slice: Slice) -> Slice:
-        """Methods without a base take one that the recipe names as one more model, as mergekit does."""
+        """Methods without a base take one that the recipe names as one more model, as mergekit does; not in slices, which name all of theirs."""
         base = slice.base or self.recipe.base_model
         if (
             self.method.base != "none"
             or base is None
-            or any(one.source == base for one in slice.inputs)
+            or any(one.source == base or one.layers is not None for one in slice.inputs)
             or self.method.inputs[1] == len(slice.inputs)
         ):
             return slice
-        layers = slice.inputs[0].layers
-        return replace(slice, inputs=(*slice.inputs, Input(base, layers=layers)))
+        return replace(slice, inputs=(*slice.inputs, Input(base)))
 
     def _base(self, slice: Slice) -> Source | None:
         return None if self.method.base == "none" else slice.base or self.recipe.base_model
@@ -217,11 +218,23 @@ class _Planner:
         base = self._base(slice)
         return [at for at, one in enumerate(slice.inputs) if base is None or one.source != base]
 
-    def _names(self, prefix: str, slice: Slice) -> list[str]:
+    def _names(self, prefix: str, slices: Sequence[Slice]) -> list[str]:
         """Names of a part's tensors in any of its models, in the order of the first that has them."""
-        others = [other for other in self.recipe.modules if other.startswith(prefix) and other != prefix]
-        every = dict.fromkeys(name for source in self._sources(slice) for name in self.models[source].info)
+        others = [other for other in self.recipe.modules if other.startswith(prefix) and other not in (prefix, DEFAULT)]
+        every = dict.fromkeys(name for slice in slices for source in self._sources(slice) for name in self.models[source].info)
         return [name for name in every if name.startswith(prefix) and not any(name.startswith(other) for other in others)]
+
+    def _expect_covered(self) -> None:
+        """Every tensor belongs to a part of the model."""
+        prefixes = tuple("" if prefix == DEFAULT else prefix for prefix in self.recipe.modules)
+        for source in dict.fromkeys(source for slice in self.recipe.slices for source in self._sources(slice)):
+            left = [name for name in self.models[source].info if not name.startswith(prefixes)]
+            if left:
+                self.problems.append(
+                    f"{len(left)} tensors of '{source}' belong to none of the modules, the first is '{one_line(left[0], 80)}'; "
+                    "add a module with the beginning of their names, or 'default' for all that others leave"
+                )
+                return
 
     def _sources(self, slice: Slice) -> list[Source]:
         """The models that the method is given, then the base."""
@@ -230,7 +243,7 @@ class _Planner:
 
     # Tensors.
 
-    def _module(self, prefix: str, module: Module, slices: Sequence[Slice], names: Sequence[str]) -> None:
+    def _module(self, module: Module, slices: Sequence[Slice], names: Sequence[str]) -> None:
         sliced = slices[0].inputs[0].layers is not None
         found = stacks(names)
         if sliced and len(found) != 1:
@@ -239,39 +252,60 @@ class _Planner:
                 f"layer_range needs one stack of layers, the models have {what}; give each part its own slices under modules"
             )
             return
+        for slice in slices:
+            self._note_twice(slice)
+        may_tie = self._sources(slices[0]) == self._sources(slices[-1])  # or embeddings and head come from other models
         for name in names:
             here = place(name)
             if here is None or not sliced:
                 depth = 0.0 if here is None else here.layer / (found[here.stack] - 1) if found[here.stack] > 1 else 1.0
                 slice = slices[0] if stands_first(name) else slices[-1]
-                self._tensor(name, module, slice, depth, [(source, name) for source in self._sources(slice)])
+                self._tensor(
+                    name, module, slice, depth, [(source, name) for source in self._sources(slice)], set(names) if may_tie else set()
+                )
         if sliced:
             self._sliced(module, slices, next(iter(found)))
+
+    def _note_twice(self, slice: Slice) -> None:
+        named = [str(one.source) for one in slice.inputs]
+        for name in dict.fromkeys(name for name in named if named.count(name) > 1):
+            self.notes.append(f"model '{name}' is listed {named.count(name)} times, and counts as often")
 
     def _sliced(self, module: Module, slices: Sequence[Slice], stack: str) -> None:
         """Lay the layers of all slices one after another."""
         out = 0
+        held = {source: self._held(source, stack) for slice in slices for source in self._sources(slice)}
         for slice in slices:
-            self._expect_layers(slice, stack)
+            if not self._expect_layers(slice, stack):
+                return
             first, end = slice.inputs[0].layers or (0, 0)
+            sources, firsts = self._sources(slice), self._firsts(slice)
             for step in range(end - first):
                 depth = step / (end - first - 1) if end - first > 1 else 1.0
-                every = filter(None, map(place, self.models[slice.inputs[0].source].info))
-                for here in [one for one in every if (one.stack, one.layer) == (stack, first + step)]:
-                    keys = [
-                        (source, here.at(low + step).name) for source, low in zip(self._sources(slice), self._firsts(slice), strict=True)
-                    ]
-                    self._tensor(here.at(out).name, module, slice, depth, keys)
+                layers = [(source, low + step) for source, low in zip(sources, firsts, strict=True)]
+                for rest in dict.fromkeys(rest for source, layer in layers for rest in held[source].get(layer, ())):
+                    keys = [(source, Place(stack, layer, rest).name) for source, layer in layers]
+                    self._tensor(Place(stack, out, rest).name, module, slice, depth, keys, set())
                 out += 1
         self.layers[stack] = out
 
-    def _expect_layers(self, slice: Slice, stack: str) -> None:
+    def _held(self, source: Source, stack: str) -> dict[int, list[str]]:
+        """What names of a model's layers have after the number."""
+        made: dict[int, list[str]] = {}
+        for found in filter(None, map(place, self.models[source].info)):
+            if found.stack == stack:
+                made.setdefault(found.layer, []).append(found.rest)
+        return made
+
+    def _expect_layers(self, slice: Slice, stack: str) -> bool:
         for one in slice.inputs:
             held = stacks(self.models[one.source].info).get(stack, 0)
             if one.layers and one.layers[1] > held:
                 self.problems.append(
                     f"layer_range {list(one.layers)} of model '{one.source}' ends after its last layer; it has {held} layers, give at most [0, {held}]"
                 )
+                return False
+        return True
 
     def _firsts(self, slice: Slice) -> list[int]:
         """The first layer that is taken of each of `_sources`; a base that is not among the models is read where the first of them is."""
@@ -280,7 +314,9 @@ class _Planner:
         listed = [*(slice.inputs[at] for at in self._taken(slice)), *([at_base] if base else [])]
         return [0 if one.layers is None else one.layers[0] for one in listed]
 
-    def _tensor(self, name: str, module: Module, slice: Slice, depth: float, listed: Sequence[tuple[Source, str]]) -> None:
+    def _tensor(
+        self, name: str, module: Module, slice: Slice, depth: float, listed: Sequence[tuple[Source, str]], may_tie: Set[str]
+    ) -> None:
         """Plan one tensor of the result.
 
         Args:
@@ -289,10 +325,14 @@ class _Planner:
             slice: what it is made of.
             depth: of its layer.
             listed: what it is called in each of `_sources`.
+            may_tie: tensors of the result that are made of the same models, and that it may be another name of.
         """
         base, taken = self._base(slice), self._taken(slice)
         found = [self._found(source, key) for source, key in listed]
-        if self._is_tied(name, listed, found):
+        if self._is_tied(name, listed, found, may_tie):
+            return
+        if not any(found):
+            self.notes.append(f"tensor '{one_line(name, 80)}' is left out: the models that its place is filled from have none")
             return
         lacking = [str(source) for (source, _), part in zip(listed, found, strict=True) if part is None]
         parts = [part for part in found if part is not None]
@@ -300,9 +340,8 @@ class _Planner:
             self._copy(name, parts)
             return
         if lacking:
-            others = [str(part.source) for part in parts]
             self.problems.append(
-                f"tensor '{one_line(name, 80)}' is in '{others[0] if others else '?'}' but not in '{lacking[0]}'; merge models of one architecture"
+                f"tensor '{one_line(name, 80)}' is in '{parts[0].source}' but not in '{lacking[0]}'; merge models of one architecture"
             )
             return
         infos = [self.models[part.source].info[part.name] for part in parts]
@@ -316,8 +355,15 @@ class _Planner:
                 f"tensor '{one_line(name, 80)}' holds complex numbers, which are not merged; store real and imaginary parts as two tensors"
             )
             return
-        if not kinds <= {"float", "quantized"}:
+        if kinds.isdisjoint({"float", "quantized"}):
             self._copy(name, parts)
+            return
+        odd = next((part for part, info in zip(parts, infos, strict=True) if not _is_number(info.dtype)), None)
+        if odd is not None:
+            held = self.models[odd.source].info[odd.name].dtype
+            self.problems.append(
+                f"tensor '{one_line(name, 80)}' has dtype {held} in '{odd.source}', which is not merged with floats; save its values as F16 first"
+            )
             return
         dtype = self.recipe.out_dtype or self.recipe.dtype or _widest([self._stored_dtype(part) for part in parts])
         try:
@@ -338,10 +384,10 @@ class _Planner:
         twin = next((other for pair in _TIED for other in pair if name in pair and other != name and other in info), None)
         return None if twin is None or not ties_embeddings(self.models[source]) else Part(source, twin)
 
-    def _is_tied(self, name: str, listed: Sequence[tuple[Source, str]], found: Sequence[Part | None]) -> bool:
+    def _is_tied(self, name: str, listed: Sequence[tuple[Source, str]], found: Sequence[Part | None], may_tie: Set[str]) -> bool:
         """Whether all models have the tensor under another name too: then it is stored once. Where only some do, it comes untied."""
         owners = [None if part is None or part.name == key else part.name for (_, key), part in zip(listed, found, strict=True)]
-        if all(owner is not None and owner == owners[0] for owner in owners):
+        if all(owner is not None and owner == owners[0] for owner in owners) and owners[0] in may_tie:
             if any(key in self.models[source].info for source, key in listed):
                 self.aliases[name] = str(owners[0])
             return True
@@ -352,13 +398,20 @@ class _Planner:
 
     def _copy(self, name: str, parts: Sequence[Part]) -> None:
         """Take a tensor as the base has it, or the first model: integers and what follows from the architecture are not averaged."""
-        first = parts[-1] if self.recipe.base_model == parts[-1].source else parts[0]
+        first = next((part for part in parts if part.source == self.recipe.base_model), parts[0])
         info = self.models[first.source].info[first.name]
-        if len({(self.models[part.source].info[part.name].dtype, self.models[part.source].info[part.name].shape) for part in parts}) > 1:
-            self.notes.append(
-                f"tensor '{one_line(name, 80)}' holds no weights and is not alike in all models: it is taken from '{first.source}'"
-            )
-        self.steps[name] = Step(name, info.dtype, info.shape, (first,), is_copy=True)
+        if name.endswith(DERIVED):
+            self.steps[name] = Step(name, info.dtype, info.shape, (first,), is_copy=True)
+            return
+        for part in parts:
+            other = self.models[part.source].info[part.name].dtype
+            if other != info.dtype:
+                self.problems.append(
+                    f"tensor '{one_line(name, 80)}' has dtype {info.dtype} in '{first.source}' but {other} in '{part.source}'; "
+                    "integers are copied and must be the same in all models"
+                )
+                return
+        self.steps[name] = Step(name, info.dtype, info.shape, (first, *(part for part in parts if part != first)), is_copy=True)
 
     def _stored_dtype(self, part: Part) -> str:
         info = self.stored[part.source].info
@@ -390,6 +443,12 @@ def ties_embeddings(checkpoint: Checkpoint) -> bool:
 def _config_default(config: Mapping[str, Any]) -> bool:
     """What transformers assumes where a config does not say."""
     return config.get("model_type") in ("gpt2", "gemma", "gemma2", "gemma3_text", "t5", "bloom", "opt")
+
+
+def _is_number(name: str) -> bool:
+    """Whether elements of a dtype can be combined: floats of whole bytes, and blocks that expand to floats."""
+    element = dtypes.dtype(name)
+    return element.kind == "quantized" or (element.kind == "float" and element.torch is not None and element.bits >= 8)
 
 
 def _widest(names: Sequence[str]) -> str:

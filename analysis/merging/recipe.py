@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +125,21 @@ class Repair:
 
 
 @dataclass(frozen=True)
+class Select:
+    """That models which make the result worse are left out, as greedy soups do.
+
+    Attributes:
+        task: `module:function` that returns a Task of held-out data, on which merges are judged.
+        metric: which of its numbers counts.
+        maximize: whether more is better.
+    """
+
+    task: str
+    metric: str = "accuracy"
+    maximize: bool = True
+
+
+@dataclass(frozen=True)
 class Adapter:
     """That the result is written as an adapter: its difference from the base, by truncated SVD.
 
@@ -156,6 +171,7 @@ class Recipe:
         seed: of methods that leave something to chance.
         align: before merging.
         repair: after merging.
+        select: leave out models that make the result worse.
         adapter: write the difference from the base in place of the model.
         keep: which of the models can be had back from the result by `unmerge`: none, the base, or all.
         name: what the model card calls the result.
@@ -173,6 +189,7 @@ class Recipe:
     seed: int = 0
     align: Align | None = None
     repair: Repair | None = None
+    select: Select | None = None
     adapter: Adapter | None = None
     keep: Literal["none", "base", "all"] = "none"
     name: str | None = None
@@ -227,7 +244,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values that `read` takes; what stands at its default is left out."""
-        made = {key: value for key, value in _plain(self).items() if value not in (None, {}, [], "none") and (key, value) != ("seed", 0)}
+        made = _plain(self)
         made |= {key: dtypes.dtype(made[key]).torch for key in ("dtype", "out_dtype") if key in made}
         modules = {prefix: _module_form(module) for prefix, module in self.modules.items()}
         del made["modules"]
@@ -271,8 +288,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Filtered):
         return {"value": _plain(value.value), **({} if value.filter is None else {"filter": value.filter})}
     if is_dataclass(value) and not isinstance(value, type):
-        named = {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
-        return {key: one for key, one in named.items() if one not in (None, {}, False)}
+        given = {one.name: getattr(value, one.name) for one in fields(value)}
+        return {one.name: _plain(given[one.name]) for one in fields(value) if given[one.name] != _default(one)}
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, tuple | list):
@@ -299,6 +316,11 @@ def document(source: Path | str, what: str) -> tuple[str, dict[str, Any]]:
     if len(found) != 1:
         raise MergeError(f"{where} holds {len(found)} documents; expected one {what}")
     return where, found[0]
+
+
+def _default(one: Field[Any]) -> Any:
+    """What a field holds where nothing is said."""
+    return one.default if one.default_factory is MISSING else one.default_factory()
 
 
 # Reading: every function takes what was written and where it stands, and says what is wrong with it in one line.
@@ -335,6 +357,7 @@ def _recipe(given: Mapping[str, Any], where: str) -> Recipe:
         _whole(given.get("seed", 0), f"{where}, seed"),
         _align(given.get("align"), f"{where}, align"),
         _repair(given.get("repair"), f"{where}, repair"),
+        _select(given.get("select"), f"{where}, select"),
         _adapter(given.get("adapter"), f"{where}, adapter"),
         _choice(given.get("keep", "none"), ("none", "base", "all"), f"{where}, keep"),
         _optional_word(given.get("name"), f"{where}, name"),
@@ -473,6 +496,17 @@ def _repair(given: Any, where: str) -> Repair | None:
     if "task" not in given:
         raise MergeError(f"{where} names no task; add task: MODULE:FUNCTION, which returns a Task")
     return Repair(_word(given["task"], f"{where}.task"), _choice(given.get("mode", "repair"), ("repair", "reset"), f"{where}.mode"))
+
+
+def _select(given: Any, where: str) -> Select | None:
+    if given is None:
+        return None
+    given = _mapping({"task": given} if isinstance(given, str) else given, where)
+    _expect_keys(given, ("task", "metric", "maximize"), where)
+    if "task" not in given:
+        raise MergeError(f"{where} names no task; add task: MODULE:FUNCTION, which returns a Task")
+    maximize = _choice(given.get("maximize", True), (True, False), f"{where}.maximize")
+    return Select(_word(given["task"], f"{where}.task"), _word(given.get("metric", "accuracy"), f"{where}.metric"), maximize)
 
 
 def _adapter(given: Any, where: str) -> Adapter | None:

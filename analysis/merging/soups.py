@@ -62,7 +62,7 @@ def greedy_soup(
     and the soup's own score on them is flattering: it was chosen by them. For the average of a base and one fine-tuned model
     (WiSE-FT, arXiv:2109.01903) use the merge method `linear` with weights `1 - alpha` and `alpha`.
 
-    Sums are in float64, rounded once for each try; tensors of integers are the best candidate's. One sum and one candidate are in memory.
+    Means are in float64, rounded once for each try; tensors of integers are the best candidate's.
 
     Args:
         candidates: state dicts or checkpoints of one architecture.
@@ -75,27 +75,46 @@ def greedy_soup(
     """
     if not candidates:
         raise MergeError("a soup needs at least one candidate, found none; give some")
+    alone = [score_of(evaluate(one), metric) for one in candidates]
+    steps = greedy(alone, lambda taken: score_of(evaluate(_average([candidates[at] for at in taken])), metric), maximize)
+    taken = [step.candidate for step in steps if step.taken]
+    return Soup(_average([candidates[at] for at in taken]), next(step.score for step in reversed(steps) if step.taken), steps)
+
+
+def greedy(alone: Sequence[float], score: Callable[[tuple[int, ...]], float], maximize: bool) -> tuple[Step, ...]:
+    """Take candidates in the order of their own scores, each only if those that were taken do not score worse with it.
+
+    Args:
+        alone: the score of each candidate.
+        score: of several candidates merged.
+        maximize: whether larger is better.
+
+    Raises:
+        MergeError: no candidate has a score that is a number.
+    """
     sign = 1.0 if maximize else -1.0
-    alone = [_score(evaluate(one), metric) for one in candidates]
     # NaN last: a model that cannot be judged is no better than any other
-    order = sorted(range(len(candidates)), key=lambda at: -sign * alone[at] if not math.isnan(alone[at]) else math.inf)
+    order = sorted(range(len(alone)), key=lambda at: -sign * alone[at] if not math.isnan(alone[at]) else math.inf)
     best = order[0]
     if math.isnan(alone[best]):
-        raise MergeError(f"the score of all {len(candidates)} candidates is nan; expected numbers, look at the models or the evaluation")
-    sums = {name: candidates[best][name].double() for name in candidates[best]}
-    like = {name: candidates[best][name] for name in candidates[best]}
-    steps, score = [Step(best, alone[best], alone[best], True)], alone[best]
+        raise MergeError(f"the score of all {len(alone)} candidates is nan; expected numbers, look at the models or the evaluation")
+    taken: tuple[int, ...] = (best,)
+    steps, reached = [Step(best, alone[best], alone[best], True)], alone[best]
     for at in order[1:]:
-        tried = _plus(sums, candidates[at], at)
-        found = _score(evaluate(_average(tried, 1 + sum(step.taken for step in steps), like)), metric)
-        taken = sign * found >= sign * score
-        steps.append(Step(at, alone[at], found, taken))
-        if taken:
-            sums, score = tried, found
-    return Soup(_average(sums, sum(step.taken for step in steps), like), score, tuple(steps))
+        found = score((*taken, at))
+        is_taken = sign * found >= sign * reached
+        steps.append(Step(at, alone[at], found, is_taken))
+        if is_taken:
+            taken, reached = (*taken, at), found
+    return tuple(steps)
 
 
-def _score(evaluation: Evaluation, metric: str) -> float:
+def score_of(evaluation: Evaluation, metric: str) -> float:
+    """The number that counts.
+
+    Raises:
+        MergeError: the evaluation does not have it.
+    """
     if not isinstance(evaluation, Mapping):
         return float(evaluation)
     if metric not in evaluation:
@@ -103,18 +122,20 @@ def _score(evaluation: Evaluation, metric: str) -> float:
     return float(evaluation[metric])
 
 
-def _plus(sums: Mapping[str, Tensor], other: StateDict, number: int) -> dict[str, Tensor]:
-    different = sorted(set(sums) ^ set(other)) or [name for name in sums if sums[name].shape != other[name].shape]
-    if different:
-        raise MergeError(f"tensor '{different[0]}' is missing or of another shape in candidate {number}; give models of one architecture")
-    return {name: total + other[name].double() for name, total in sums.items()}
-
-
-def _average(sums: Mapping[str, Tensor], count: int, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    made: dict[str, Tensor] = {}
-    for name, total in sums.items():
-        made[name] = (total / count).to(like[name].dtype) if like[name].is_floating_point() else like[name].clone()
+def _average(models: Sequence[StateDict]) -> dict[str, Tensor]:
+    """The mean in float64, rounded once; tensors of integers are the first model's."""
+    first, made = models[0], dict[str, Tensor]()
+    for number, other in enumerate(models):
+        different = sorted(set(first) ^ set(other)) or [name for name in first if first[name].shape != other[name].shape]
+        if different:
+            raise MergeError(
+                f"tensor '{different[0]}' is missing or of another shape in candidate {number}; give models of one architecture"
+            )
+    for name in first:
+        like = first[name]
+        total = sum((other[name].double() for other in models[1:]), start=like.double())
+        made[name] = (total / len(models)).to(like.dtype) if like.is_floating_point() else like.clone()
     return made
 
 
-__all__ = ["Evaluation", "Soup", "Step", "greedy_soup"]
+__all__ = ["Evaluation", "Soup", "Step", "greedy", "greedy_soup", "score_of"]

@@ -170,7 +170,7 @@ def test_every_method_has_a_reference() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from(SHAPES),
@@ -229,7 +229,7 @@ def drawn_for(law: Promise, name: str, seed: int) -> Case:
 @pytest.mark.parametrize(("name", "law"), [(name, law) for name in NAMES for law in LAWS if law in methods[name].promises])
 def test_a_promise_is_kept(name: str, law: Promise) -> None:
     assert speaks_of(law, name), f"'{law}' says nothing of a method like '{name}'"
-    for seed in range(15):
+    for seed in range(10):
         assert breach(law, drawn_for(law, name, seed)) < 1e-9, seed
 
 

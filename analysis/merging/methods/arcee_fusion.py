@@ -39,8 +39,8 @@ def arcee_fusion(slab: Slab, *, summary: float) -> Tensor:
 
     The softmax runs over each row (the last axis), with 1e-8 added to probabilities; quantiles are of the left side over the whole tensor.
     Named and defined as in mergekit (there is no paper). Departures: quantiles are exact, by selection, where mergekit sorts a million values
-    drawn with replacement, so that its results vary; divergences are in float64, as float32 loses several per cent of them to rounding
-    between models as close as fine-tuned ones.
+    drawn with replacement, so that its results vary; divergences are in float64, as in float32 rounding moves them by 2 per cent between rows
+    of size 0.02 that differ by 0.002, by 40 per cent where they differ by 0.0005 (1024 columns).
 
     Args:
         slab: base and one input.

@@ -32,7 +32,7 @@ def _share_of_all(slabs: Slabs, *, filter_wise: bool) -> float | None:
 def model_stock(slab: Slab, *, filter_wise: bool = False, summary: float | None) -> Tensor:
     """Return `t mean_i x_i + (1 - t) x_0` with `t = N c / (1 + (N-1) c)`, where `c` is the mean cosine between two task vectors.
 
-    Model Stock: all we need is just a few fine-tuned models (Jang, Yun and Han, arXiv:2403.19522, equation 6). `t` is not clamped, so models that
+    Model Stock: all we need is just a few fine-tuned models (Jang, Yun and Han, arXiv:2403.19522). `t` is not clamped, so models that
     learned opposite things land beyond the base; where the denominator vanishes the base stays. Cosines are exact down to the smallest
     task vectors, where mergekit divides by no less than 1e-6.
 

@@ -28,8 +28,8 @@ def nuslerp(slab: Slab, *, weight: Each, nuslerp_flatten: bool = True, nuslerp_r
     """Return `x_0 + slerp(t, x_1 - x_0, x_2 - x_0)` with `t = w_2 / (w_1 + w_2)`; without a base, `slerp(t, x_1, x_2)`.
 
     `t` is one half where the weights sum to less than 1e-6. Named and defined as in mergekit, except that the way is straight where the
-    cosine is within 1e-6 of 1 or -1 (there where the squared sine is below 1e-16, which is under the rounding of float32: opposite tensors
-    would be merged into magnified rounding errors). For parallel ones the two differ by about 1e-7.
+    cosine is within 1e-6 of 1 or -1. In mergekit that takes a squared sine below 1e-16, less than float32 can tell, so that opposite
+    tensors are merged into their magnified rounding errors; of parallel ones the results differ by about 1e-7.
 
     Args:
         slab: two inputs, and a base or none.

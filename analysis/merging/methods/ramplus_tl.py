@@ -12,16 +12,17 @@ from weightspace.analysis.merging.methods.ram import active
 PAPER = "Yuan et al., Behavior knowledge merge in reinforced agentic models (arXiv:2601.13572)"
 
 
+def _tally(slab: Slab, epsilon: float) -> Tensor:
+    """How many entries each input has changed, and how many it alone: `[n, 2]`."""
+    deltas, count = active(slab, epsilon)
+    alone = torch.eq(count, 1, out=count)
+    return torch.stack([torch.stack([delta.count_nonzero(), (delta * alone).count_nonzero()]) for delta in deltas])
+
+
 def _scales(slabs: Slabs, *, r: float, alpha: float, epsilon: float) -> list[float]:
     """What the entries that an input alone has changed are multiplied by, for each input."""
-    shared, unique = (torch.zeros(len(next(iter(slabs)).tensors), dtype=torch.float64) for _ in range(2))
-    for slab in slabs:
-        deltas, count = active(slab, epsilon)
-        alone = torch.eq(count, 1, out=count)
-        unique += torch.stack([(delta * alone).count_nonzero() for delta in deltas]).cpu()
-        shared += torch.stack([delta.count_nonzero() for delta in deltas]).cpu()
-    overlap = (shared - unique) / unique.clamp(min=1)
-    return [1 + r * min(float(ratio), alpha) for ratio in overlap]
+    tallies = torch.stack([_tally(slab, epsilon) for slab in slabs]).sum(0).tolist()
+    return [1 + r * min((changed - alone) / max(alone, 1), alpha) for changed, alone in tallies]
 
 
 @merge_method("ramplus", paper=PAPER, promises=("identity", "order", "permutation"), summary=_scales)

@@ -32,7 +32,7 @@ def slerp(slab: Slab, *, t: float, summary: tuple[float, float]) -> Tensor:
     """Return `[sin((1-t) a) x_0 + sin(t a) x_1] / sin a`, where `a` is the angle between the flattened tensors.
 
     The weights are applied to the tensors as they are, not to their directions, so norms are interpolated too. Linear where `|cos a| > 0.9995`;
-    a tensor of zeros is at a right angle to all. Animating rotation with quaternion curves (Shoemake, SIGGRAPH 1985, section 3.3).
+    a tensor of zeros is at a right angle to all. Animating rotation with quaternion curves (Shoemake, SIGGRAPH 1985).
 
     Args:
         slab: base and one input.

@@ -78,7 +78,7 @@ def dropping(chance: Chance, count: int, *, density: Any = 1.0, rescale: bool = 
             return delta
         kept = delta * chance.keeps(index, delta.shape, share).numpy()
         if rescale_by == "density":
-            return kept / share if rescale and share > 0 else kept
+            return np.asarray(kept / share if rescale and share > 0 else kept)
         return rescaled(delta, kept, rescale)
 
     return drop

@@ -29,7 +29,7 @@ from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import act
 from weightspace.task import Task
 
-SHAPE, WIDTH, SETS, SIZE = "mnist1d-mlp", 256, 5, 5
+SHAPE, WIDTH, SETS, SIZE = "mnist1d-mlp", 256, 3, 5
 STATISTICS = 5_000  # training examples of MNIST-1D that moments are measured on
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of the pixels, as Tiny10 was trained
 Weights = dict[str, Tensor]
@@ -143,7 +143,7 @@ def aligned(bench: Bench, models: Sequence[Weights], how: str, statistics: Task 
         return list(models)
     seen = [bench.seen(model) for model in models]
     if how.startswith("many"):
-        elements = list(match_many(seen, bench.spec, how.partition(", ")[2]).elements)
+        elements = list(match_many(seen, bench.spec, how.partition(", ")[2], reference=0).elements)
     else:
         options: dict[str, Any] = {"task": statistics, "similarity": "inner"} if how == "activation" else {}
         elements = [bench.spec.identity(), *(match(seen[0], one, bench.spec, how, **options).element for one in seen[1:])]
@@ -151,7 +151,7 @@ def aligned(bench: Bench, models: Sequence[Weights], how: str, statistics: Task 
 
 
 ALIGNMENTS = ("none", "weight", "activation", "many, merge", "many, universe")
-"""Each matched to the first by weights or by activations; MergeMany; all at once into a shared space."""
+"""Each matched to the first by weights or by activations; MergeMany; all at once into a shared space, from the matches to the first."""
 
 
 def average(models: Sequence[Weights]) -> Weights:
@@ -221,7 +221,7 @@ def main() -> None:
     """Print the table of perceptrons, and that of Tiny10."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=WIDTH)
-    parser.add_argument("--seeds", type=int, default=SETS, help="sets of networks")
+    parser.add_argument("--seeds", type=int, default=SETS, help="sets of five networks, all of other seeds")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true", help="one set of three perceptrons of width 64")
@@ -238,10 +238,10 @@ def main() -> None:
 
 
 def of_perceptrons(width: int, sets: int, size: int, cache: Path) -> list[Row]:
-    """Sets of perceptrons that share no network, and of each set the first two."""
+    """Pairs of perceptrons that share no network, and larger sets that share none."""
     bench, found = perceptrons(width), networks(cache, SHAPE, width, count=sets * size)
-    groups = [found[at : at + size] for at in range(0, len(found), size)]
-    return [*table(bench, [group[:2] for group in groups]), *table(bench, groups)]
+    pairs, groups = ([found[at : at + many] for at in range(0, len(found) - many + 1, many)] for many in (2, size))
+    return [*table(bench, pairs), *table(bench, groups)]
 
 
 def of_tiny10() -> list[Row]:

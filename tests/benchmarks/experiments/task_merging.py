@@ -25,18 +25,18 @@ from weightspace.analysis.merging.soups import greedy_soup
 from weightspace.task import Task
 
 SEEDS, WIDTH, STEPS = 5, 256, 1000
-MEASURED = 1000  # training examples that evidence is measured on
+MEASURED = 1000  # training examples that Gram matrices are measured on
+FISHER = 200  # those of a Fisher, each with one class drawn from the network's own probabilities
 GRIDS: Mapping[str, Sequence[Any]] = {
-    "lambda": (0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0),
-    "density": (0.2, 0.5, 0.8),
+    "lambda": (0.1, 0.15, 0.25, 0.5, 1.0, 1.5),
+    "density": (0.2, 0.5),
     "select_topk": (0.1, 0.3, 1.0),
     "filter_wise": (False, True),
-    "gamma": (0.01, 0.1),
-    "t": (1e-4, 1e-3, 1e-2, 1e-1),
+    "t": (1e-3, 1e-2, 1e-1),
     "ratio": (0.5, 0.9, 1.0),
     "floor": (0.0, 1e-6, 1e-4),
-    "epsilon": (1e-5, 1e-3, 1e-2),
-    "r": (0.1, 0.5, 1.0),
+    "epsilon": (1e-5, 1e-3),
+    "r": (0.1, 1.0),
     "alpha": (0.2, 1.0),
     "temperature": (0.003, 0.01, 0.03, 0.1),
 }
@@ -97,7 +97,8 @@ class Bench:
         for variant, weights, head in zip(VARIANTS, self.family.tuned, self.family.heads, strict=True):
             whole = {**weights, **{f"head.{name}": tensor for name, tensor in head.items()}}
             task = Task.classification(ARCHITECTURES[self.shape](self.width), variant.inputs(signals), variant.classes(classes))
-            found["fisher"].append(evidence.fisher(task, whole))
+            drawn = torch.Generator().manual_seed(0)
+            found["fisher"].append(evidence.fisher(task, whole, labels="sampled", generator=drawn, examples=FISHER))
             found["gram"].append(evidence.gram(task, whole))
         return found
 
