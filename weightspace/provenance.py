@@ -6,6 +6,7 @@ from typing import Any
 
 RECIPE, PARENTS = "weightspace.recipe", "weightspace.parents"
 HEX = set("0123456789abcdef")
+MAX_DEPTH = 32  # of a recipe: what nests deeper is none of ours
 
 
 def stated(recipe: Mapping[str, Any], parents: Sequence[str]) -> dict[str, str]:
@@ -35,6 +36,18 @@ def told(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str,
 
 def _json(text: Any) -> Any:
     try:
-        return json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
+        made = json.loads(text, parse_constant=_refuse) if isinstance(text, str) else None
+        json.dumps(made, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        return made if _depth(made) <= MAX_DEPTH else None
+    except (ValueError, RecursionError):  # lone surrogates are ValueErrors too
         return None
+
+
+def _refuse(constant: str) -> None:
+    """NaN and the like stand in no JSON."""
+    raise ValueError(constant)
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)

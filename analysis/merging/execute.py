@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from weightspace import dtypes
 from weightspace.analysis.merging.chance import Chance
+from weightspace.analysis.merging.embeddings import Gathered
 from weightspace.analysis.merging.health import Measured, Measuring
 from weightspace.analysis.merging.method import Slab
 from weightspace.analysis.merging.plan import Part, Plan, Step
 from weightspace.analysis.merging.recipe import Source
 from weightspace.checkpoint import Checkpoint, TensorInfo, tensor_bytes
 from weightspace.errors import MergeError, WeightSpaceError, one_line
-from weightspace.storage import FileSpan, Produced, Storage
+from weightspace.storage import FileSpan, Produced, Storage, Strided, is_contiguous
+from weightspace.storage import part as part_of
 
 SLAB = 1 << 18  # elements of a slab: what is computed on it stays in a core's second-level cache
 KEPT = 1 << 26  # bytes of a tensor's slabs that are kept between passes, in place of being read again
@@ -36,6 +39,7 @@ class Run:
         evidence: what data say.
         device: where values are combined.
         ids: of the inputs' content: what chance tells them apart by.
+        ended: set to stop the work at the next slab.
     """
 
     plan: Plan
@@ -43,6 +47,7 @@ class Run:
     evidence: Evidence = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     ids: Mapping[Source, str] = field(default_factory=dict)
+    ended: Event = field(default_factory=Event)
 
     def pieces(self, step: Step, measuring: Measuring | None = None) -> Iterator[Tensor]:
         """Make one tensor of the result, a run of rows after another, in its own dtype on the CPU.
@@ -51,7 +56,7 @@ class Run:
             MergeError: the method cannot do it; the message names the tensor.
         """
         if step.is_copy:
-            yield self.models[step.parts[0].source][step.parts[0].name]
+            yield self._copied(step)
             return
         slabs = _StepSlabs(self, step)
         element = torch_dtype(step.dtype)
@@ -70,6 +75,26 @@ class Run:
             raise MergeError(
                 f"tensor '{one_line(step.name, 80)}': method '{self.plan.method.name}' failed ({one_line(str(error), 200)})"
             ) from error
+
+    def _copied(self, step: Step) -> Tensor:
+        first, *others = (self.models[part.source].raw(part.name) for part in step.parts)
+        for part, other in zip(step.parts[1:], others, strict=True):
+            if other != first:
+                raise MergeError(
+                    f"tensor '{one_line(step.name, 80)}' holds {step.dtype}, other numbers in '{step.parts[0].source}' than in "
+                    f"'{part.source}'; integers are not merged: merge the models that they were quantized from, or make them equal"
+                )
+        return torch.frombuffer(first, dtype=torch.uint8) if first else torch.empty(0, dtype=torch.uint8)
+
+    def expect_copies(self) -> None:
+        """See that what is copied is the same in all models, before anything is made.
+
+        Raises:
+            MergeError: it is not.
+        """
+        for step in self.plan.steps:
+            if step.is_copy and len(step.parts) > 1:
+                self._copied(step)
 
     def measured(self, step: Step) -> tuple[Tensor, Measured]:
         """Make one tensor of the result whole, with what is measured of it."""
@@ -131,6 +156,8 @@ class _StepSlabs:
         )
         made = []
         for start, end in bounds:
+            if self.run.ended.is_set():
+                raise MergeError("the merge was stopped; run it again, and it goes on where it stopped")
             values = [self._widened(one.read(start, end), element) for one in rows]
             base = values.pop() if self.step.base is not None else None
             slab = Slab(tuple(values), base, chance.at(start), self._evidence(start, end), self.step.name)
@@ -172,17 +199,27 @@ class _StepSlabs:
         return made
 
 
+def _in_one_piece(storage: Storage) -> Storage:
+    """The span of a file that a view without gaps is, as tensors of torch's own files are."""
+    if isinstance(storage, Strided) and is_contiguous(storage.shape, storage.stride):
+        return part_of(storage.base, storage.offset * storage.itemsize, storage.nbytes)
+    return storage
+
+
 class _Rows:
     """Runs of rows of one stored tensor: out of the file where it lies there as it is, otherwise out of the whole tensor, read once."""
 
     def __init__(self, checkpoint: Checkpoint, part: Part) -> None:
         self.checkpoint, self.name, self.info = checkpoint, part.name, checkpoint.info[part.name]
-        self.storage = checkpoint.storages[part.name]
+        self.storage = _in_one_piece(checkpoint.storages[part.name])
         self.element: Any = dtypes.dtype(self.info.dtype)
+        self._gathered = self.storage.reader() if isinstance(self.storage, Gathered) else None
         self._whole: Tensor | None = None
 
     def read(self, start: int, end: int) -> Tensor:
         """Read the rows from `start` to before `end`."""
+        if self._gathered is not None and len(self.info.shape) > 1:
+            return self._gathered(start, end)
         plain = isinstance(self.storage, FileSpan) and self.element.kind == "float" and self.element.bits >= 8 and self.info.nbytes
         if not plain:
             self._whole = self.checkpoint[self.name] if self._whole is None else self._whole

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SHRUNK, GROWN = 0.6, 1.7
-"""A norm below this share of the least of the parents' norms, or above this multiple of the greatest, is said."""
+SHRUNK, GROWN = 0.8, 1.7
+"""A norm below this share of the least of the parents' norms, or above this multiple of the greatest, is said.
+
+The mean of two networks that have nothing in common has a norm 0.71 times theirs, that of two fine-tuned ones nearly their own.
+"""
 
 
 @dataclass

@@ -38,7 +38,7 @@ from weightspace.analysis.merging.tokenizer_files import tokenizer_files
 from weightspace.analysis.merging.undo import UNDO, keep_parents
 from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, fresh_folder, shards
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import MergeError
+from weightspace.errors import MergeError, one_line
 from weightspace.opening import open as open_anything
 from weightspace.provenance import stated
 from weightspace.storage import FileSpan
@@ -85,9 +85,17 @@ def prepare(recipe: Path | str | Mapping[str, Any] | Recipe, opener: Opener = op
 
 
 def prepare_given(recipe: Recipe, models: Mapping[str, Checkpoint]) -> Prepared:
-    """Plan a merge of models that are at hand, adapters applied, by what the recipe calls them (`model+adapter`)."""
+    """Plan a merge of models that are at hand, adapters applied, by what the recipe calls them (`model+adapter`).
+
+    Raises:
+        MergeError: the recipe brings vocabularies together, which lie beside the models' files.
+    """
+    if recipe.tokenizer_source or recipe.tokenizer:
+        raise MergeError(
+            "the recipe brings vocabularies together, for which the models' tokenizers are needed; get the models back with --parent and merge them"
+        )
     ready = {source: models[str(source)] for source in recipe.sources}
-    return Prepared(Models(ready, ready, {str(source): one for source, one in ready.items()}), plan(recipe, ready))
+    return Prepared(Models(ready, ready, ready, {str(source): one for source, one in ready.items()}), plan(recipe, ready))
 
 
 def merge(
@@ -134,16 +142,17 @@ def merge(
     """
     prepared = recipe if isinstance(recipe, Prepared) else prepare(recipe, opener)
     plan = prepared.plan.expect_possible()
-    target = None if out is None else _target(Path(out), plan, force)
+    target = None if out is None else _target(Path(out), prepared, force)
     with _one_thread():
         models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
         run = Run(plan, models, gather_evidence(plan, models, opener), torch.device(device), _ids(prepared))
+        run.expect_copies()
         if plan.recipe.select is not None:
             run = replace(run, plan=select(run, task_at(plan.recipe.select.task).evaluate, prepared.models.stored))
         result = _repaired(run) if plan.recipe.repair else None
         result = _extracted(run, result or run.lazily()) if plan.recipe.adapter else result
         if target is None:
-            return result or run.lazily()
+            return replace(result or run.lazily(), recipe=_stated(plan), parents=tuple(_parents(prepared).values()))
         if result is not None and result.kind == "adapter":
             return _adapter_written(_Making(prepared, run, result, target), force)
         return _written(_Making(prepared, run, result, target), jobs, shard_bytes, force, progress)
@@ -157,8 +166,19 @@ def _ids(prepared: Prepared) -> dict[Source, str]:
     }
 
 
-def _target(out: Path, plan: Plan, force: bool) -> Path:
+def _stated(plan: Plan) -> dict[str, Any]:
+    """What the result says of how it was made."""
+    return {"kind": "merge", **plan.recipe.to_dict()}
+
+
+def _parents(prepared: Prepared) -> dict[str, str]:
+    """Ids of what went in, by what the recipe calls it."""
+    return {name: checkpoint.id for name, checkpoint in prepared.models.parents.items()}
+
+
+def _target(out: Path, prepared: Prepared, force: bool) -> Path:
     """See that the result can be written, before work begins."""
+    plan = prepared.plan
     if out.suffix and out.suffix != SUFFIX and not out.is_dir():
         raise MergeError(f"{out}: has the suffix '{out.suffix}'; name a {SUFFIX} file, or a folder")
     if out.suffix == SUFFIX and plan.recipe.adapter:
@@ -167,6 +187,15 @@ def _target(out: Path, plan: Plan, force: bool) -> Path:
         raise MergeError(f"{out}: exists already; choose another name, or replace it with --force")
     if out.is_dir() and not (out / MANIFEST).is_file():
         raise MergeError(f"{out}: is a folder that was not written by a merge; choose another name, or remove it yourself")
+    for beside in (f"{out.stem}.{MANIFEST}", f"{out.stem}.md", f"{out.stem}.{UNDO}") if out.suffix == SUFFIX else ():
+        if out.with_name(beside).exists() and not force:
+            raise MergeError(
+                f"{out.with_name(beside)}: exists already, and would be written beside the result; choose another name, or use --force"
+            )
+    place = out.resolve()
+    for name, checkpoint in prepared.models.parents.items():
+        if any(place in (file.resolve(), *file.resolve().parents) for file in checkpoint.files):
+            raise MergeError(f"{out}: is where '{one_line(name, 80)}' lies, which is merged; choose another name")
     expect_room(out, plan.num_bytes)
     return out
 
@@ -176,16 +205,16 @@ def _repaired(run: Run) -> Checkpoint:
     how = run.plan.recipe.repair
     assert how is not None
     lazy = run.lazily()
-    found = repair_many(task_at(how.task), lazy, [run.models[part.source] for part in run.plan.steps[0].parts], mode=how.mode)
-    return replace(Checkpoint.of(found.state_dict), recipe=lazy.recipe, parents=lazy.parents)
+    step = next(step for step in run.plan.steps if not step.is_copy)
+    found = repair_many(task_at(how.task), lazy, [run.models[part.source] for part in step.parts], mode=how.mode)
+    return Checkpoint.of(found.state_dict)
 
 
 def _extracted(run: Run, merged: Checkpoint) -> Checkpoint:
     """The result as an adapter of the base."""
     how, base = run.plan.recipe.adapter, run.plan.recipe.base_model
     assert how is not None and base is not None
-    made = extract_adapter(run.models[base], merged, rank=how.rank, alpha=how.alpha, targets=how.targets)
-    return replace(made, recipe=run.plan.recipe.to_dict(), parents=merged.parents)
+    return extract_adapter(run.models[base], merged, rank=how.rank, alpha=how.alpha, targets=how.targets)
 
 
 @dataclass(frozen=True)
@@ -221,7 +250,7 @@ class _Making:
 
     def shards(self, limit: int) -> list[Shard]:
         """The files of the result."""
-        metadata = {"format": "pt", **stated({"kind": "merge", **self.plan.recipe.to_dict()}, tuple(self.parents.values()))}
+        metadata = {"format": "pt", **stated(_stated(self.plan), tuple(self.parents.values()))}
         infos = [step.info for step in self.plan.steps]
         return shards(infos, self.plan.aliases, metadata, None if self.is_file else limit, self.target.name if self.is_file else None)
 
@@ -242,13 +271,22 @@ class _Making:
     @property
     def fingerprint(self) -> str:
         """Of everything that the bytes depend on."""
-        said = [self.plan.recipe.to_json(), sorted(self.parents.items()), versions(), str(self.run.device)]
+        how = self.plan.recipe.align
+        axes = Path(how.spec).read_text("utf-8") if how is not None and how.spec else ""
+        told = {f"{source} {place}": _id(found) for (source, place), found in self.run.evidence.items()}
+        mended = "" if self.result is None else self.result.id
+        said = [self.plan.recipe.to_json(), sorted(self.parents.items()), versions(), str(self.run.device), axes, told, mended]
         return str(blake3(json.dumps(said, sort_keys=True).encode()).hexdigest())
 
     @property
     def parents(self) -> dict[str, str]:
         """Ids of what went in, by what the recipe calls it."""
-        return {name: checkpoint.id for name, checkpoint in self.prepared.models.parents.items()}
+        return _parents(self.prepared)
+
+
+def _id(tensors: Mapping[str, Tensor]) -> str:
+    """Of the content of tensors in a file, or in memory."""
+    return (tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors)).id
 
 
 def _written(making: _Making, jobs: int, shard_bytes: int, force: bool, progress: Callable[[Progress], None] | None) -> Checkpoint:
@@ -273,7 +311,7 @@ def _written(making: _Making, jobs: int, shard_bytes: int, force: bool, progress
         else:
             writer.beside(_beside(making, report, cut))
         if plan.recipe.keep != "none":
-            ready = {str(source): checkpoint for source, checkpoint in making.prepared.models.ready.items()}
+            ready = {str(source): checkpoint for source, checkpoint in making.prepared.models.adapted.items()}
             keep_parents(open_anything(writer.folder / (cut[0].name if len(cut) == 1 else INDEX)), plan.recipe, ready, writer.folder / UNDO)
         writer.finish(force)
     return open_anything(target)
@@ -289,7 +327,7 @@ def _adapter_written(making: _Making, force: bool) -> Checkpoint:
     left = [f"'{name}' changed by {norm:.3g} and is not in the adapter" for name, norm in said["left_out"].items()]
     report = Report(adapter.id, making.parents, {}, hashes, (*making.plan.notes, *kept, *left))
     with fresh_folder(target, force) as folder:
-        save_adapter(adapter, folder, stated({"kind": "merge", **making.plan.recipe.to_dict()}, tuple(making.parents.values())))
+        save_adapter(adapter, folder, stated(_stated(making.plan), tuple(making.parents.values())))
         for name, text in (
             (MANIFEST, manifest(making.plan, report)),
             (CARD, card(making.plan, report)),
@@ -316,6 +354,7 @@ def _put(making: _Making, opened: Open, jobs: int, telling: "_Telling", ahead: R
                 telling.add(1, steps[name].info.nbytes)
                 ahead.reached(sum(one.nbytes for one in making.read_of(steps[name])))
         except BaseException:
+            making.run.ended.set()
             pool.shutdown(cancel_futures=True)
             raise
 

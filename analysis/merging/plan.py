@@ -393,7 +393,9 @@ class _Planner:
             return True
         if any(owners) and all(part is not None for part in found):
             tied = next(str(source) for (source, _), owner in zip(listed, owners, strict=True) if owner)
-            self.notes.append(f"tensor '{one_line(name, 80)}' is tied in '{tied}' but not in every model: it comes out untied")
+            self.notes.append(
+                f"tensor '{one_line(name, 80)}' is tied in '{tied}' and comes out untied: it is not in every model, or slices part what was tied"
+            )
         return False
 
     def _copy(self, name: str, parts: Sequence[Part]) -> None:

@@ -33,7 +33,8 @@ class Models:
     """The models of a recipe.
 
     Attributes:
-        ready: what is merged: adapters applied.
+        ready: what is merged: adapters applied, brought to one vocabulary.
+        adapted: the same in their own vocabularies.
         stored: the same before anything was done to them: what says the dtype of the result.
         parents: everything that was opened, by what the recipe calls it.
         vocabularies: of the models that have a tokenizer beside them.
@@ -43,6 +44,7 @@ class Models:
     """
 
     ready: Mapping[Source, Checkpoint]
+    adapted: Mapping[Source, Checkpoint]
     stored: Mapping[Source, Checkpoint]
     parents: Mapping[str, Checkpoint]
     vocabularies: Mapping[Source, Vocabulary] = field(default_factory=dict)
@@ -87,7 +89,7 @@ def open_models(recipe: Recipe, opener: Opener) -> Models:
         for adapter in adapters:
             model = apply_adapter(model, adapter)
         ready[source] = model
-    return Models(ready, stored, opened)
+    return Models(ready, ready, stored, opened)
 
 
 def folder_of(checkpoint: Checkpoint) -> Path | None:

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 import weightspace
 from weightspace import dtypes
 from weightspace.analysis.merging.health import Measured, warnings
-from weightspace.analysis.merging.plan import Plan
+from weightspace.analysis.merging.plan import Plan, ties_embeddings
 from weightspace.analysis.merging.recipe import Recipe
 from weightspace.checkpoint import Checkpoint
 
@@ -62,9 +63,18 @@ def manifest(plan: Plan, report: Report) -> str:
         "versions": versions(),
         "notes": list(report.notes),
         "warnings": list(report.warnings),
-        "tensors": {name: {"blake3": report.hashes[name], **asdict(one)} for name, one in report.measured.items()},
+        "tensors": {name: {"blake3": report.hashes[name], **_finite(asdict(one))} for name, one in report.measured.items()},
     }
     return json_text(said)
+
+
+def _finite(value: Any) -> Any:
+    """Plain values with null in place of numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def json_text(value: Mapping[str, Any]) -> str:
@@ -101,9 +111,7 @@ def config(plan: Plan, checkpoint: Checkpoint, changes: Mapping[str, Any]) -> di
         if plan.layers and key in made:
             made[key] = next(iter(plan.layers.values()))
     names = {*(step.name for step in plan.steps), *plan.aliases}
-    if made.get("tie_word_embeddings") and any(
-        name in names and name not in plan.aliases for name in ("lm_head.weight", "embed_out.weight")
-    ):
+    if ties_embeddings(checkpoint) and any(name in names and name not in plan.aliases for name in ("lm_head.weight", "embed_out.weight")):
         made["tie_word_embeddings"] = False
     return {**made, **changes}
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from blake3 import blake3
 from torch import Tensor
 
 from weightspace import identity
@@ -130,15 +131,23 @@ class Writer:
             self._lock.close()
             raise MergeError(f"{self.target}: another merge is writing it; wait until it is finished, or choose another name") from None
         with writable(self.target):
-            stamp = self.folder / "fingerprint"
-            if not stamp.exists() or stamp.read_text() != self.fingerprint:
+            stamp, wanted = self.folder / "fingerprint", self._stamp
+            if not stamp.exists() or stamp.read_text() != wanted:
                 for left in self.folder.iterdir():
                     if left.is_dir():
                         shutil.rmtree(left)
                     elif left.name != "lock":
                         left.unlink()
-                _put(stamp, self.fingerprint)
+                _put(stamp, wanted)
         return self
+
+    @property
+    def _stamp(self) -> str:
+        """What an earlier run's shards have in common with this one's: what they are made of, and how they are cut."""
+        hasher = blake3(self.fingerprint.encode())
+        for shard in self.shards:
+            hasher.update(shard.name.encode("utf-8", "surrogatepass") + b"\0" + shard.head)
+        return str(hasher.hexdigest())
 
     def __exit__(self, *raised: object) -> None:
         if self._lock is not None:
@@ -268,7 +277,12 @@ def _put_away(place: Path, replace: bool) -> Iterator[None]:
     old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
     if replace and place.exists():
         place.rename(old)
-    yield
+    try:
+        yield
+    except BaseException:
+        if old.exists():
+            old.rename(place)
+        raise
     if old.is_dir():
         shutil.rmtree(old)
     else:

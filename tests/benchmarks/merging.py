@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the models are kept for another time")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # threads that wait for each other are no help while the machine is busy
     recipes, folder, peer = [RECIPES[name] for name in arguments.methods], arguments.folder, arguments.peer.absolute()
     for table in arguments.tables:
         if table == "parity":
