@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,8 +49,8 @@ def look(zoo: "Zoo", model: str) -> Look:
         FormatError: the file is no checkpoint, or a damaged one.
     """
     if is_checkpoint_path(model) or not zoo.catalog.exists():
-        page = _page_at(zoo, Path(os.path.abspath(model)))  # noqa: PTH100 - as discovery writes paths
         checkpoint = open_checkpoint(model)
+        page = _page_at(zoo, [Path(model), *checkpoint.files])  # a folder without a config is catalogued by the file in it
         return Look(page or page_of(checkpoint), checkpoint, page is not None)
     page = zoo.page(model)
     try:
@@ -64,15 +65,16 @@ def is_checkpoint_path(model: str | Path) -> bool:
     return path.is_file() or (path.is_dir() and sniff(path) is not None)
 
 
-def _page_at(zoo: "Zoo", path: Path) -> query.ModelPage | None:
-    """The catalog's page of the file at a path, if it is there and the file is still the one that was read."""
+def _page_at(zoo: "Zoo", places: Sequence[Path]) -> query.ModelPage | None:
+    """The catalog's page of the file at one of several paths, if it is there and the file is still the one that was read."""
     if not zoo.catalog.exists():
         return None
     with zoo.reading() as connection:
-        known = connection.execute("select model_id, stamp from files where path = ?", [stored_path(path, zoo.folder)]).fetchall()
-        if not known or known[0][1] != stamp_at(path):
-            return None
-        return query.page(connection, known[0][0])
+        for path in (Path(os.path.abspath(place)) for place in places):  # noqa: PTH100 - as discovery writes paths
+            known = connection.execute("select model_id, stamp from files where path = ?", [stored_path(path, zoo.folder)]).fetchall()
+            if known and known[0][1] == stamp_at(path):
+                return query.page(connection, known[0][0])
+    return None
 
 
 def page_of(checkpoint: Checkpoint) -> query.ModelPage:
@@ -114,5 +116,6 @@ def page_of(checkpoint: Checkpoint) -> query.ModelPage:
         files=pa.Table.from_pylist([place]),
         metrics=pa.Table.from_pylist(none),
         tags={},
-        parents=(),
+        parents=tuple((parent[:12], str((checkpoint.recipe or {}).get("kind", "made"))) for parent in checkpoint.parents),
+        recipe=None if checkpoint.recipe is None else dict(checkpoint.recipe),
     )

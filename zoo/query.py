@@ -1,5 +1,6 @@
 """Questions to a catalog: models, one model's page, duplicates, quarantine; all of them plain SQL over documented tables."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -136,6 +137,7 @@ class ModelPage:
         metrics: recorded numbers.
         tags: labels.
         parents: names of the models it was made from, with the kind of descent.
+        recipe: how it was made, where it was made here or its file says so.
     """
 
     model: dict[str, Any]
@@ -144,6 +146,7 @@ class ModelPage:
     metrics: pa.Table
     tags: dict[str, str]
     parents: tuple[tuple[str, str], ...]
+    recipe: dict[str, Any] | None = None
 
 
 def page(connection: Connection, model_id: int) -> ModelPage:
@@ -169,7 +172,14 @@ def page(connection: Connection, model_id: int) -> ModelPage:
                 "select name, edges.kind from edges join models on parent_id = model_id where child_id = ?", [model_id]
             ).fetchall()
         ),
+        recipe=recipe_of(connection, model_id),
     )
+
+
+def recipe_of(connection: Connection, model_id: int) -> dict[str, Any] | None:
+    """How a model was made, if the catalog knows."""
+    found = connection.execute("select recipe from recipes join models using (recipe_id) where model_id = ?", [model_id]).fetchall()
+    return dict(json.loads(found[0][0])) if found else None
 
 
 def tensors_of(connection: Connection, occurrences: pa.Table) -> pa.Table:

@@ -1,6 +1,5 @@
 """A zoo: a folder of checkpoints with its catalog, as one object."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -186,12 +185,12 @@ class Zoo:
         with self.catalog.reading() as connection:
             model_id = query.resolve(connection, model, self.folder)
             rows = connection.execute("select path, stamp from files where model_id = ? order by file_id", [model_id]).fetchall()
-            made = connection.execute("select recipe from recipes join models using (recipe_id) where model_id = ?", [model_id]).fetchone()
+            recipe = query.recipe_of(connection, model_id)
         for path, stamp in rows:
             # A file of the store has its id for a name; any other may have been written over since.
             if (self.folder / path).exists() and (stamp == store.STAMP or stamp_at(self.folder / path) == stamp):
                 opened = open_checkpoint(self.folder / path)
-                return replace(opened, recipe=json.loads(made[0])) if made else opened
+                return opened if recipe is None else replace(opened, recipe=recipe)
         places = ", ".join(path for path, _ in rows[:3]) or "another model took its place"
         raise FormatError(
             f"model '{model}' is catalogued, but its file is gone or has changed since ({places})",

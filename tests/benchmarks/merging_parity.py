@@ -25,6 +25,7 @@ class Difference:
         rounding: share of elements that differ at all.
         beyond: share of elements that differ by more than one unit in the last place of bfloat16.
         strength: the largest relative difference of the root mean square of what was added to the base; None without a base.
+        dtypes: both, where a tensor has not the same in both.
     """
 
     largest: float
@@ -32,11 +33,12 @@ class Difference:
     rounding: float
     beyond: float
     strength: float | None = None
+    dtypes: str = ""
 
     def __str__(self) -> str:
         if self.strength is not None:
-            return f"{self.strength:.1e} in norm"
-        return f"{self.largest:.1e}, {100 * self.beyond:.2g}%" if self.rounding else "0"
+            return f"{self.strength:.1e} in norm{self.dtypes}"
+        return (f"{self.largest:.1e}, {100 * self.beyond:.2g}%" if self.rounding else "0") + self.dtypes
 
 
 class Folder:
@@ -78,17 +80,19 @@ def compare(first: Path, second: Path, base: Path | None = None) -> Difference:
         base: what both were added to; given, the strength of what was added is compared too.
 
     Raises:
-        ValueError: their names, shapes or dtypes differ.
+        ValueError: their names or shapes differ.
     """
-    worst, where, differ, beyond, total, strength = 0.0, "", 0, 0, 0, 0.0
+    worst, where, differ, beyond, total, strength, dtypes = 0.0, "", 0, 0, 0, 0.0, ""
     with Folder(first) as a, Folder(second) as b, ExitStack() as stack:
         if a.names != b.names:
             raise ValueError(f"one of them alone has {sorted(a.names ^ b.names)[:3]}")
         origin = stack.enter_context(Folder(base)) if base else None
         for name in sorted(a.names):
             x, y = a[name], b[name]
-            if x.shape != y.shape or x.dtype != y.dtype:
-                raise ValueError(f"{name}: {tuple(x.shape)} {x.dtype} and {tuple(y.shape)} {y.dtype}")
+            if x.shape != y.shape:
+                raise ValueError(f"{name}: {tuple(x.shape)} and {tuple(y.shape)}")
+            if x.dtype != y.dtype:
+                dtypes = f" ({x.dtype} and {y.dtype})".replace("torch.", "")
             largest, unequal, far = _differences(x, y)
             relative = largest / (_norm(y) / y.numel() ** 0.5 or 1.0)
             if relative > worst:
@@ -97,7 +101,7 @@ def compare(first: Path, second: Path, base: Path | None = None) -> Difference:
             if origin is not None:
                 added = _norm(y, origin[name])
                 strength = max(strength, abs(_norm(x, origin[name]) / added - 1) if added else 0.0)
-    return Difference(worst, where, differ / total, beyond / total, strength if base else None)
+    return Difference(worst, where, differ / total, beyond / total, strength if base else None, dtypes)
 
 
 def _differences(x: Tensor, y: Tensor) -> tuple[float, int, int]:

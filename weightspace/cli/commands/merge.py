@@ -1,5 +1,6 @@
 """`weightspace merge`: many models into one, as a recipe says."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,8 +25,8 @@ _STEPS = {
     "tensor": Column("tensor"),
     "dtype": Column("dtype"),
     "shape": Column("shape", cells.shape),
-    "from": Column("from", lambda names: ", ".join(names), rank=3),
-    "parameters": Column("parameters", lambda given: ", ".join(f"{key}={_short(value)}" for key, value in given.items()), rank=2),
+    "from": Column("from", lambda names: ", ".join(map(cells.safe, names)), whole=False, rank=3),
+    "parameters": Column("parameters", lambda given: _parameters(given), whole=False, rank=2),
 }
 
 
@@ -83,20 +84,22 @@ def merge(
     from weightspace.analysis.merging import merge as run
     from weightspace.analysis.merging.gate import Gate
 
-    rules = None if gate is None else Gate.read(gate)
     if output is None and not dry_run:
         raise typer.BadParameter("name what to write with -o OUT, or look at the plan with --dry-run")
+    limit = byte_count(shard_size)
+    rules = None if gate is None else Gate.read(gate)
+    if evaluation is None and rules is not None and rules.asks_evaluation:
+        raise MergeError(f"{gate}: has rules about an evaluation; name it with --eval MODULE:FUNCTION")
     read = Recipe.read(recipe)
     here = zoo_at(zoo)
     prepared = prepare(read if seed is None else replace(read, seed=seed), here.checkpoint)
     if dry_run or output is None:
         _tell_plan(prepared.plan, format)
         return
-    if evaluation is None and rules is not None and rules.asks_evaluation:
-        raise MergeError(f"{gate}: has rules about an evaluation; name it with --eval MODULE:FUNCTION")
+    models = list(prepared.models.ready.values())
+    judge = None if evaluation is None else evaluation_of(evaluation, models[0])
     for note in prepared.plan.notes:
         say(cells.safe(note))
-    limit = byte_count(shard_size)
     with progress("merging", "tensors") as bar:
         merged = run(
             prepared, output, opener=here.checkpoint, jobs=jobs, device=device, shard_bytes=limit, force=force,
@@ -105,20 +108,12 @@ def merge(
     found = _health(merged, output)
     for warning in found["warnings"]:
         say(f"warning: {cells.safe(warning)}", style="yellow")
-    values = {"warnings": float(len(found["warnings"])), "nonfinite": float(found["nonfinite"])}
     metrics: dict[str, float] = {}
-    if evaluation is not None:
+    parents: list[dict[str, float]] = []
+    if judge is not None:
         with progress("evaluating"):
-            metrics = values_of(evaluation_of(evaluation, merged), merged)
-            parents = (
-                [values_of(evaluation_of(evaluation, one), one) for one in prepared.models.ready.values()]
-                if rules and rules.asks_parents
-                else []
-            )
-        values |= metrics
-    else:
-        parents = []
-    failures = [] if rules is None else list(rules.failures(values, parents))
+            metrics = values_of(judge, merged)
+            parents = [values_of(judge, one) for one in models] if rules is not None and rules.asks_parents else []
     print_data(
         [
             {
@@ -133,8 +128,11 @@ def merge(
         format,
         _result(metrics),
     )
-    if failures:
-        raise MergeError(f"{output} does not pass {gate}: {'; '.join(failures)}; it was written and not catalogued")
+    if rules is not None:
+        values = {"warnings": float(len(found["warnings"])), "nonfinite": float(found["nonfinite"]), **metrics}
+        failures = list(rules.failures(values, parents))
+        if failures:
+            raise MergeError(f"{output} does not pass {gate}: {'; '.join(failures)}; it was written and not catalogued")
     _catalogue(here, prepared, merged, output, metrics)
 
 
@@ -161,14 +159,23 @@ def _tell_plan(plan: "Plan", format: Format) -> None:
         }
         for step in plan.steps
     ]
-    print_data(rows, format, _STEPS)
-    say(f"{plan.method.name}: {len(plan.steps):,} tensors, {cells.size(plan.num_bytes)}")
+    # What would stand in every row alike is said once.
+    alike = {key for key in ("from", "parameters") if len(rows) > 1 and all(row[key] == rows[0][key] for row in rows)}
+    print_data(rows, format, {key: column for key, column in _STEPS.items() if key not in alike})
+    made_of = f" of {_STEPS['from'].show(rows[0]['from'])}" if "from" in alike else ""
+    say(f"{plan.method.name}{made_of}: {cells.counted(len(rows), 'tensor')}, {cells.size(plan.num_bytes)}")
+    if "parameters" in alike and rows[0]["parameters"]:
+        say(f"parameters: {_parameters(rows[0]['parameters'])}")
     for note in plan.notes:
         say(cells.safe(note))
     for problem in plan.problems:
         say(f"error: {cells.safe(problem)}", style="red")
     if plan.problems:
         raise typer.Exit(1)
+
+
+def _parameters(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_short(value)}" for key, value in given.items())
 
 
 def _short(value: Any) -> str:
@@ -195,8 +202,9 @@ def _catalogue(zoo: "Zoo", prepared: "Prepared", merged: "Checkpoint", output: P
     paths = [one.path for one in prepared.models.parents.values() if one.path is not None]
     with progress("cataloguing") as bar:
         zoo.ingest([*paths, output], progress=bar.update)
-    if metrics:
-        zoo.record(merged.id, metrics=metrics)
+    known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    if known:
+        zoo.record(merged.id, metrics=known)
     say(f"catalogued in {cells.safe(str(zoo.folder))}")
 
 

@@ -1,6 +1,7 @@
 """`weightspace show`: one model as people want to see it."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 PLACE = 14
 MANY = 24  # tensors from which on repeated layers are shown as one
+_LONG = 240  # letters of a recipe
 _HISTOGRAM_OF = 4  # of repeated tensors, so many are sampled
 
 _COLUMNS = {
@@ -56,7 +58,7 @@ def show(model: Model, everything: All = False, zoo: ZooFolder = None, format: O
     elif format is Format.json:
         print_data([_everything(look)], format)
     else:
-        _print_head(look)
+        _print_head(look, everything=everything)
         _print_tensors(look, every=everything)
 
 
@@ -68,26 +70,27 @@ def _everything(look: "Look") -> dict[str, Any]:
         "is_catalogued": look.is_catalogued,
         "tags": page.tags,
         "parents": [{"name": name, "kind": kind} for name, kind in page.parents],
+        "recipe": page.recipe,
         "metrics": list(rows_of(page.metrics)),
         "files": files,
         "tensors": list(rows_of(page.tensors)),
     }
 
 
-def _print_head(look: "Look") -> None:
+def _print_head(look: "Look", *, everything: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for what, value in _facts(look):
+    for what, value in _facts(look, everything=everything):
         grid.add_row(Text(what), Text(value))
     print_rich(Text(cells.safe(look.page.model["name"]), style="bold"))
     print_rich(grid)
 
 
-def _facts(look: "Look") -> Iterator[tuple[str, str]]:
+def _facts(look: "Look", *, everything: bool) -> Iterator[tuple[str, str]]:
     """What there is to say of a model, in order; what is not known is not mentioned."""
     page = look.page
     one = page.model
@@ -121,6 +124,8 @@ def _facts(look: "Look") -> Iterator[tuple[str, str]]:
         yield "run", ", ".join(filter(None, facts))
     for name, kind in page.parents:
         yield "made from", f"{cells.safe(name)} ({cells.safe(kind)})"
+    if page.recipe:
+        yield "recipe", _recipe(page.recipe, whole=everything)
     if page.tags:
         yield (
             "labels",
@@ -134,6 +139,15 @@ def _facts(look: "Look") -> Iterator[tuple[str, str]]:
         yield "catalog", "not in it, or changed since; 'weightspace ingest' takes it in"
     elif look.checkpoint is None:
         yield "catalog", "the file is gone; what is shown here was known before"
+
+
+def _recipe(recipe: Mapping[str, Any], *, whole: bool) -> str:
+    """How a model was made, as YAML in one line, the kind first."""
+    import yaml
+
+    said = {key: recipe[key] for key in sorted(recipe, key=lambda key: (key not in ("kind", "merge_method"), key))}
+    text = cells.safe(yaml.safe_dump(said, default_flow_style=True, sort_keys=False, allow_unicode=True, width=sys.maxsize).strip()[1:-1])
+    return text if whole or len(text) <= _LONG else f"{text[:_LONG]}… (--all shows the rest)"
 
 
 def _metrics(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
