@@ -371,7 +371,7 @@ def _report(making: _Making, kept: Mapping[str, Mapping[str, Any]]) -> Report:
     rows = [(step.name, step.dtype, step.shape, bytes.fromhex(hashes[step.name])) for step in plan.steps]
     rows += [(name, *next(row[1:] for row in rows if row[0] == owner)) for name, owner in plan.aliases.items()]
     measured = {name: Measured.read(kept[name]) for name in hashes}
-    return Report(identity.model_id(rows).hex(), making.parents, measured, hashes, plan.notes
+    return Report(identity.model_id(rows).hex(), making.parents, measured, hashes, plan.notes)
 
 
 def _beside(making: _Making, report: Report, cut: Sequence[Shard]) -> dict[str, str | bytes]:
