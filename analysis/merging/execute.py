@@ -13,7 +13,7 @@ from torch import Tensor
 from weightspace import dtypes
 from weightspace.analysis.merging.chance import Chance
 from weightspace.analysis.merging.embeddings import Gathered
-from weightspace.analysis.merging.health import Measured, Measuring
+from weightspace.analysis.merging.health import Measuring
 from weightspace.analysis.merging.method import Slab
 from weightspace.analysis.merging.plan import Part, Plan, Step
 from weightspace.analysis.merging.recipe import Source
@@ -50,7 +50,7 @@ class Run:
     ended: Event = field(default_factory=Event)
 
     def pieces(self, step: Step, measuring: Measuring | None = None) -> Iterator[Tensor]:
-        """Make one tensor of the result, a run of rows after another, in its own dtype on the CPU.
+        """Make one tensor of the result, a run of rows after another, in its own dtype on the CPU; of one that is copied, bytes.
 
         Raises:
             MergeError: the method cannot do it; the message names the tensor.
@@ -96,12 +96,6 @@ class Run:
             if step.is_copy and len(step.parts) > 1:
                 self._copied(step)
 
-    def measured(self, step: Step) -> tuple[Tensor, Measured]:
-        """Make one tensor of the result whole, with what is measured of it."""
-        measuring = Measuring()
-        pieces = list(self.pieces(step, measuring))
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).reshape(step.shape), measuring.found
-
     def lazily(self) -> Checkpoint:
         """The result as a checkpoint whose tensors are computed when they are read."""
         info: dict[str, TensorInfo] = {step.name: step.info for step in self.plan.steps}
@@ -112,7 +106,8 @@ class Run:
         return Checkpoint(info, storages, "memory", recipe=self.plan.recipe.to_dict(), parents=tuple(self.ids.values()))
 
     def _bytes(self, step: Step) -> memoryview:
-        return tensor_bytes(self.measured(step)[0])
+        pieces = list(self.pieces(step))
+        return tensor_bytes(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -36,7 +36,7 @@ from weightspace.analysis.merging.select import select
 from weightspace.analysis.merging.tokenizer import config_changes
 from weightspace.analysis.merging.tokenizer_files import tokenizer_files
 from weightspace.analysis.merging.undo import UNDO, keep_parents
-from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, fresh_folder, shards
+from weightspace.analysis.merging.write import SHARD_BYTES, Open, Shard, Writer, expect_room, fresh_folder, growing, shards
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError, one_line
 from weightspace.opening import open as open_anything
@@ -145,7 +145,7 @@ def merge(
     target = None if out is None else _target(Path(out), prepared, force)
     with _one_thread():
         models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
-        run = Run(plan, models, gather_evidence(plan, models, opener), torch.device(device), _ids(prepared))
+        run = Run(plan, models, gather_evidence(plan, models, opener), _device(device), _ids(prepared))
         run.expect_copies()
         if plan.recipe.select is not None:
             run = replace(run, plan=select(run, task_at(plan.recipe.select.task).evaluate, prepared.models.stored))
@@ -156,6 +156,17 @@ def merge(
         if result is not None and result.kind == "adapter":
             return _adapter_written(_Making(prepared, run, result, target), force)
         return _written(_Making(prepared, run, result, target), jobs, shard_bytes, force, progress)
+
+
+def _device(named: str | torch.device) -> torch.device:
+    """See that values can be combined there."""
+    try:
+        found = torch.device(named)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        said = one_line(str(error).split("\n")[0], 120)
+        raise MergeError(f"device '{named}' cannot be used ({said}); name one that this machine has, such as cpu") from None
+    return found
 
 
 def _ids(prepared: Prepared) -> dict[Source, str]:
@@ -188,7 +199,7 @@ def _target(out: Path, prepared: Prepared, force: bool) -> Path:
     if out.is_dir() and not (out / MANIFEST).is_file():
         raise MergeError(f"{out}: is a folder that was not written by a merge; choose another name, or remove it yourself")
     for beside in (f"{out.stem}.{MANIFEST}", f"{out.stem}.md", f"{out.stem}.{UNDO}") if out.suffix == SUFFIX else ():
-        if out.with_name(beside).exists() and not force:
+        if out.with_name(beside).exists() and not force and not growing(out).exists():
             raise MergeError(
                 f"{out.with_name(beside)}: exists already, and would be written beside the result; choose another name, or use --force"
             )

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from weightspace import dtypes
+from weightspace.analysis.matching.match import methods as matching_methods
 from weightspace.analysis.merging.layers import Place, place, stacks, stands_first
 from weightspace.analysis.merging.method import MergeMethod, methods
 from weightspace.analysis.merging.recipe import Input, Module, Recipe, Slice, Source, all_settings
@@ -127,6 +128,8 @@ def plan(recipe: Recipe, models: Mapping[Source, Checkpoint], stored: Mapping[So
         UnknownNameError: no such method or parameter.
     """
     method = methods[recipe.merge_method]
+    if recipe.align is not None:
+        matching_methods[recipe.align.method]  # an unknown one is told before work begins
     planner = _Planner(recipe, method, models, stored or models)
     planner.notes += _idle(recipe, method)
     planner.run()
@@ -179,6 +182,8 @@ class _Planner:
     def run(self) -> None:
         if self.recipe.adapter and self.recipe.base_model is None:
             self.problems.append("the recipe asks for an adapter and names no base_model; an adapter is a difference from one")
+        if self.recipe.keep == "base" and self.recipe.base_model is None:
+            self.problems.append("the recipe says keep: base and names no base_model; name one, or say keep: all")
         for prefix, module in self.recipe.modules.items():
             slices = [self._with_base(slice) for slice in module.slices]
             for slice in slices:
@@ -368,6 +373,7 @@ class _Planner:
         dtype = self.recipe.out_dtype or self.recipe.dtype or _widest([self._stored_dtype(part) for part in parts])
         try:
             evidence = {key: tuple(evidence_of(self.recipe, module, slice, key, at) for at in taken) for key in self.method.evidence}
+            self._expect_evidence(slice, taken, evidence)
             named = {at: part.name for at, part in zip(taken, parts, strict=False)}
             parameters = parameters_of(self.method, self.recipe, module, slice, name, depth, named)
         except MergeError as error:
@@ -375,6 +381,15 @@ class _Planner:
             return
         inputs, last = (parts[:-1], parts[-1]) if base else (parts, None)
         self.steps[name] = Step(name, dtype, infos[0].shape, tuple(inputs), last, parameters, evidence)
+
+    def _expect_evidence(self, slice: Slice, taken: Sequence[int], evidence: Mapping[str, tuple[str | None, ...]]) -> None:
+        for key, places in evidence.items():
+            for at, where in zip(taken, places, strict=True):
+                if where is None:
+                    raise MergeError(
+                        f"merge method '{self.method.name}' needs the parameter '{key}' of model '{slice.inputs[at].source}'; "
+                        "give it a file of it, or MODULE:FUNCTION that returns a Task to compute it on"
+                    )
 
     def _found(self, source: Source, name: str) -> Part | None:
         """A tensor of a model by its name; of a tied one that the file leaves out, the other name."""

@@ -129,14 +129,11 @@ def align(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | Non
         The models; those that move are acted on when they are read.
 
     Raises:
-        MergeError: the recipe's `to` is none of the models.
         SymmetryError: no spec is known, or it does not fit.
     """
     how = plan.recipe.align
     assert how is not None
     target = how.to or plan.recipe.base_model or plan.sources[0]
-    if target not in models:
-        raise MergeError(f"align.to is '{target}', which is none of the models; name one of {', '.join(map(str, models))}")
     spec = SymmetrySpec.from_yaml(how.spec, models[target]) if how.spec else (spec_of or spec_for)(models[target])
     generator = torch.Generator().manual_seed(plan.recipe.seed)
     options: dict[str, Any] = dict(how.options)
@@ -171,21 +168,13 @@ def gather_evidence(plan: Plan, models: Mapping[Source, Checkpoint], opener: Ope
     """Read, or compute, what data say of each input, by the input and the name that the recipe has for it.
 
     A `module:function` stands for a Task, on which what the method wants is computed for the input that names it.
-
-    Raises:
-        MergeError: an input of a method that needs evidence has none.
     """
     made: dict[tuple[Source, str], Mapping[str, Tensor]] = {}
     for step in plan.steps:
         for name, places in step.evidence.items():
             for place, part in zip(places, step.parts, strict=True):
-                if place is None:
-                    raise MergeError(
-                        f"merge method '{plan.method.name}' needs the parameter '{name}' of model '{part.source}'; give it a file of it, "
-                        "or MODULE:FUNCTION that returns a Task to compute it on"
-                    )
-                key = (part.source, place)
-                if key in made:
+                key = (part.source, place or "")
+                if place is None or key in made:  # the plan says where one is missing
                     continue
                 is_task = ":" in place and not place.startswith("hf:")
                 made[key] = _MEASURES[name](task_at(place), models[part.source].state_dict()) if is_task else opener(place)

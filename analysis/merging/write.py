@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -114,7 +115,7 @@ class Writer:
     @property
     def folder(self) -> Path:
         """Where the result grows."""
-        return self.target.with_name(f".{self.target.name}.partial")
+        return growing(self.target)
 
     def __enter__(self) -> "Writer":
         """Make the folder, or take over what an earlier run left.
@@ -132,12 +133,12 @@ class Writer:
             raise MergeError(f"{self.target}: another merge is writing it; wait until it is finished, or choose another name") from None
         with writable(self.target):
             stamp, wanted = self.folder / "fingerprint", self._stamp
-            if not stamp.exists() or stamp.read_text() != wanted:
-                for left in self.folder.iterdir():
-                    if left.is_dir():
-                        shutil.rmtree(left)
-                    elif left.name != "lock":
-                        left.unlink()
+            known = stamp.exists() and stamp.read_text() == wanted
+            finished = {name for shard in self.shards for name in (shard.name, f"{shard.name}.json")} if known else set()
+            for left in self.folder.iterdir():
+                if left.name not in {"lock", stamp.name, *finished}:
+                    _remove(left)
+            if not known:
                 _put(stamp, wanted)
         return self
 
@@ -194,17 +195,19 @@ class Writer:
             for name in own:
                 (self.folder / name).unlink(missing_ok=True)
             if self.shards[0].name == self.target.name:
-                self._move_files(replace)
+                self._move_files()
             else:
                 with _put_away(self.target, replace):
                     self.folder.rename(self.target)
+            for left in self.target.parent.glob(f".{glob.escape(self.target.name)}.????????.old"):
+                _remove(left)  # by a run that was killed while it put its own result in this place
 
-    def _move_files(self, replace: bool) -> None:
-        """The companions first: what has the result's name is complete."""
+    def _move_files(self) -> None:
+        """The companions first: what has the result's name is complete. What has a companion's name was left by a run that was killed."""
         companions = [path for path in self.folder.iterdir() if path.name != self.target.name]
         for path in companions:
             place = self.target.with_name(path.name if path.is_file() else f"{self.target.stem}.{path.name}")
-            with _put_away(place, replace):
+            with _put_away(place, True):
                 path.rename(place)
         (self.folder / self.target.name).replace(self.target)
         self.folder.rmdir()
@@ -231,6 +234,11 @@ class Open:
                 written = os.pwrite(self.descriptor, raw, at)
                 raw, at = raw[written:], at + written
         return bytes(hasher.digest())
+
+
+def growing(target: Path) -> Path:
+    """The folder in which a result grows; it is there as long as a merge is under way, or was interrupted."""
+    return target.with_name(f".{target.name}.partial")
 
 
 def expect_room(target: Path, num_bytes: int) -> None:
@@ -283,10 +291,14 @@ def _put_away(place: Path, replace: bool) -> Iterator[None]:
         if old.exists():
             old.rename(place)
         raise
-    if old.is_dir():
-        shutil.rmtree(old)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
     else:
-        old.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def _put(path: Path, content: str | bytes) -> None:

@@ -135,8 +135,8 @@ def differences(bench: Bench, recipes: Sequence[Recipe], precision: str, *, cert
 
 def parity_table(recipes: Sequence[Recipe], exact: Bench, rounded: Bench) -> Iterator[str]:
     """How far apart the results are, with and without the effects of rounding."""
-    yield "| recipe | float32 models | of it in | bfloat16 models, float32 inside | as written |\n|---|---|---|---|---|"
-    columns = [differences(exact, recipes, "float32 throughout", certain=True)]
+    yield "| recipe | float32 models, float64 inside | of it in | bfloat16 models, float32 inside | as written |\n|---|---|---|---|---|"
+    columns = [differences(exact, recipes, "float64 throughout", certain=True)]
     columns += [differences(rounded, recipes, precision) for precision in ("float32 inside", "as written")]
     for recipe, first, *others in zip(recipes, *map(list, columns), strict=True):
         where = first.where if isinstance(first, Difference) else ""

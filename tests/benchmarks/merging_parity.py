@@ -14,6 +14,9 @@ from torch import Tensor
 CHUNK = 1 << 22
 """Elements that are compared at once."""
 
+MANY = 100_000
+"""Elements over which chance averages out."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -24,7 +27,7 @@ class Difference:
         where: the tensor that has it.
         rounding: share of elements that differ at all.
         beyond: share of elements that differ by more than one unit in the last place of bfloat16.
-        strength: the largest relative difference of the root mean square of what was added to the base; None without a base.
+        strength: the largest relative difference of the norm of what was added to the base, in tensors of `MANY` elements; None without a base.
         dtypes: both, where a tensor has not the same in both.
     """
 
@@ -98,7 +101,7 @@ def compare(first: Path, second: Path, base: Path | None = None) -> Difference:
             if relative > worst:
                 worst, where = relative, name
             differ, beyond, total = differ + unequal, beyond + far, total + y.numel()
-            if origin is not None:
+            if origin is not None and y.numel() >= MANY:
                 added = _norm(y, origin[name])
                 strength = max(strength, abs(_norm(x, origin[name]) / added - 1) if added else 0.0)
     return Difference(worst, where, differ / total, beyond / total, strength if base else None, dtypes)
@@ -124,6 +127,6 @@ def _norm(x: Tensor, origin: Tensor | None = None) -> float:
 
 
 def _chunks(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    x, y = x.reshape(-1), y.reshape(-1)
+    x, y, dtype = x.reshape(-1), y.reshape(-1), torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     for start in range(0, x.numel(), CHUNK):
-        yield x[start : start + CHUNK].float(), y[start : start + CHUNK].float()
+        yield x[start : start + CHUNK].to(dtype), y[start : start + CHUNK].to(dtype)

@@ -13,7 +13,7 @@ PROMISED = {"linear": 2, "slerp": 2, "task_arithmetic": 2, "ties": 8, "sce": 8, 
 PRECISIONS = {
     "as written": "dtype: bfloat16",
     "float32 inside": "dtype: float32\nout_dtype: bfloat16",
-    "float32 throughout": "dtype: float32",
+    "float64 throughout": "dtype: float64",
 }
 """What stands where a recipe says `dtype: bfloat16`."""
 

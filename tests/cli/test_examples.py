@@ -39,7 +39,22 @@ def networks(sandbox: Path) -> None:
     for seed, name in enumerate(("a", "b", "aligned"), 20):
         save_file(mlp(seed), sandbox / f"{name}.safetensors")
     (sandbox / "tasks.py").write_text(TASKS)
+    for name, text in RECIPES.items():
+        (sandbox / name).write_text(text)
 
+
+RECIPES = {
+    "ties.yaml": """
+merge_method: ties
+base_model: base.safetensors
+models: [a.safetensors, b.safetensors]
+parameters: {weight: 1, density: 0.5}
+keep: all
+""",
+    "soup.yaml": "{merge_method: linear, models: [a.safetensors, b.safetensors], parameters: {weight: 1}}",
+    "search.yaml": "{merge_method: slerp, base_model: a.safetensors, models: [b.safetensors], parameters: {t: {search: [0, 1]}}}",
+    "rules.yaml": "loss: {max: 10}",
+}
 
 TASKS = """
 import torch
@@ -60,5 +75,7 @@ def digits():
 def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
     if "-o" in line.split() and Path(line.split()[line.split().index("-o") + 1]).name == "aligned.safetensors":
         Path("aligned.safetensors").unlink()
+    if command == ("unmerge",):
+        run("merge", "ties.yaml", "-o", "merged")
     result = run(*shlex.split(line)[1:])
     assert "error" not in result.stderr

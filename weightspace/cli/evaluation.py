@@ -30,11 +30,20 @@ def evaluation_of(reference: str | None, checkpoint: "Checkpoint") -> "Task | Ca
     Raises:
         TaskError: nothing was named, and the checkpoint comes from no population with a task.
     """
-    from weightspace.modules import load_function
-    from weightspace.task import Task, task_for
+    from weightspace.task import task_for
 
-    if reference is None:
-        return task_for(checkpoint)
+    return task_for(checkpoint) if reference is None else judge_at(reference)
+
+
+def judge_at(reference: str) -> "Task | Callable[..., Any]":
+    """What a user named to judge by.
+
+    Raises:
+        TaskError: it is neither a function of one state dict nor one that returns a Task.
+    """
+    from weightspace.modules import load_function
+    from weightspace.task import Task
+
     function = load_function(reference)
     needed = [
         p

@@ -46,6 +46,7 @@ OWN_GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "task_arithmetic": {"density": (1.0,)},
     "della": {"epsilon": (0.15,)},
     "della_linear": {"epsilon": (0.15,)},
+    "sce": {"floor": (0.0,)},
 }
 """Where the same word means something else, or nothing."""
 LEFT_OUT = {"passthrough": "one of the networks"}

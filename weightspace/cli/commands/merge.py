@@ -1,6 +1,5 @@
 """`weightspace merge`: many models into one, as a recipe says."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.evaluation import evaluation_of, values_of
+from weightspace.cli.evaluation import judge_at, values_of
+from weightspace.cli.merging import catalogue, told_health
 from weightspace.cli.options import ALIGNMENT, Format, OutputFormat, ZooFolder, byte_count, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
 from weightspace.errors import MergeError
 
 if TYPE_CHECKING:
-    from weightspace.analysis.merging import Plan, Prepared
-    from weightspace.checkpoint import Checkpoint
-    from weightspace.zoo import Zoo
+    from weightspace.analysis.merging import Plan
 
 PLACE = 33
 
@@ -97,7 +95,7 @@ def merge(
         _tell_plan(prepared.plan, format)
         return
     models = list(prepared.models.ready.values())
-    judge = None if evaluation is None else evaluation_of(evaluation, models[0])
+    judge = None if evaluation is None else judge_at(evaluation)
     for note in prepared.plan.notes:
         say(cells.safe(note))
     with progress("merging", "tensors") as bar:
@@ -105,9 +103,7 @@ def merge(
             prepared, output, opener=here.checkpoint, jobs=jobs, device=device, shard_bytes=limit, force=force,
             spec_of=here.spec, progress=bar.update,
         )  # fmt: skip
-    found = _health(merged, output)
-    for warning in found["warnings"]:
-        say(f"warning: {cells.safe(warning)}", style="yellow")
+    found = told_health(output)
     metrics: dict[str, float] = {}
     parents: list[dict[str, float]] = []
     if judge is not None:
@@ -129,11 +125,11 @@ def merge(
         _result(metrics),
     )
     if rules is not None:
-        values = {"warnings": float(len(found["warnings"])), "nonfinite": float(found["nonfinite"]), **metrics}
+        values = {"warnings": float(len(found.warnings)), "nonfinite": float(found.nonfinite), **metrics}
         failures = list(rules.failures(values, parents))
         if failures:
             raise MergeError(f"{output} does not pass {gate}: {'; '.join(failures)}; it was written and not catalogued")
-    _catalogue(here, prepared, merged, output, metrics)
+    catalogue(here, prepared, merged, output, metrics)
 
 
 def _result(metrics: Mapping[str, float]) -> dict[str, Column]:
@@ -149,7 +145,7 @@ def _result(metrics: Mapping[str, float]) -> dict[str, Column]:
 
 def _tell_plan(plan: "Plan", format: Format) -> None:
     """Print what would be done; what stands in its way goes last, and makes the command fail."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "tensor": step.name,
             "dtype": step.dtype,
@@ -182,30 +178,6 @@ def _short(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "/".join(map(_short, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _health(merged: "Checkpoint", output: Path) -> dict[str, Any]:
-    """What the manifest says of the result."""
-    import json
-
-    from weightspace.analysis.merging.report import manifest_path
-
-    said = json.loads(manifest_path(output).read_text("utf-8"))
-    return {"warnings": said["warnings"], "nonfinite": sum(one["nonfinite"] for one in said["tensors"].values())}
-
-
-def _catalogue(zoo: "Zoo", prepared: "Prepared", merged: "Checkpoint", output: Path, metrics: Mapping[str, float]) -> None:
-    """Take the parents and the result into the catalog, if there is one."""
-    if not zoo.catalog.exists():
-        say("no zoo here, so nothing was catalogued; 'weightspace init' makes one, 'weightspace ingest' takes the result in")
-        return
-    paths = [one.path for one in prepared.models.parents.values() if one.path is not None]
-    with progress("cataloguing") as bar:
-        zoo.ingest([*paths, output], progress=bar.update)
-    known = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    if known:
-        zoo.record(merged.id, metrics=known)
-    say(f"catalogued in {cells.safe(str(zoo.folder))}")
 
 
 def register(app: typer.Typer) -> None:

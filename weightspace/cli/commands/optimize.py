@@ -1,12 +1,14 @@
 """`weightspace optimize`: the values of a recipe that an evaluation scores best."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.evaluation import evaluation_of, values_of
+from weightspace.cli.evaluation import judge_at, values_of
+from weightspace.cli.merging import catalogue, told_health
 from weightspace.cli.options import ALIGNMENT, Format, OutputFormat, Seed, ZooFolder, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
@@ -59,30 +61,38 @@ def optimize(
       weightspace optimize search.yaml --eval tasks:digits --tries 20 -o best.safetensors
       weightspace optimize search.yaml --eval tasks:digits --metric accuracy --maximize --method random
     """
+    import numpy as np
     from blake3 import blake3
 
     from weightspace.analysis.merging import merge, prepare
     from weightspace.analysis.merging.optimize import optimize as search
-    from weightspace.analysis.merging.recipe import document
+    from weightspace.analysis.merging.prepare import open_models
+    from weightspace.analysis.merging.recipe import Recipe, document
     from weightspace.analysis.merging.search_space import key_of
     from weightspace.analysis.merging.search_space import space as space_of
     from weightspace.zoo.metrics import Metric
     from weightspace.zoo.runs.run import Run, plain_values
 
+    if output is not None and output.exists() and not force:  # the rest is checked when the merge is made
+        raise MergeError(f"{output}: exists already; choose another name, or replace it with --force")
     space = space_of(document(recipe, "recipe")[1])
     here = zoo_at(zoo)
-    digest = blake3(f"{key_of(space.recipe)}\0{evaluation}".encode()).hexdigest()[:16]
-    told: dict[str, dict[str, float]] = {}
+    judge = judge_at(evaluation)
+    models = open_models(Recipe.read(space.fill(space.at(np.full(len(space.dimensions), 0.5)))), here.checkpoint).parents
+    ids = {name: model.id for name, model in sorted(models.items())}
+    digest = blake3(key_of({"recipe": space.recipe, "models": ids, "evaluation": evaluation}).encode()).hexdigest()[:16]
+    measured: dict[str, float] = {}  # by the try that is being made
 
     def objective(filled: dict[str, Any]) -> float:
+        measured.clear()
         merged = merge(prepare(filled, here.checkpoint), opener=here.checkpoint, spec_of=here.spec)
-        told["last"] = values_of(evaluation_of(evaluation, merged), merged)
-        if metric not in told["last"]:
-            raise UnknownNameError.of("number of the evaluation", metric, told["last"])
-        return told["last"][metric]
+        measured.update(values_of(judge, merged))
+        return measured.get(metric, math.nan)
 
     def keep(made: "Try") -> None:
-        metrics = tuple(Metric(name, value) for name, value in told.pop("last", {}).items() if value - value == 0)
+        if measured and metric not in measured:
+            raise UnknownNameError.of("number of the evaluation", metric, measured)
+        metrics = tuple(Metric(name, value) for name, value in measured.items() if math.isfinite(value))
         tags = {"key": made.key, **({"failure": made.failure} if made.failure else {})}
         name = f"{recipe.stem} {len(known) + len(kept) + 1}"
         run = Run(
@@ -103,12 +113,12 @@ def optimize(
     print_data(rows, format, {**columns, metric: Column(metric, cells.number, right=True), "failure": Column("failure", rank=3)})
     say(f"{len(best.tries)} tries, {len(best.tries) - len(kept)} of them known before; best {metric} {best.score:.6g}")
     if output is not None:
+        prepared = prepare(best.recipe, here.checkpoint)
         with progress("merging", "tensors") as bar:
-            merge(
-                prepare(best.recipe, here.checkpoint), output, opener=here.checkpoint, spec_of=here.spec, force=force, progress=bar.update
-            )
-        here.ingest([output])
+            made = merge(prepared, output, opener=here.checkpoint, spec_of=here.spec, force=force, progress=bar.update)
+        told_health(output)
         say(f"wrote {cells.safe(str(output))}")
+        catalogue(here, prepared, made, output, values_of(judge, made))
 
 
 def _last(name: str) -> str:
@@ -117,17 +127,14 @@ def _last(name: str) -> str:
 
 
 def _known(zoo: "Zoo", digest: str, metric: str) -> dict[str, float | None]:
-    """What earlier runs of the same search found, by the try's key."""
+    """What earlier runs of the same search found, by the try's key; what failed may have been mended, so it is tried again."""
     if not zoo.catalog.exists():
         return {}
     rows = zoo.sql(
-        "select runs.tags ->> 'key' as key, runs.status as status, metrics.value as value from runs "
-        "left join metrics on metrics.run_id = runs.run_id and metrics.name = ? where starts_with(runs.key, ?)",
+        "select runs.tags ->> 'key' as key, metrics.value as value from runs join metrics using (run_id) "
+        "where metrics.name = ? and starts_with(runs.key, ?) and runs.status = 'finished'",
         [metric, f"{SOURCE}:{digest}:"],
     ).to_pylist()
-    for row in rows:
-        if row["status"] == "finished" and row["value"] is None:
-            raise MergeError(f"earlier tries of this search measured no '{metric}'; name the metric that they have")
     return {row["key"]: row["value"] for row in rows}
 
 

@@ -42,9 +42,10 @@ def unmerge(
     The recipe has to say 'keep: base' or 'keep: all': then the differences between the parents and the result lie beside it. Without -o, what was kept is listed.
 
     Examples:
-      weightspace unmerge merged/ -o base.safetensors
-      weightspace unmerge merged/ --parent tuned.safetensors -o tuned-again.safetensors
-      weightspace unmerge merged/ --without tuned.safetensors -o without.safetensors
+      weightspace unmerge merged/
+      weightspace unmerge merged/ -o restored.safetensors
+      weightspace unmerge merged/ --parent a.safetensors -o a-again.safetensors
+      weightspace unmerge merged/ --without b.safetensors -o without-b.safetensors
     """
     import weightspace
     from weightspace.analysis.merging import merge
@@ -53,6 +54,10 @@ def unmerge(
     from weightspace.analysis.merging.undo import merge_without, undo_folder
     from weightspace.analysis.merging.undo import unmerge as run
 
+    if parent is not None and without is not None:
+        raise typer.BadParameter("give --parent or --without, not both")
+    if output is None and (parent is not None or without is not None):
+        raise typer.BadParameter("name the file to write with -o FILE")
     here = zoo_at(zoo)
     result = here.checkpoint(merged)
     folder = kept or undo_folder(result)
@@ -62,8 +67,6 @@ def unmerge(
         print_data(rows, format, {"parent": Column("parent"), "bytes": Column("kept in", cells.size, right=True)})
         return
     unwritten(output, force, WEIGHTS)
-    if without is not None and parent is not None:
-        raise typer.BadParameter("give --parent or --without, not both")
     if without is not None:
         with progress("merging"):
             made = merge_without(result, folder, without, lambda recipe, models: merge(prepare_given(recipe, models), output, force=force))
