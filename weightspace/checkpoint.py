@@ -12,7 +12,7 @@ import numpy as np
 from weightspace import dtypes, identity
 from weightspace.dtypes import DType
 from weightspace.errors import FormatError, Result, UnknownNameError, guarded, one_line
-from weightspace.storage import Memory, SourceFile, Storage, read
+from weightspace.storage import FileSpan, Memory, SourceFile, Storage, Strided, read
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,10 @@ else:
 MAX_SHAPE = 1 << 59  # elements of an empty tensor, were it not for its zeros: libraries count their bytes in 63 bits
 MAX_NAME = 1 << 16  # characters of a tensor's name
 MAX_RATIO, FREE = 1032, 1 << 26  # what tensors may take more than the files that they lie in: as deflate can, unless it is little
+
+
+Content = tuple[Storage, str, tuple[int, ...]]
+"""What a tensor's hash depends on: where its bytes lie, its dtype and its shape."""
 
 
 @dataclass(frozen=True)
@@ -196,11 +200,25 @@ class Checkpoint(_Tensors):
         """BLAKE3 of each tensor's dtype, shape and bytes; reads everything once."""
         return self._guarded(self._hashed)
 
-    def _hashed(self) -> dict[str, bytes]:
+    def remember(self, known: Mapping[Content, bytes]) -> "Checkpoint":
+        """Take hashes of tensors that somebody computed while reading them, so that they are not read again; returns itself.
+
+        Args:
+            known: BLAKE3 as in `tensor_hashes`, by where the bytes lie and what they are read as.
+        """
+        if "tensor_hashes" not in vars(self):
+            vars(self)["tensor_hashes"] = self._guarded(lambda: self._hashed(known))
+        return self
+
+    def _hashed(self, known: Mapping[Content, bytes] = {}) -> dict[str, bytes]:
         made: dict[str, bytes] = {}
         for name, info in self.info.items():
             if info.alias_of in made:
                 made[name] = made[info.alias_of]
+                continue
+            content = content_of(self, name) if known else None
+            if content is not None and content in known:
+                made[name] = known[content]
                 continue
             hasher = identity.tensor_hasher(info.dtype, info.shape)
             for block in self.storages[name].blocks():
@@ -227,6 +245,12 @@ class Checkpoint(_Tensors):
     def with_source(self, path: Path) -> "Checkpoint":
         """The same checkpoint, known by another path (the folder it was found in)."""
         return replace(self, path=path)
+
+
+def content_of(checkpoint: Checkpoint, name: str) -> Content | None:
+    """Where a tensor's bytes lie and what they are read as; None where they do not lie in a file as they are."""
+    storage, info = checkpoint.storages[name], checkpoint.info[name]
+    return (storage, info.dtype, info.shape) if isinstance(storage, FileSpan | Strided) else None
 
 
 def tied(info: Mapping[str, TensorInfo], names: Mapping[str, str]) -> dict[str, TensorInfo]:
@@ -272,4 +296,4 @@ def tensor_bytes(tensor: "torch.Tensor") -> memoryview:
     return plain.view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
 
 
-__all__ = ["Checkpoint", "SourceFile", "TensorInfo", "tied"]
+__all__ = ["Checkpoint", "Content", "SourceFile", "TensorInfo", "content_of", "tied"]

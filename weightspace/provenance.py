@@ -6,6 +6,7 @@ from typing import Any
 
 RECIPE, PARENTS = "weightspace.recipe", "weightspace.parents"
 HEX = set("0123456789abcdef")
+MAX_PARENTS, MAX_CHARACTERS = 1000, 1 << 20  # more than any recipe of ours has
 MAX_DEPTH = 32  # of a recipe: what nests deeper is none of ours
 
 
@@ -30,13 +31,13 @@ def told(metadata: Mapping[str, Any]) -> tuple[dict[str, Any] | None, tuple[str,
     """What metadata say of how weights were made: the recipe and the parents' ids; nothing where they say it in no form of ours."""
     recipe, parents = _json(metadata.get(RECIPE)), _json(metadata.get(PARENTS))
     ids = parents if isinstance(parents, list) else []
-    known = tuple(one for one in ids if isinstance(one, str) and len(one) == 64 and set(one) <= HEX)
+    known = tuple(one for one in ids[:MAX_PARENTS] if isinstance(one, str) and len(one) == 64 and set(one) <= HEX)
     return (recipe if isinstance(recipe, dict) else None), known
 
 
 def _json(text: Any) -> Any:
     try:
-        made = json.loads(text, parse_constant=_refuse) if isinstance(text, str) else None
+        made = json.loads(text, parse_constant=_refuse) if isinstance(text, str) and len(text) <= MAX_CHARACTERS else None
         json.dumps(made, ensure_ascii=False, allow_nan=False).encode("utf-8")
         return made if _depth(made) <= MAX_DEPTH else None
     except (ValueError, RecursionError):  # lone surrogates are ValueErrors too

@@ -253,7 +253,8 @@ def _write_parents(connection: Connection, children: Sequence[tuple[int, ModelRe
         kind = str((model.recipe or {}).get("kind", "made"))
         for parent in dict.fromkeys(model.parents):
             connection.execute(
-                "insert into edges select model_id, ?, ?, 'recipe', 1 from models where id = unhex(?)", [child, kind, parent]
+                "insert into edges select model_id, ?, ?, 'recipe', 1 from models where id = unhex(?) and model_id <> ?",
+                [child, kind, parent, child],
             )
 
 

@@ -7,17 +7,18 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from weightspace import dtypes
+from weightspace import dtypes, identity
 from weightspace.analysis.merging.chance import Chance
 from weightspace.analysis.merging.embeddings import Gathered
 from weightspace.analysis.merging.health import Measuring
 from weightspace.analysis.merging.method import Slab
 from weightspace.analysis.merging.plan import Part, Plan, Step
 from weightspace.analysis.merging.recipe import Source
-from weightspace.checkpoint import Checkpoint, TensorInfo, tensor_bytes
+from weightspace.checkpoint import Checkpoint, Content, TensorInfo, content_of, tensor_bytes
 from weightspace.errors import MergeError, WeightSpaceError, one_line
 from weightspace.storage import FileSpan, Produced, Storage, Strided, is_contiguous
 from weightspace.storage import part as part_of
@@ -40,6 +41,7 @@ class Run:
         device: where values are combined.
         ids: of the inputs' content: what chance tells them apart by.
         ended: set to stop the work at the next slab.
+        digests: hashes of the inputs' tensors that were read from their first to their last byte on the way.
     """
 
     plan: Plan
@@ -48,6 +50,7 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     ids: Mapping[Source, str] = field(default_factory=dict)
     ended: Event = field(default_factory=Event)
+    digests: dict[Content, bytes] = field(default_factory=dict)
 
     def pieces(self, step: Step, measuring: Measuring | None = None) -> Iterator[Tensor]:
         """Make one tensor of the result, a run of rows after another, in its own dtype on the CPU; of one that is copied, bytes.
@@ -142,7 +145,7 @@ class _StepSlabs:
         element = self._element
         size = dtypes.numel(self.shape) * len(self.step.all_parts) * element.itemsize
         keep = len(bounds) == 1 or (self.run.plan.method.summary is not None and size <= KEPT)
-        rows = [_Rows(self.run.models[part.source], part) for part in self.step.all_parts]
+        rows = [_Rows(self.run.models[part.source], part, self.run.digests) for part in self.step.all_parts]
         chance = Chance(
             self.run.plan.recipe.seed,
             self.step.name,
@@ -204,12 +207,16 @@ def _in_one_piece(storage: Storage) -> Storage:
 class _Rows:
     """Runs of rows of one stored tensor: out of the file where it lies there as it is, otherwise out of the whole tensor, read once."""
 
-    def __init__(self, checkpoint: Checkpoint, part: Part) -> None:
+    def __init__(self, checkpoint: Checkpoint, part: Part, digests: dict[Content, bytes]) -> None:
         self.checkpoint, self.name, self.info = checkpoint, part.name, checkpoint.info[part.name]
         self.storage = _in_one_piece(checkpoint.storages[part.name])
         self.element: Any = dtypes.dtype(self.info.dtype)
         self._gathered = self.storage.reader() if isinstance(self.storage, Gathered) else None
         self._whole: Tensor | None = None
+        self._content, self._digests = content_of(checkpoint, part.name), digests
+        is_known = self._content is None or self._content in digests
+        self._hasher = None if is_known else identity.tensor_hasher(self.info.dtype, self.info.shape)
+        self._left = self.info.nbytes
 
     def read(self, start: int, end: int) -> Tensor:
         """Read the rows from `start` to before `end`."""
@@ -225,4 +232,15 @@ class _Rows:
         raw = np.empty(dtypes.numel(shape) * size, np.uint8)
         offset = start * dtypes.numel(self.info.shape[1:]) * size
         self.storage.file.read_into(raw.data, self.storage.offset + offset)
+        self._take(raw)
         return torch.from_numpy(raw).view(getattr(torch, self.element.torch)).reshape(shape)
+
+    def _take(self, raw: npt.NDArray[np.uint8]) -> None:
+        """Hash what was read, so that the model's id needs no reading of its own; slabs come in order, from the first."""
+        if self._hasher is None or self._content is None:
+            return
+        self._hasher.update(raw.data)
+        self._left -= raw.nbytes
+        if not self._left:
+            self._digests[self._content] = self._hasher.digest()
+            self._hasher = None

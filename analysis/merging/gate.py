@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isinf, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Gate:
                 if not known:
                     raise MergeError(f"the rule for '{rule.quantity}' is about the parents' value, and none was measured; leave out of")
                 reference = _of(rule, known)
-            low, high = rule.bounds.low * reference, rule.bounds.high * reference
+            low, high = _share(rule.bounds.low, reference), _share(rule.bounds.high, reference)
             if not low <= value <= high:  # NaN is on neither side
                 is_low = not value > high
                 share = rule.bounds.low if is_low else rule.bounds.high
@@ -92,8 +93,17 @@ class Gate:
                 yield f"{rule.quantity} is {value:.4g}, {'below' if is_low else 'above'} {low if is_low else high:.4g}{said}"
 
 
+def _share(bound: float, reference: float) -> float:
+    """A share of the parents' value; of a negative one as much is granted on the same side."""
+    if isinf(bound):
+        return bound
+    return (2 - bound if reference < 0 else bound) * reference
+
+
 def _of(rule: Rule, known: Sequence[float]) -> float:
     """The parents' value; the best is the greatest where the rule has a least share, the least where it has but a greatest."""
+    if any(map(isnan, known)):
+        return nan
     if rule.of == "mean":
         return sum(known) / len(known)
     more_is_better = rule.bounds.low != float("-inf")
@@ -106,8 +116,12 @@ def _rule(quantity: str, given: Any, where: str) -> Rule:
             f"{where}: the rule for '{one_line(quantity, 60)}' is {one_line(repr(given), 60)}; expected min, max or both, and of if they are shares"
         )
     for key in ("min", "max"):
-        if key in given and (isinstance(given[key], bool) or not isinstance(given[key], int | float)):
+        if key in given and (isinstance(given[key], bool) or not isinstance(given[key], int | float) or given[key] != given[key]):
             raise MergeError(f"{where}: {key} of '{one_line(quantity, 60)}' is {one_line(repr(given[key]), 60)}; expected a number")
     if given.get("of") not in (None, *OF):
         raise MergeError(f"{where}: of '{one_line(quantity, 60)}' is {one_line(repr(given['of']), 60)}; expected one of {', '.join(OF)}")
-    return Rule(quantity, Between(given.get("min", float("-inf")), given.get("max", float("inf"))), given.get("of"))
+    if given.get("min", float("-inf")) > given.get("max", float("inf")):
+        raise MergeError(
+            f"{where}: the rule for '{one_line(quantity, 60)}' has min {given['min']:g} above max {given['max']:g}; no value passes"
+        )
+    return Rule(quantity, Between(float(given.get("min", "-inf")), float(given.get("max", "inf"))), given.get("of"))

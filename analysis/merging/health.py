@@ -86,7 +86,7 @@ def warnings(measured: Mapping[str, Measured]) -> Iterator[str]:
     if broken:
         name = next(iter(broken))
         yield f"{sum(broken.values())} elements of {len(broken)} tensors are NaN or infinite, first in '{name}'; look at the inputs, or write a wider out_dtype"
-    shrunk = [name for name, one in measured.items() if one.norms and 0 < min(one.norms) and one.norm < SHRUNK * min(one.norms)]
+    shrunk = [name for name, one in measured.items() if len(one.norms) > 1 and 0 < min(one.norms) and one.norm < SHRUNK * min(one.norms)]
     if shrunk:
         yield (
             f"{len(shrunk)} of {len(measured)} tensors have a norm below {SHRUNK:.0%} of every parent's, first '{shrunk[0]}': the parents point "

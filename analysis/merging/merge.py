@@ -145,14 +145,14 @@ def merge(
     target = None if out is None else _target(Path(out), prepared, force)
     with _one_thread():
         models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
-        run = Run(plan, models, gather_evidence(plan, models, opener), _device(device), _ids(prepared))
+        run = Run(plan, models, gather_evidence(plan, models, opener), _device(device), _ids(prepared) if plan.method.chance else {})
         run.expect_copies()
         if plan.recipe.select is not None:
             run = replace(run, plan=select(run, task_at(plan.recipe.select.task).evaluate, prepared.models.stored))
         result = _repaired(run) if plan.recipe.repair else None
         result = _extracted(run, result or run.lazily()) if plan.recipe.adapter else result
         if target is None:
-            return replace(result or run.lazily(), recipe=_stated(plan), parents=tuple(_parents(prepared).values()))
+            return replace(result or run.lazily(), recipe=_stated(plan), parents=tuple(_parents(prepared, run).values()))
         if result is not None and result.kind == "adapter":
             return _adapter_written(_Making(prepared, run, result, target), force)
         return _written(_Making(prepared, run, result, target), jobs, shard_bytes, force, progress)
@@ -182,9 +182,9 @@ def _stated(plan: Plan) -> dict[str, Any]:
     return {"kind": "merge", **plan.recipe.to_dict()}
 
 
-def _parents(prepared: Prepared) -> dict[str, str]:
-    """Ids of what went in, by what the recipe calls it."""
-    return {name: checkpoint.id for name, checkpoint in prepared.models.parents.items()}
+def _parents(prepared: Prepared, run: Run) -> dict[str, str]:
+    """Ids of what went in, by what the recipe calls it; what was read to its end on the way is not read again."""
+    return {name: checkpoint.remember(run.digests).id for name, checkpoint in prepared.models.parents.items()}
 
 
 def _target(out: Path, prepared: Prepared, force: bool) -> Path:
@@ -261,9 +261,10 @@ class _Making:
 
     def shards(self, limit: int) -> list[Shard]:
         """The files of the result."""
-        metadata = {"format": "pt", **stated(_stated(self.plan), tuple(self.parents.values()))}
-        infos = [step.info for step in self.plan.steps]
-        return shards(infos, self.plan.aliases, metadata, None if self.is_file else limit, self.target.name if self.is_file else None)
+        infos, name = [step.info for step in self.plan.steps], self.target.name if self.is_file else None
+        cut = shards(infos, self.plan.aliases, {"format": "pt"}, None if self.is_file else limit, name)
+        unknown = ["0" * 64] * len(self.prepared.models.parents)  # until all is read
+        return cut if len(cut) > 1 else [replace(cut[0], metadata={"format": "pt", **stated(_stated(self.plan), unknown)})]
 
     def read_of(self, step: Step) -> list[FileSpan]:
         """What of a step's parts lies in files as it is."""
@@ -286,13 +287,20 @@ class _Making:
         axes = Path(how.spec).read_text("utf-8") if how is not None and how.spec else ""
         told = {f"{source} {place}": _id(found) for (source, place), found in self.run.evidence.items()}
         mended = "" if self.result is None else self.result.id
-        said = [self.plan.recipe.to_json(), sorted(self.parents.items()), versions(), str(self.run.device), axes, told, mended]
+        parents = {name: _stamp(checkpoint) for name, checkpoint in self.prepared.models.parents.items()}
+        said = [self.plan.recipe.to_json(), sorted(parents.items()), versions(), str(self.run.device), axes, told, mended]
         return str(blake3(json.dumps(said, sort_keys=True).encode()).hexdigest())
 
     @property
     def parents(self) -> dict[str, str]:
         """Ids of what went in, by what the recipe calls it."""
-        return _parents(self.prepared)
+        return _parents(self.prepared, self.run)
+
+
+def _stamp(checkpoint: Checkpoint) -> list[str]:
+    """What changes when a model does: of its files, or its id where it is in memory."""
+    files = [(file, file.stat()) for file in checkpoint.files]
+    return [f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ino}" for file, status in files] or [checkpoint.id]
 
 
 def _id(tensors: Mapping[str, Tensor]) -> str:
@@ -317,6 +325,8 @@ def _written(making: _Making, jobs: int, shard_bytes: int, force: bool, progress
                 telling.add(len(found), sum(shard.info[name].nbytes for name in found))
             kept |= found
         report = _report(making, kept)
+        if len(cut) == 1:
+            writer.restate(cut[0], stated(_stated(plan), tuple(report.parents.values())))
         if making.is_file:
             writer.beside({f"{target.stem}.{MANIFEST}": manifest(plan, report), f"{target.stem}.md": card(plan, report)})
         else:
@@ -406,7 +416,8 @@ def _beside(making: _Making, report: Report, cut: Sequence[Shard]) -> dict[str, 
         made["generation_config.json"] = json_text({**lead.metadata["generation_config"], **changed})
     if len(cut) > 1:
         names = {name: shard.name for shard in cut for name in shard.info}
-        made[INDEX] = json_text({"metadata": {"total_size": plan.num_bytes}, "weight_map": dict(sorted(names.items()))})
+        provenance = stated(_stated(plan), tuple(report.parents.values()))
+        made[INDEX] = json_text({"metadata": {"total_size": plan.num_bytes, **provenance}, "weight_map": dict(sorted(names.items()))})
     return made
 
 
@@ -429,6 +440,9 @@ def _one_thread() -> Iterator[None]:
     """Let torch compute in one thread: sums come out the same wherever they are made."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    # The allocator of glibc learns from the largest block that was freed: after this one it keeps the memory of slabs, in place of
+    # giving it back and getting it anew, page by page, for every slab.
+    torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
     try:
         yield
     finally:

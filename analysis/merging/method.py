@@ -166,6 +166,7 @@ class MergeMethod:
         summary: what must be known of the whole tensor first: `summary(slabs, **parameters)`.
         whole: whether it needs the whole tensor at once: matrices are decomposed, not cut.
         evidence: names of what it wants to know of the data.
+        chance: whether it draws.
     """
 
     name: str
@@ -178,6 +179,7 @@ class MergeMethod:
     summary: Callable[..., Any] | None = None
     whole: bool = False
     evidence: tuple[str, ...] = ()
+    chance: bool = False
 
     def __call__(
         self,
@@ -278,6 +280,7 @@ def merge_method(
     summary: Callable[..., Any] | None = None,
     whole: bool = False,
     evidence: Sequence[str] = (),
+    chance: bool = False,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a function of a slab as a merge method; its keyword arguments are its parameters.
 
@@ -287,7 +290,8 @@ def merge_method(
 
     def register(combine: Callable[..., Tensor]) -> Callable[..., Tensor]:
         parameters = {one.name: one for one in _declared(combine)}
-        methods.add(name, MergeMethod(name, combine, paper, parameters, frozenset(promises), base, inputs, summary, whole, tuple(evidence)))
+        kept = frozenset(promises)
+        methods.add(name, MergeMethod(name, combine, paper, parameters, kept, base, inputs, summary, whole, tuple(evidence), chance))
         return combine
 
     return register

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -424,7 +425,9 @@ def _source(given: Any, where: str) -> Source:
 
 def _long_source(given: Mapping[str, Any], where: str) -> Source:
     def path(one: Any) -> str:
-        return _word(one["path"] if isinstance(one, Mapping) and "path" in one else one, where)
+        if isinstance(one, Mapping):
+            _expect_keys(one, ("path",), where)
+        return _word(one.get("path") if isinstance(one, Mapping) else one, where)
 
     _expect_keys(given, ("model", "lora"), where)
     if given.get("model") is None:
@@ -465,7 +468,7 @@ def _scalar(given: Any, where: str) -> Scalar:
         raise MergeError(f"{where} is {one_line(repr(given), 60)}; expected a number, true, false, a word, or a list of them")
     if isinstance(given, str):  # YAML takes 1e-5 for a word
         try:
-            return float(given)
+            return float(given) if isfinite(float(given)) else given
         except ValueError:
             return given
     return given

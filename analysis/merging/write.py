@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -177,6 +177,15 @@ class Writer:
         with writable(self.target):
             _put(self.folder / f"{shard.name}.json", json.dumps(kept))
             (self.folder / f"{shard.name}.tmp").replace(self.folder / shard.name)
+
+    def restate(self, shard: Shard, metadata: Mapping[str, str]) -> None:
+        """Write other metadata of the same length into a finished shard."""
+        head = replace(shard, metadata={**shard.metadata, **metadata}).head
+        assert len(head) == len(shard.head)
+        with writable(self.target), (self.folder / shard.name).open("r+b") as stream:
+            stream.write(head)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def beside(self, files: Mapping[str, str | bytes]) -> None:
         """Put further files beside the shards, by name."""

@@ -1,24 +1,32 @@
-"""The demo's last question: can two networks that were trained apart be averaged, and what does aligning them change."""
+"""The demo's last question: can networks that were trained apart be averaged, and what does aligning them change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from weightspace.zoo import Zoo
 
-_BEST_OF_ONE_SHAPE = """
+_BEST_SHAPE = """
 with finished as (
     select name, num_params, test_accuracy as accuracy, count(*) over (partition by num_params) as alike
     from model_table where starts_with(name, 'digits-mlp-') and step > 0
     qualify step = max(step) over (partition by run)
 )
-select name from finished where alike > 1 order by num_params desc, accuracy desc, name limit 2
+select name, accuracy from finished where alike > 1 and num_params = (select max(num_params) from finished where alike > 1)
+order by accuracy desc, name
 """
+_LEARNED = 0.9  # accuracy below which a network's rate was too high or too low
+_WAYS: dict[str, dict[str, Any]] = {
+    "as they are": {},
+    "each aligned to the best": {"align": {"method": "weight"}},
+    "aligned jointly": {"align": {"method": "weight", "many": True, "options": {"how": "universe", "reference": 0}}},
+}
+"""What a recipe adds, by what it does."""
 
 
 def average(zoo: "Zoo", picture: Path, seed: int, say: Callable[[str], None]) -> None:
-    """Align the two best perceptrons of one shape, measure the line between them before and after, and draw it.
+    """Average perceptrons of one shape, as trained and aligned: the two best, with the loss between them drawn, then all, by recipes.
 
     Args:
         zoo: one that the demo has filled.
@@ -26,6 +34,13 @@ def average(zoo: "Zoo", picture: Path, seed: int, say: Callable[[str], None]) ->
         seed: of the matching.
         say: told what was found.
     """
+    rows = zoo.sql(_BEST_SHAPE).to_pylist()
+    _draw(zoo, [row["name"] for row in rows[:2]], picture, seed, say)
+    _merge(zoo, [row["name"] for row in rows if row["accuracy"] >= _LEARNED], seed, say)
+
+
+def _draw(zoo: "Zoo", names: Sequence[str], picture: Path, seed: int, say: Callable[[str], None]) -> None:
+    """Measure the line between two networks, and draw it."""
     import torch
 
     from weightspace.analysis.connectivity import barrier
@@ -34,7 +49,6 @@ def average(zoo: "Zoo", picture: Path, seed: int, say: Callable[[str], None]) ->
     from weightspace.symmetry import act
     from weightspace.task import task_for
 
-    names = [row["name"] for row in zoo.sql(_BEST_OF_ONE_SHAPE).to_pylist()]
     a, b = (zoo.open(name) for name in names)
     spec, task = zoo.spec(names[0]), task_for(a)
     found = match(a, b, spec, restarts=3, generator=torch.Generator().manual_seed(seed))
@@ -45,3 +59,24 @@ def average(zoo: "Zoo", picture: Path, seed: int, say: Callable[[str], None]) ->
     say(f"the average of {names[0]} and {names[1]}: accuracy {accuracies[0]:.1%}, loss {losses[0]:.2f}")
     say(f"the same with the second one's neurons put in the order of the first one's: accuracy {accuracies[1]:.1%}, loss {losses[1]:.2f}")
     say(f"the loss between them is drawn in {picture}")
+
+
+def _merge(zoo: "Zoo", names: Sequence[str], seed: int, say: Callable[[str], None]) -> None:
+    """Merge networks by one recipe in several ways, and catalogue what comes of it."""
+    from weightspace.analysis.merging import merge
+    from weightspace.task import task_for
+    from weightspace.zoo import Added
+
+    task, recipe = (
+        task_for(zoo.open(names[0])),
+        {"merge_method": "linear", "models": list(names), "parameters": {"weight": 1}, "seed": seed},
+    )
+    said, made = [], []
+    for at, (how, more) in enumerate(_WAYS.items()):
+        merged = merge({**recipe, **more}, opener=zoo.open, spec_of=zoo.spec)
+        accuracy = task.evaluate(merged)["accuracy"]
+        said.append(f"{how} {accuracy:.1%}")
+        made.append(Added(merged, f"digits-merge-{at}", merged.recipe, merged.parents, metrics={"test_accuracy": accuracy}))
+    ids = zoo.add_many(made)
+    say(f"the average of the {len(names)} of that shape that learned, by a recipe: accuracy {', '.join(said)}")
+    say(f"they are in the catalog with recipe and parents: weightspace show {ids[-1][:12]}")

@@ -79,7 +79,7 @@ def open_sharded(path: Path) -> Checkpoint:
         storages |= shard.storages
         extras |= shard.extras
         metadata |= shard.metadata
-    recipe, parents = told(metadata)
+    recipe, parents = told({**said, **metadata})
     metadata |= {"index": said} if said else {}
     metadata |= describe(path) if path.is_dir() else {}
     return Checkpoint(

@@ -29,6 +29,7 @@ def dropped(slabs: Slabs, *, density: Each, rescale: bool, rescale_by: str, **_:
     paper="Yu et al., Language models are super mario (arXiv:2311.03099)",
     promises=("identity", "order", "absence"),
     summary=dropped,
+    chance=True,
 )
 def dare_linear(
     slab: Slab,

@@ -14,6 +14,7 @@ from weightspace.analysis.merging.thinning import Thinned, thinned, uniformly
     paper="Yu et al., Language models are super mario (arXiv:2311.03099), with the signs of Yadav et al. (arXiv:2306.01708)",
     promises=("identity", "order", "absence"),
     summary=dropped,
+    chance=True,
 )
 def dare_ties(
     slab: Slab,

@@ -16,6 +16,7 @@ from weightspace.analysis.merging.thinning import Thinned, by_rank, thinned
     paper="Deep et al., DELLA-Merging (arXiv:2406.11617)",
     promises=("identity", "order", "absence"),
     summary=pruned,
+    chance=True,
 )
 def della(
     slab: Slab,

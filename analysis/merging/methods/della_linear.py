@@ -25,6 +25,7 @@ def pruned(slabs: Slabs, *, density: Each, epsilon: Each, rescale: bool, **_: An
     paper="Deep et al., DELLA-Merging (arXiv:2406.11617)",
     promises=("identity", "order", "absence"),
     summary=pruned,
+    chance=True,
 )
 def della_linear(
     slab: Slab,
