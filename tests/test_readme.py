@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+import weightspace as ws
 from weightspace.analysis.matching.match import methods
+from weightspace.analysis.merging.method import methods as merge_methods
+from weightspace.cli.main import app
 from weightspace.formats import formats
 from weightspace.zoo import Zoo
 from weightspace.zoo.populations import populations
@@ -72,6 +77,45 @@ def test_alignment_example_runs(sandbox: Path) -> None:
     *_, before, after = printed.split()
     assert float(after) < float(before) / 5
     assert (sandbox / "barrier.png").read_bytes().startswith(b"\x89PNG")
+
+
+MERGED = "base", "maths", "code"
+EXAMS = """
+def exam(state_dict):
+    return {"loss": float(state_dict["fc1.weight"].square().mean()), "accuracy": 0.9}
+"""
+
+
+def test_merging_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.random.default_rng(0)
+    shapes = {"fc1.weight": (16, 8), "fc1.bias": (16,), "fc2.weight": (4, 16), "fc2.bias": (4,)}
+    base = {key: drawn.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    for name in MERGED:
+        tuned = {key: value + (name != "base") * drawn.normal(size=value.shape).astype(np.float32) / 10 for key, value in base.items()}
+        save_file(tuned, tmp_path / f"{name}.safetensors")
+    section = README.split("\n## Merging\n")[1].split("\n## ")[0]
+    recipe, shell, python = re.findall(r"```\w+\n(.*?)```", section, re.S)
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (tmp_path / "search.yaml").write_text(recipe.replace("weight: 0.6", "weight: {search: [0, 1]}"))
+    (tmp_path / "rules.yaml").write_text("accuracy: {min: 0.8}\nnonfinite: {max: 0}\n")
+    (tmp_path / "exams.py").write_text(EXAMS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEIGHTSPACE_ZOO", raising=False)
+    printed = ""
+    for line in ["weightspace init", *shell.splitlines()]:
+        done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, f"{line}: {done.stderr}"
+        printed += done.stdout
+    assert "merge_method: ties" in printed and "made from   code (merge)" in printed
+    assert ws.open(tmp_path / "code-again.safetensors").id == ws.open(tmp_path / "code.safetensors").id
+    assert (tmp_path / "maths-only.safetensors").is_file() and (tmp_path / "best.safetensors").is_file()
+    assert run([sys.executable, "-c", python], tmp_path).endswith("True\n")
+
+
+def test_merging_table_names_every_method() -> None:
+    section = README.split("\n## Merging\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", section, re.M)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(merge_methods)
 
 
 def test_matching_table_names_every_method() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from weightspace.adapters import apply_adapter
@@ -17,6 +18,7 @@ from weightspace.analysis.merging.recipe import Recipe, Source
 from weightspace.analysis.merging.tokenizer import Common, common_vocabulary, vocabulary_problems
 from weightspace.architectures import spec_for
 from weightspace.checkpoint import Checkpoint
+from weightspace.companions import TOKENIZER_FILES
 from weightspace.errors import MergeError, TaskError, one_line
 from weightspace.modules import load_function
 from weightspace.spec import SymmetrySpec
@@ -104,10 +106,13 @@ def with_vocabularies(models: Models, recipe: Recipe) -> Models:
         MergeError, UnknownNameError: the recipe asks for a vocabulary that cannot be made.
         FormatError: a damaged tokenizer.
     """
-    found = {source: Vocabulary.read(folder) for source, stored in models.stored.items() if (folder := folder_of(stored)) is not None}
+    asked = recipe.tokenizer_source or recipe.tokenizer.get("source", "union" if recipe.tokenizer else None)
+    folders = {source: folder for source, stored in models.stored.items() if (folder := folder_of(stored)) is not None}
+    if asked is None and len({_tokenizer(models.stored[source], folder) for source, folder in folders.items()}) < 2:
+        return models  # one tokenizer for all, which need not be looked into
+    found = {source: Vocabulary.read(folder) for source, folder in folders.items()}
     known = {source: vocabulary for source, vocabulary in found.items() if vocabulary is not None}
     sources = [(str(source), known.get(source)) for source in models.ready]
-    asked = recipe.tokenizer_source or recipe.tokenizer.get("source", "union" if recipe.tokenizer else None)
     if asked is None:
         return replace(models, vocabularies=known, problems=tuple(vocabulary_problems(sources)))
     names = [name for name, _ in sources]
@@ -115,6 +120,15 @@ def with_vocabularies(models: Models, recipe: Recipe) -> Models:
     common = common_vocabulary(sources, base, str(asked), recipe.tokenizer.get("tokens"), recipe.tokenizer.get("pad_to_multiple_of"))
     ready, notes = with_one_vocabulary(list(models.ready.values()), sources, common)
     return replace(models, ready=dict(zip(models.ready, ready, strict=True)), vocabularies=known, common=common, notes=notes)
+
+
+def _tokenizer(stored: Checkpoint, folder: Path) -> bytes:
+    """Hash of all that a vocabulary is read from, so that many models with one tokenizer cost no more than its bytes."""
+    hasher = blake3(str(stored.metadata.get("config", {}).get("vocab_size")).encode())
+    for name in sorted(TOKENIZER_FILES):
+        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
+        hasher.update(f"{name} {len(content)}\n".encode() + content)
+    return bytes(hasher.digest())
 
 
 def align(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | None = None) -> dict[Source, Checkpoint]:

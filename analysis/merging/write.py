@@ -1,6 +1,7 @@
 """Writing a model tensor by tensor into shards that appear only when they are complete, and going on where an earlier run stopped."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
@@ -23,6 +24,8 @@ from weightspace.formats.safetensors import header
 
 SHARD_BYTES = 5_000_000_000
 MARGIN = 1 << 24  # bytes of disk that are left free
+WRITE = 1 << 22  # bytes that are written at a time
+MAX_BLOCKS = 64  # that one call of the system writes
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Writer:
         temporary = self.folder / f"{shard.name}.tmp"
         with writable(self.target):
             with temporary.open("wb") as stream:
-                os.truncate(stream.fileno(), shard.num_bytes)
+                _reserve(stream.fileno(), shard.num_bytes)
                 os.pwrite(stream.fileno(), shard.head, 0)
                 yield Open(shard, stream.fileno())
                 os.fsync(stream.fileno())
@@ -236,13 +239,26 @@ class Open:
         """
         info, at = self.shard.info[name], self.shard.offsets[name]
         hasher = identity.tensor_hasher(info.dtype, info.shape)
+        held: list[memoryview] = []
         for piece in pieces:
-            raw = tensor_bytes(piece)
-            hasher.update(raw)
-            while len(raw):
-                written = os.pwrite(self.descriptor, raw, at)
-                raw, at = raw[written:], at + written
+            held.append(tensor_bytes(piece))
+            hasher.update(held[-1])
+            if sum(map(len, held)) >= WRITE:
+                at, held = self._write(held, at), []
+        self._write(held, at)
         return bytes(hasher.digest())
+
+    def _write(self, held: Sequence[memoryview], at: int) -> int:
+        """Write blocks one after another from an offset; returns where they end."""
+        left = [block for block in held if len(block)]
+        while left:
+            written = os.pwritev(self.descriptor, left[:MAX_BLOCKS], at)
+            at += written
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
+        return at
 
 
 def growing(target: Path) -> Path:
@@ -308,6 +324,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _reserve(descriptor: int, num_bytes: int) -> None:
+    """Take the room on the disk, where its file system can: so that there is enough of it is known before work begins."""
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        os.truncate(descriptor, num_bytes)
 
 
 def _put(path: Path, content: str | bytes) -> None:

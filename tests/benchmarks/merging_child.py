@@ -13,9 +13,11 @@ Merge = Callable[[Path, Path], object]
 
 
 def ours() -> Merge:
-    """Import our package; returns what merges."""
-    from weightspace.analysis.merging import merge
+    """Import our package, with what it would import at the first use; returns what merges."""
+    from weightspace.analysis.merging import merge, methods
+    from weightspace.formats import formats
 
+    assert len(methods) and len(formats)  # both come in when they are first asked for
     return merge
 
 

@@ -349,7 +349,7 @@ def test_a_search_goes_on_where_it_stopped(run: Run) -> None:
     first = run(*OPTIMIZE, "--tries", "3")
     assert "3 tries, 0 of them known before; best loss" in first.stderr
     head, *lines = first.stdout.splitlines()
-    assert head.split() == ["models[0].weight", "models[1].weight", "loss", "failure"]
+    assert head.split() == ["models[0].weight", "models[1].weight", "loss"]
     assert [float(line.split()[2]) for line in lines] == sorted(float(line.split()[2]) for line in lines)
     more = run(*OPTIMIZE, "--tries", "5", "-o", "best.safetensors")
     assert "5 tries, 3 of them known before" in more.stderr and "wrote best.safetensors" in more.stderr
@@ -380,6 +380,13 @@ def test_a_metric_that_is_not_measured_stops_the_search(run: Run) -> None:
     assert message in run(*OPTIMIZE, "--metric", "lss", code=1).stderr
     run(*OPTIMIZE, "--tries", "2")
     assert message in run(*OPTIMIZE, "--tries", "2", "--metric", "lss", code=1).stderr
+
+
+def test_a_try_that_fails_is_one_of_the_table(run: Run) -> None:
+    Path("picky.py").write_text("seen = []\ndef judge(weights):\n    seen.append(1)\n    return 1.0 / (len(seen) - 1)\n")
+    head, scored, failed = run("optimize", "search.yaml", "--method", "random", "--tries", "2", "--eval", "picky:judge").stdout.splitlines()
+    assert head.split()[-1] == "failure" and scored.split()[2] == "1"
+    assert "'picky:judge' raised ZeroDivisionError: float division by zero" in failed
 
 
 def test_tries_that_fail_are_told_and_made_again_when_mended(run: Run) -> None:

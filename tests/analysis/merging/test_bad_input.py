@@ -35,7 +35,7 @@ class Bench:
     options: tuple[str, ...] = ()
     made: list[Path] = field(default_factory=list)
 
-    def model(self, name: str, tensors: StateDict | None = None, **more: torch.Tensor) -> str:
+    def model(self, name: str, tensors: StateDict | None = None, /, **more: torch.Tensor) -> str:
         """Save a model; the same tensors for the same name unless they are given."""
         path = write({**(tensors if tensors is not None else decoder(2, sum(name.encode()))), **more}, self.place / name)
         return str(path)
@@ -387,7 +387,7 @@ def empty_model(bench: Bench) -> Recipe:
 def optimizer_alone(bench: Bench) -> Recipe:
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = torch.optim.Adam([weight])
-    weight.sum().backward()
+    weight.grad = torch.ones(2, 2)
     optimizer.step()
     torch.save(optimizer.state_dict(), bench.place / "optimizer.pt")
     return bench.linear(str(bench.place / "optimizer.pt"))

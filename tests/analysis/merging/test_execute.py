@@ -101,16 +101,13 @@ def slabs(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_files_merge_as_state_dicts_do(name: str, tmp_path: Path) -> None:
-    example = Example(methods[name], tmp_path)
-    assert same(merge(example.recipe, tmp_path / "merged.safetensors"), example.by_hand())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_cutting_tensors_changes_rounding_at_most(name: str, tmp_path: Path, slabs: Callable[[int, int], None]) -> None:
+def test_files_merge_as_state_dicts_do_and_cutting_tensors_changes_rounding_at_most(
+    name: str, tmp_path: Path, slabs: Callable[[int, int], None]
+) -> None:
     example = Example(methods[name], tmp_path)
     whole = example.by_hand()
-    for kept in (1 << 20, 0):
+    assert same(merge(example.recipe, tmp_path / "merged.safetensors"), whole)
+    for kept in (1 << 20, 0) if methods[name].summary else (0,):
         slabs(13, kept)
         for tensor, found in merge(example.recipe).state_dict().items():
             torch.testing.assert_close(found, whole[tensor], rtol=1e-4, atol=1e-5)
@@ -132,7 +129,7 @@ def test_dtype_is_of_the_inputs_and_out_dtype_of_the_result(stored: torch.dtype,
     example = Example(methods["task_arithmetic"], tmp_path, dtypes=[stored] * 4)
     for dtype, out in itertools.product((None, "float16", "float64"), (None, "bfloat16", "float32")):
         made = merge({**example.recipe, "dtype": dtype, "out_dtype": out})
-        assert same(made, example.by_hand(dtype and getattr(torch, dtype), out and getattr(torch, out)))
+        assert same(made, example.by_hand(*(None if one is None else getattr(torch, one) for one in (dtype, out))))
 
 
 def test_halves_of_two_kinds_make_float32(tmp_path: Path) -> None:
@@ -158,7 +155,7 @@ def test_the_same_bytes_for_any_jobs_shards_and_output(name: str, tmp_path: Path
     assert merge(example.recipe).id == reference.id
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["linear", "ties", "dare_ties", "della", "fisher"])
 def test_the_order_of_tensors_in_the_files_does_not_matter(name: str, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     example, other = Example(methods[name], tmp_path), Example(methods[name], tmp_path / "other")
@@ -174,8 +171,9 @@ def test_the_order_of_tensors_in_the_files_does_not_matter(name: str, tmp_path: 
 def test_the_order_of_models_does_not_matter_where_promised(name: str, tmp_path: Path) -> None:
     example = Example(methods[name], tmp_path)
     turned = {**example.recipe, "models": example.recipe["models"][::-1]}
+    straight = merge(example.recipe)
     for tensor, found in merge(turned).items():
-        torch.testing.assert_close(found, merge(example.recipe)[tensor], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, straight[tensor], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", DRAWN)

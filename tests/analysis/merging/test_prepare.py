@@ -78,10 +78,7 @@ def test_alignment_brings_a_reordered_network_home(tmp_path: Path) -> None:
     for how in ("weight", {"many": True}, {"to": paths[0]}):
         aligned = merge({**recipe, "align": how}, tmp_path / f"out{len(str(how))}")
         for name, tensor in net.items():
-            if isinstance(how, dict) and how.get("many"):
-                assert aligned[name].norm() == pytest.approx(tensor.norm(), rel=1e-4)
-            else:
-                torch.testing.assert_close(aligned[name], tensor, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(aligned[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_a_common_vocabulary_is_read_in_runs_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

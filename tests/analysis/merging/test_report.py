@@ -33,7 +33,8 @@ def test_averaging_networks_that_were_trained_apart_warns(tmp_path: Path) -> Non
 
 def test_networks_that_are_tuned_from_one_or_equal_give_no_warning(tmp_path: Path) -> None:
     base, tuned = family(3)
-    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir(), (tmp_path / "c").mkdir()
+    for name in "abc":
+        (tmp_path / name).mkdir()
     assert said(tmp_path / "a", *tuned)["warnings"] == []
     assert said(tmp_path / "b", base, base)["warnings"] == []
     assert said(tmp_path / "c", *tuned, method="ties", base=base, density=0.5)["warnings"] == []

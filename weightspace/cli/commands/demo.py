@@ -31,7 +31,7 @@ def demo(
 ) -> None:
     """Fill a zoo, ask it five questions, write a report.
 
-    Trains 60 small networks on scikit-learn's digits, catalogues them together with checkpoints that installed packages ship (lpips, DISTS-pytorch, silero-vad, facenet-pytorch), and asks the catalog in SQL. Two of the networks are averaged, as they are and aligned. The report is one HTML page that opens offline. Nothing is downloaded.
+    Trains 60 small networks on scikit-learn's digits, catalogues them together with checkpoints that installed packages ship (lpips, DISTS-pytorch, silero-vad, facenet-pytorch), and asks the catalog in SQL. Two of the networks are averaged, as they are and aligned, then all of one shape by a recipe. The report is one HTML page that opens offline. Nothing is downloaded.
 
     Examples:
       weightspace demo

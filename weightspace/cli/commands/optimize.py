@@ -110,7 +110,10 @@ def optimize(
     names = list(best.values)
     columns = {name: Column(_last(name), cells.number, right=True) for name in names}
     rows = [{**one.values, metric: one.score, "failure": one.failure or ""} for one in ordered]
-    print_data(rows, format, {**columns, metric: Column(metric, cells.number, right=True), "failure": Column("failure", rank=3)})
+    columns[metric] = Column(metric, cells.number, right=True)
+    if any(one.failure for one in ordered):
+        columns["failure"] = Column("failure", whole=False)
+    print_data(rows, format, columns)
     say(f"{len(best.tries)} tries, {len(best.tries) - len(kept)} of them known before; best {metric} {best.score:.6g}")
     if output is not None:
         prepared = prepare(best.recipe, here.checkpoint)
