@@ -247,6 +247,7 @@ def test_rules_are_read_before_work_begins(run: Run, text: str, message: str) ->
         (["soup.yaml", "-o", "checkpoints", "--force"], 1, "is a folder that was not written by a merge"),
         (["soup.yaml", "-o", "none/soup"], 1, "its folder does not exist"),
         (["soup.yaml", "-o", "soup", "--eval", "judges:none"], 1, "no function in module 'judges' named 'none'"),
+        (["soup.yaml", "-o", "soup", "--device", "nowhere"], 1, "device 'nowhere' cannot be used"),
         (["none.yaml", "-o", "soup"], 1, "none.yaml"),
         (["notes.yaml", "-o", "soup"], 1, "names no merge_method"),
         (["unknown.yaml", "-o", "soup"], 1, "no model 'c.safetensors' in this zoo"),

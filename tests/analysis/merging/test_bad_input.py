@@ -334,7 +334,9 @@ def adapter_without_base(bench: Bench) -> Recipe:
     return bench.linear(_adapter(bench))
 
 
-@case(r"the adapter's update of 'model.layers.0.self_attn.q_proj.weight' is \[6, 6\], the tensor in .* is \[4, 4\]; apply it to the model that")
+@case(
+    r"the adapter's update of 'model.layers.0.self_attn.q_proj.weight' is \[6, 6\], the tensor in .* is \[4, 4\]; apply it to the model that"
+)
 def adapter_of_another_width(bench: Bench) -> Recipe:
     return bench.linear(f"{bench.model('a')}+{_adapter(bench, 6)}")
 
@@ -570,14 +572,14 @@ def test_a_file_that_cannot_grow_leaves_nothing_and_goes_on_later(out: str, benc
 
 @pytest.mark.parametrize("out", ["out", "out.safetensors"])
 def test_a_disk_that_runs_full_leaves_nothing(out: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, whole = bench.linear(), os.pwrite
+    recipe, whole = bench.linear(), os.pwritev
 
     def full(descriptor: int, raw: Any, at: int) -> int:
         if at > 1000:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return whole(descriptor, raw, at)
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "pwritev", full)
     with pytest.raises(MergeError, match=r"cannot be written \(No space left on device\)"):
         merge(recipe, bench.place / out)
     assert not (bench.place / out).exists()

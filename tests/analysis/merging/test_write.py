@@ -66,7 +66,10 @@ def run_killed(recipe: dict[str, Any], out: Path, at: int | None, force: bool = 
             return step
 
         try:
-            for owner, names in ((os, ("pwrite", "fsync", "truncate")), (Path, ("rename", "replace", "unlink", "mkdir", "rmdir"))):
+            for owner, names in (
+                (os, ("pwrite", "pwritev", "fsync", "truncate")),
+                (Path, ("rename", "replace", "unlink", "mkdir", "rmdir")),
+            ):
                 for name in names:
                     setattr(owner, name, counted(getattr(owner, name)))
             merge(recipe, out, shard_bytes=SHARD, force=force)

@@ -16,6 +16,7 @@ from weightspace.errors import MergeError
 
 if TYPE_CHECKING:
     from weightspace.analysis.merging import Plan
+    from weightspace.checkpoint import Checkpoint
 
 PLACE = 33
 
@@ -110,20 +111,7 @@ def merge(
         with progress("evaluating"):
             metrics = values_of(judge, merged)
             parents = [values_of(judge, one) for one in models] if rules is not None and rules.asks_parents else []
-    print_data(
-        [
-            {
-                "model": str(output),
-                "id": merged.id,
-                "method": prepared.plan.method.name,
-                "tensors": len(merged),
-                "bytes": merged.num_bytes,
-                **metrics,
-            }
-        ],
-        format,
-        _result(metrics),
-    )
+    _tell_result(merged, prepared.plan.method.name, output, metrics, format)
     if rules is not None:
         values = {"warnings": float(len(found.warnings)), "nonfinite": float(found.nonfinite), **metrics}
         failures = list(rules.failures(values, parents))
@@ -132,15 +120,18 @@ def merge(
     catalogue(here, prepared, merged, output, metrics)
 
 
-def _result(metrics: Mapping[str, float]) -> dict[str, Column]:
-    shown = {
+def _tell_result(merged: "Checkpoint", method: str, output: Path, metrics: Mapping[str, float], format: Format) -> None:
+    """Print what was made, and how it was judged."""
+    columns = {
         "model": Column("model"),
         "id": Column("id", lambda id: id[:12]),
         "method": Column("method"),
         "tensors": Column("tensors", cells.count, right=True, rank=3),
         "bytes": Column("size", cells.size, right=True, rank=2),
+        **{name: Column(cells.safe(name), cells.number, right=True) for name in metrics},
     }
-    return shown | {name: Column(name, cells.number, right=True) for name in metrics}
+    row = {"model": str(output), "id": merged.id, "method": method, "tensors": len(merged), "bytes": merged.num_bytes, **metrics}
+    print_data([row], format, columns)
 
 
 def _tell_plan(plan: "Plan", format: Format) -> None:

@@ -1,6 +1,8 @@
 """`weightspace optimize`: the values of a recipe that an evaluation scores best."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,9 @@ from weightspace.cli.progress import progress
 from weightspace.errors import MergeError, UnknownNameError
 
 if TYPE_CHECKING:
-    from weightspace.analysis.merging.optimize import Try
+    from weightspace.analysis.merging.optimize import Best, Try
+    from weightspace.analysis.merging.search_space import Space
+    from weightspace.task import Task
     from weightspace.zoo import Zoo
 
 PLACE = 35
@@ -61,84 +65,127 @@ def optimize(
       weightspace optimize search.yaml --eval tasks:digits --tries 20 -o best.safetensors
       weightspace optimize search.yaml --eval tasks:digits --metric accuracy --maximize --method random
     """
-    import numpy as np
-    from blake3 import blake3
-
     from weightspace.analysis.merging import merge, prepare
-    from weightspace.analysis.merging.optimize import optimize as search
-    from weightspace.analysis.merging.prepare import open_models
-    from weightspace.analysis.merging.recipe import Recipe, document
-    from weightspace.analysis.merging.search_space import key_of
+    from weightspace.analysis.merging.optimize import optimize as run
+    from weightspace.analysis.merging.recipe import document
     from weightspace.analysis.merging.search_space import space as space_of
-    from weightspace.zoo.metrics import Metric
-    from weightspace.zoo.runs.run import Run, plain_values
 
     if output is not None and output.exists() and not force:  # the rest is checked when the merge is made
         raise MergeError(f"{output}: exists already; choose another name, or replace it with --force")
     space = space_of(document(recipe, "recipe")[1])
     here = zoo_at(zoo)
     judge = judge_at(evaluation)
-    models = open_models(Recipe.read(space.fill(space.at(np.full(len(space.dimensions), 0.5)))), here.checkpoint).parents
-    ids = {name: model.id for name, model in sorted(models.items())}
-    digest = blake3(key_of({"recipe": space.recipe, "models": ids, "evaluation": evaluation}).encode()).hexdigest()[:16]
-    measured: dict[str, float] = {}  # by the try that is being made
-
-    def objective(filled: dict[str, Any]) -> float:
-        measured.clear()
-        merged = merge(prepare(filled, here.checkpoint), opener=here.checkpoint, spec_of=here.spec)
-        measured.update(values_of(judge, merged))
-        return measured.get(metric, math.nan)
-
-    def keep(made: "Try") -> None:
-        if measured and metric not in measured:
-            raise UnknownNameError.of("number of the evaluation", metric, measured)
-        metrics = tuple(Metric(name, value) for name, value in measured.items() if math.isfinite(value))
-        tags = {"key": made.key, **({"failure": made.failure} if made.failure else {})}
-        name = f"{recipe.stem} {len(known) + len(kept) + 1}"
-        run = Run(
-            f"{SOURCE}:{digest}:{made.key}", name, SOURCE, seed, plain_values(dict(made.values)), tags,
-            "failed" if made.score is None else "finished", metrics=metrics,
-        )  # fmt: skip
-        here.record_runs([run])
-        kept.append(made)
-
-    known = _known(here, digest, metric)
-    kept: list[Try] = []
+    search = _Search(here, judge, metric, _digest(space, evaluation, here), recipe.stem, seed)
+    known = search.known()
     with progress("searching"):
-        best = search(space, objective, method=method, tries=tries, seed=seed, known=known, on_try=keep, maximize=maximize)
-    ordered = sorted(best.tries, key=lambda one: (one.score is None, (-1 if maximize else 1) * (one.score or 0.0)))
-    names = list(best.values)
-    columns = {name: Column(_last(name), cells.number, right=True) for name in names}
-    rows = [{**one.values, metric: one.score, "failure": one.failure or ""} for one in ordered]
-    columns[metric] = Column(metric, cells.number, right=True)
-    if any(one.failure for one in ordered):
-        columns["failure"] = Column("failure", whole=False)
-    print_data(rows, format, columns)
-    say(f"{len(best.tries)} tries, {len(best.tries) - len(kept)} of them known before; best {metric} {best.score:.6g}")
+        best = run(space, search.score, method=method, tries=tries, seed=seed, known=known, on_try=search.keep, maximize=maximize)
+    _tell(best, metric, maximize, format)
+    say(f"{len(best.tries)} tries, {len(best.tries) - search.made} of them known before; best {metric} {best.score:.6g}")
     if output is not None:
         prepared = prepare(best.recipe, here.checkpoint)
         with progress("merging", "tensors") as bar:
-            made = merge(prepared, output, opener=here.checkpoint, spec_of=here.spec, force=force, progress=bar.update)
+            merged = merge(prepared, output, opener=here.checkpoint, spec_of=here.spec, force=force, progress=bar.update)
         told_health(output)
         say(f"wrote {cells.safe(str(output))}")
-        catalogue(here, prepared, made, output, values_of(judge, made))
+        catalogue(here, prepared, merged, output, values_of(judge, merged))
+
+
+def _digest(space: "Space", evaluation: str, zoo: "Zoo") -> str:
+    """What tells searches apart: the recipe, the models that it names, and what judges them."""
+    import numpy as np
+    from blake3 import blake3
+
+    from weightspace.analysis.merging.prepare import open_models
+    from weightspace.analysis.merging.recipe import Recipe
+    from weightspace.analysis.merging.search_space import key_of
+
+    middle = space.fill(space.at(np.full(len(space.dimensions), 0.5)))
+    ids = {name: model.id for name, model in open_models(Recipe.read(middle), zoo.checkpoint).parents.items()}
+    return blake3(key_of({"recipe": space.recipe, "models": ids, "evaluation": evaluation}).encode()).hexdigest()[:16]
+
+
+@dataclass
+class _Search:
+    """A search whose tries are runs of the catalog.
+
+    Attributes:
+        zoo: that keeps them.
+        judge: of a merged model.
+        metric: the number of the judge's that counts.
+        digest: that tells the search from others.
+        name: of the recipe.
+        seed: of the search.
+        made: tries so far, those known before not among them.
+        measured: all numbers of the try that is being made.
+    """
+
+    zoo: "Zoo"
+    judge: "Task | Callable[..., Any]"
+    metric: str
+    digest: str
+    name: str
+    seed: int
+    made: int = 0
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def known(self) -> dict[str, float | None]:
+        """What earlier runs of the same search found, by the try's key; what failed may have been mended, so it is tried again."""
+        if not self.zoo.catalog.exists():
+            return {}
+        rows = self.zoo.sql(
+            "select runs.tags ->> 'key' as key, metrics.value as value from runs join metrics using (run_id) "
+            "where metrics.name = ? and starts_with(runs.key, ?) and runs.status = 'finished'",
+            [self.metric, f"{SOURCE}:{self.digest}:"],
+        ).to_pylist()
+        return {row["key"]: row["value"] for row in rows}
+
+    def score(self, recipe: dict[str, Any]) -> float:
+        """Merge and judge."""
+        from weightspace.analysis.merging import merge, prepare
+
+        self.measured = {}
+        merged = merge(prepare(recipe, self.zoo.checkpoint), opener=self.zoo.checkpoint, spec_of=self.zoo.spec)
+        self.measured = values_of(self.judge, merged)
+        return self.measured.get(self.metric, math.nan)
+
+    def keep(self, made: "Try") -> None:
+        """Record a try.
+
+        Raises:
+            UnknownNameError: the judge measures no such metric; no other try would.
+        """
+        from weightspace.zoo.metrics import Metric
+        from weightspace.zoo.runs.run import Run, plain_values
+
+        if self.measured and self.metric not in self.measured:
+            raise UnknownNameError.of("number of the evaluation", self.metric, self.measured)
+        self.made += 1
+        run = Run(
+            f"{SOURCE}:{self.digest}:{made.key}",
+            " ".join([self.name, *map(str, made.values.values())]),
+            SOURCE,
+            self.seed,
+            plain_values(dict(made.values)),
+            {"key": made.key, **({"failure": made.failure} if made.failure else {})},
+            "failed" if made.score is None else "finished",
+            metrics=tuple(Metric(name, value) for name, value in self.measured.items() if math.isfinite(value)),
+        )
+        self.zoo.record_runs([run])
+
+
+def _tell(best: "Best", metric: str, maximize: bool, format: Format) -> None:
+    """Print all tries, the best first."""
+    ordered = sorted(best.tries, key=lambda one: (one.score is None, (-1 if maximize else 1) * (one.score or 0.0)))
+    columns = {name: Column(_last(name), cells.number, right=True) for name in best.values}
+    columns[metric] = Column(metric, cells.number, right=True)
+    if any(one.failure for one in ordered):
+        columns["failure"] = Column("failure", whole=False)
+    print_data([{**one.values, metric: one.score, "failure": one.failure or ""} for one in ordered], format, columns)
 
 
 def _last(name: str) -> str:
     """The end of a value's place, which tells most: `models[1].parameters.weight` has a long way before it."""
     return name.replace("parameters.", "")
-
-
-def _known(zoo: "Zoo", digest: str, metric: str) -> dict[str, float | None]:
-    """What earlier runs of the same search found, by the try's key; what failed may have been mended, so it is tried again."""
-    if not zoo.catalog.exists():
-        return {}
-    rows = zoo.sql(
-        "select runs.tags ->> 'key' as key, metrics.value as value from runs join metrics using (run_id) "
-        "where metrics.name = ? and starts_with(runs.key, ?) and runs.status = 'finished'",
-        [metric, f"{SOURCE}:{digest}:"],
-    ).to_pylist()
-    return {row["key"]: row["value"] for row in rows}
 
 
 def register(app: typer.Typer) -> None:
