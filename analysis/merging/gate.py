@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weightspace.analysis.merging.method import Between
-from weightspace.analysis.merging.recipe import document
+from weightspace.analysis.merging.recipe_text import document
 from weightspace.errors import MergeError, close_names, one_line
 
 OF = ("best", "worst", "mean")

@@ -17,7 +17,8 @@ from weightspace.adapters import extract_adapter, save_adapter
 from weightspace.analysis.connectivity import repair_many
 from weightspace.analysis.merging.execute import Run, torch_dtype
 from weightspace.analysis.merging.health import Measured, Measuring
-from weightspace.analysis.merging.plan import Plan, Step, plan
+from weightspace.analysis.merging.plan import Plan, Step
+from weightspace.analysis.merging.planner import plan
 from weightspace.analysis.merging.prepare import (
     Models,
     Opener,

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import yaml
 
-import weightspace
+
 from weightspace import dtypes
 from weightspace.analysis.merging.health import Measured, warnings
-from weightspace.analysis.merging.plan import Plan, ties_embeddings
+from weightspace.analysis.merging.plan import Plan
 from weightspace.analysis.merging.recipe import Recipe
+from weightspace.analysis.merging.ties import ties_embeddings
 from weightspace.checkpoint import Checkpoint
 
 MANIFEST, CARD, RECIPE = "merge.json", "README.md", "recipe.yaml"
@@ -85,7 +86,7 @@ def json_text(value: Mapping[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """What computed: a result may differ in its last bits under others."""
     return {
-        "weightspace": weightspace.__version__,
+        "weightspace": version("weightspace"),
         "torch": torch.__version__,
         "numpy": version("numpy"),
         "python": platform.python_version(),

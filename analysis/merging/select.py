@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from weightspace.analysis.merging.execute import Run
-from weightspace.analysis.merging.plan import Plan, plan
+from weightspace.analysis.merging.plan import Plan
+from weightspace.analysis.merging.planner import plan
 from weightspace.analysis.merging.recipe import Module, Recipe, Slice, Source
 from weightspace.analysis.merging.soups import Evaluation, greedy, score_of
 from weightspace.checkpoint import Checkpoint

@@ -67,7 +67,7 @@ def optimize(
     """
     from weightspace.analysis.merging import merge, prepare
     from weightspace.analysis.merging.optimize import optimize as run
-    from weightspace.analysis.merging.recipe import document
+    from weightspace.analysis.merging.recipe_text import document
     from weightspace.analysis.merging.search_space import space as space_of
 
     if output is not None and output.exists() and not force:  # the rest is checked when the merge is made

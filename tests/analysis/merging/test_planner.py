@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.analysis.merging.small_models import decoder, family
 from weightspace.analysis.merging import Plan, Recipe, Source
 from weightspace.analysis.merging.layers import place, stacks, stands_first
-from weightspace.analysis.merging.plan import plan
+from weightspace.analysis.merging.planner import plan
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError, UnknownNameError
 
