@@ -33,10 +33,11 @@ test: install lint types  ## lint, types, import rules, tests, doctests and note
 test-slow: install  ## the tests that take long
 	$(PYTEST) -m slow $(ARGS)
 
-bench: install $(VENV)/peers-stamp  ## measurements beside other tools
+bench: install $(VENV)/peers-stamp $(VENV)/mergekit-stamp  ## measurements beside other tools
 	$(BIN)/pytest -m benchmark -s $(ARGS)
 	$(BIN)/python -m tests.benchmarks.ingest_small --peers $(VENV)/peers/bin
 	$(BIN)/python -m tests.benchmarks.ingest_large --peers $(VENV)/peers/bin
+	$(BIN)/python -m tests.benchmarks.merging --peer $(VENV)/mergekit/bin
 
 lint: install  ## style, formatting and which part may import which
 	$(BIN)/ruff check .
@@ -71,4 +72,10 @@ $(VENV)/dev-stamp: $(VENV)/run-stamp
 $(VENV)/peers-stamp: $(VENV)/dev-stamp
 	@$(PYTHON) -m venv $(VENV)/peers
 	@$(VENV)/peers/bin/python $(INSTALL) $(PEERS)
+	@touch $@
+
+# In an environment of its own: it asks for other versions than the peers above.
+$(VENV)/mergekit-stamp: $(VENV)/dev-stamp
+	@$(PYTHON) -m venv $(VENV)/mergekit
+	@$(VENV)/mergekit/bin/python $(INSTALL) mergekit==0.1.5
 	@touch $@

@@ -235,7 +235,9 @@ class MergeMethod:
         if inputs < low or (high is not None and inputs > high):
             wanted = f"exactly {low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
             beside = "" if self.base == "none" else " besides the base"
-            raise MergeError(f"merge method '{self.name}' takes {wanted} model{'s' * (high != 1)}{beside}, found {inputs}; name as many")
+            raise MergeError(
+                f"merge method '{self.name}' takes {wanted} model{'s' * ((high or low) != 1)}{beside}, found {inputs}; name as many"
+            )
         if self.base == "required" and not has_base:
             raise MergeError(f"merge method '{self.name}' needs a base model, found none; name it as base_model")
         if self.base == "none" and has_base:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 
-
 from weightspace import dtypes
 from weightspace.analysis.merging.health import Measured, warnings
 from weightspace.analysis.merging.plan import Plan

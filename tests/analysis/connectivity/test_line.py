@@ -120,7 +120,7 @@ class TestRefusals:
 
     def test_another_kind_of_repair(self, perceptrons: Pair) -> None:
         with pytest.raises(TaskError, match="expected repair to be 'reset' or 'repair', found 'renew'"):
-            prepare(perceptrons.task, perceptrons.a, perceptrons.b, "renew")
+            prepare(perceptrons.task, (perceptrons.a, perceptrons.b), "renew")
 
     def test_networks_of_other_names(self) -> None:
         with pytest.raises(UnknownNameError, match="the second state dict has no tensor 'w'"):

@@ -31,7 +31,8 @@ def interpolated(a: Array, b: Array, t: float, straight: float) -> Array:
     if abs(cosine) > straight:
         return (1 - t) * a + t * b
     angle = np.arccos(cosine)
-    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    made: Array = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    return made
 
 
 def slerp(tensors: list[Array], base: Array | None, chance: Any, *, t: float) -> Array:

@@ -117,7 +117,7 @@ def test_an_unknown_method_gets_a_suggestion() -> None:
         ("slerp", 2, True, "merge method 'slerp' takes exactly 1 model besides the base, found 2; name as many"),
         ("nuslerp", 1, False, "merge method 'nuslerp' takes exactly 2 models besides the base, found 1; name as many"),
         ("model_stock", 1, True, "merge method 'model_stock' takes at least 2 models besides the base, found 1; name as many"),
-        ("linear", 0, False, "merge method 'linear' takes at least 1 models, found 0; name as many"),
+        ("linear", 0, False, "merge method 'linear' takes at least 1 model, found 0; name as many"),
         ("slerp", 1, False, "merge method 'slerp' needs a base model, found none; name it as base_model"),
         ("linear", 2, True, "merge method 'linear' has no use for a base model; list it among the models, or leave it out"),
     ],
