@@ -1,6 +1,7 @@
 """Carrying a plan out, one tensor at a time and of large ones a slab at a time: read, combine, round once."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
@@ -109,8 +110,20 @@ class Run:
         return Checkpoint(info, storages, "memory", recipe=self.plan.recipe.to_dict(), parents=tuple(self.ids.values()))
 
     def _bytes(self, step: Step) -> memoryview:
-        pieces = list(self.pieces(step))
+        with one_thread():
+            pieces = list(self.pieces(step))
         return tensor_bytes(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: sums come out the same wherever they are made."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def torch_dtype(name: str) -> torch.dtype:

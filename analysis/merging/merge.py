@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from weightspace import identity
 from weightspace.adapters import extract_adapter, save_adapter
 from weightspace.analysis.connectivity import repair_many
-from weightspace.analysis.merging.execute import Run, torch_dtype
+from weightspace.analysis.merging.execute import Run, one_thread, torch_dtype
 from weightspace.analysis.merging.health import Measured, Measuring
 from weightspace.analysis.merging.plan import Plan, Step
 from weightspace.analysis.merging.planner import plan
@@ -46,6 +45,9 @@ from weightspace.storage import FileSpan
 
 SUFFIX = ".safetensors"
 INDEX = "model.safetensors.index.json"
+FOREIGN = {".bin", ".ckpt", ".gguf", ".h5", ".keras", ".npy", ".npz", ".onnx", ".pkl", ".pt", ".pth", ".tar", ".th", ".zip"}
+"""Suffixes of files that are not written; others are of folders, as in `Llama-3.1-8B`."""
+
 COMPANIONS = {"generation_config.json", "preprocessor_config.json", "processor_config.json"}
 """Files of a model's folder that are copied as they are."""
 
@@ -144,7 +146,8 @@ def merge(
     prepared = recipe if isinstance(recipe, Prepared) else prepare(recipe, opener)
     plan = prepared.plan.expect_possible()
     target = None if out is None else _target(Path(out), prepared, force)
-    with _one_thread():
+    _keep_slabs()
+    with one_thread():
         models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
         run = Run(plan, models, gather_evidence(plan, models, opener), _device(device), _ids(prepared) if plan.method.chance else {})
         run.expect_copies()
@@ -191,7 +194,7 @@ def _parents(prepared: Prepared, run: Run) -> dict[str, str]:
 def _target(out: Path, prepared: Prepared, force: bool) -> Path:
     """See that the result can be written, before work begins."""
     plan = prepared.plan
-    if out.suffix and out.suffix != SUFFIX and not out.is_dir():
+    if out.suffix.lower() in FOREIGN and not out.is_dir():
         raise MergeError(f"{out}: has the suffix '{out.suffix}'; name a {SUFFIX} file, or a folder")
     if out.suffix == SUFFIX and plan.recipe.adapter:
         raise MergeError(f"{out}: an adapter is a folder of two files; name a folder")
@@ -226,7 +229,8 @@ def _extracted(run: Run, merged: Checkpoint) -> Checkpoint:
     """The result as an adapter of the base."""
     how, base = run.plan.recipe.adapter, run.plan.recipe.base_model
     assert how is not None and base is not None
-    return extract_adapter(run.models[base], merged, rank=how.rank, alpha=how.alpha, targets=how.targets)
+    tuned = replace(merged, metadata=run.models[base].metadata)  # whose config says what is tied
+    return extract_adapter(run.models[base], tuned, rank=how.rank, alpha=how.alpha, targets=how.targets)
 
 
 @dataclass(frozen=True)
@@ -254,11 +258,6 @@ class _Making:
     def is_file(self) -> bool:
         """Whether a lone file is wanted."""
         return self.target.suffix == SUFFIX
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What came up on the way."""
-        return ()
 
     def shards(self, limit: int) -> list[Shard]:
         """The files of the result."""
@@ -436,15 +435,9 @@ class _Telling:
             self._tell(self._so_far)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: sums come out the same wherever they are made."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # The allocator of glibc learns from the largest block that was freed: after this one it keeps the memory of slabs, in place of
-    # giving it back and getting it anew, page by page, for every slab.
+def _keep_slabs() -> None:
+    """Show glibc's allocator a large block: it learns from the largest that was freed, and from then on keeps the memory of slabs.
+
+    Otherwise it gives that back and gets it anew, page by page, for every slab.
+    """
     torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -118,11 +118,6 @@ class Slab:
     evidence: Mapping[str, tuple[Tensor | None, ...]] = field(default_factory=dict)
     name: str = ""
 
-    @property
-    def deltas(self) -> tuple[Tensor, ...]:
-        """What each input differs from the base by: task vectors; the inputs themselves where there is no base. New tensors."""
-        return tuple(tensor.clone() if self.base is None else tensor - self.base for tensor in self.tensors)
-
 
 @runtime_checkable
 class Slabs(Protocol):

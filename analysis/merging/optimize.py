@@ -2,7 +2,7 @@
 
 A search is a function of its seed and of the scores alone. Run again with the scores that are known, it proposes the same values in
 the same order, finds them scored, and evaluates only what comes after. (Another machine may fit a Gaussian process differently in the
-last bits; should that move a proposal, it is evaluated.)
+last bits, another scipy may draw in another order; should that move a proposal, it is evaluated.)
 """
 
 import math
@@ -167,24 +167,17 @@ def _spread(chance: np.random.Generator, count: int, size: int) -> Points:
 
 
 def _differential_evolution(score: Score, space: Space, chance: np.random.Generator, tries: int) -> None:
-    """Storn and Price, Differential Evolution (1997): `best/1/bin`, its scale drawn anew for each proposal.
+    """Storn and Price, Differential Evolution (1997): `best/1/bin`; from new points whenever all have become one."""
+    from scipy.optimize import differential_evolution
 
-    Ours and not scipy's, which turns errors of a user's function into others and changes its order of draws between versions.
-    """
     size = len(space.dimensions)
-    members = _spread(chance, max(5, min(4 * size + 2, tries // 5)), size)
-    scores = np.array([score(one) for one in members])
+    options = {"mutation": (0.3, 0.9), "recombination": 0.8, "tol": 0, "polish": False, "maxiter": 10**6, "seed": chance}
     while True:
-        for at in range(len(members)):
-            first, second = chance.choice(len(members), 2, replace=False)
-            moved = members[scores.argmin()] + chance.uniform(0.3, 0.9) * (members[first] - members[second])
-            moved = np.where((moved < 0) | (moved > 1), chance.random(size), moved)
-            crossed = chance.random(size) < 0.8
-            crossed[chance.integers(size)] = True
-            proposal = np.where(crossed, moved, members[at])
-            found = score(proposal)
-            if found <= scores[at]:
-                members[at], scores[at] = proposal, found
+        members = _spread(chance, max(5, min(4 * size + 2, tries // 5)), size)
+        try:
+            differential_evolution(score, [(0, 1)] * size, init=members, **options)
+        except RuntimeError as error:  # scipy puts one in the place of a ValueError, as ours are, from the first generation
+            raise error.__cause__ or error from None
 
 
 def _nelder_mead(score: Score, space: Space, chance: np.random.Generator, tries: int) -> None:

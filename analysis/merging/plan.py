@@ -68,7 +68,7 @@ class Plan:
         method: of the recipe.
         steps: one for each tensor of the result that is stored, in order.
         aliases: further names of a tensor, for tied ones.
-        layers: how many layers each stack of the result has, where the recipe changes it.
+        layers: of each stack that the recipe puts together from slices, which layer of its model each one was.
         problems: why it cannot be carried out, one line each.
         notes: what a user should know, one line each.
     """
@@ -77,7 +77,7 @@ class Plan:
     method: MergeMethod
     steps: tuple[Step, ...]
     aliases: Mapping[str, str]
-    layers: Mapping[str, int]
+    layers: Mapping[str, tuple[int, ...]]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from weightspace import dtypes
@@ -10,11 +11,11 @@ from weightspace.analysis.matching.match import methods as matching_methods
 from weightspace.analysis.merging.layers import Place, place, stacks, stands_first
 from weightspace.analysis.merging.method import MergeMethod, methods
 from weightspace.analysis.merging.plan import Part, Plan, Step
-from weightspace.analysis.merging.recipe import Input, Module, Recipe, Slice, Source, all_settings
+from weightspace.analysis.merging.recipe import Align, Input, Module, Recipe, Slice, Source, all_settings
 from weightspace.analysis.merging.settings import evidence_of, parameters_of
-from weightspace.analysis.merging.ties import TIED, ties_embeddings
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import MergeError, UnknownNameError, one_line
+from weightspace.tied_heads import TIED, ties_head
 
 DERIVED = ("inv_freq", "position_ids", "masked_bias", "attn.bias", "num_batches_tracked", "token_type_ids")
 """Ends of names of buffers that follow from the architecture: a file may lack them."""
@@ -37,7 +38,7 @@ def plan(recipe: Recipe, models: Mapping[Source, Checkpoint], stored: Mapping[So
     """
     method = methods[recipe.merge_method]
     if recipe.align is not None:
-        matching_methods[recipe.align.method]  # an unknown one is told before work begins
+        _expect_options(recipe.align)
     planner = _Planner(recipe, method, models, stored or models)
     planner.notes += _idle(recipe, method)
     planner.run()
@@ -50,6 +51,19 @@ def plan(recipe: Recipe, models: Mapping[Source, Checkpoint], stored: Mapping[So
         tuple(dict.fromkeys(planner.problems)),
         tuple(dict.fromkeys(planner.notes)),
     )
+
+
+def _expect_options(how: Align) -> None:
+    """See that the method of alignment is known, and takes what it is given, before work begins.
+
+    Raises:
+        UnknownNameError: no such method, or no such option of it.
+    """
+    given = signature(matching_methods[how.method]).parameters.values()
+    known = [one.name for one in given if one.kind == one.KEYWORD_ONLY and one.name != "generator"]
+    for name in (*how.options, *(["task"] if how.task else [])):
+        if name not in (*known, *(("how", "max_rounds", "scales") if how.many else ())):
+            raise UnknownNameError.of(f"option of the alignment method '{how.method}'", name, known)
 
 
 def _idle(recipe: Recipe, method: MergeMethod) -> Iterator[str]:
@@ -83,13 +97,21 @@ class _Planner:
         self.recipe, self.method, self.models, self.stored = recipe, method, models, stored
         self.steps: dict[str, Step] = {}
         self.aliases: dict[str, str] = {}
-        self.layers: dict[str, int] = {}
+        self.layers: dict[str, tuple[int, ...]] = {}
         self.problems: list[str] = []
         self.notes: list[str] = []
 
     def run(self) -> None:
         if self.recipe.adapter and self.recipe.base_model is None:
             self.problems.append("the recipe asks for an adapter and names no base_model; an adapter is a difference from one")
+        if self.recipe.adapter and self.recipe.keep != "none":
+            self.problems.append(
+                f"the recipe says keep: {self.recipe.keep} and asks for an adapter, which keeps no parents; leave one of the two out"
+            )
+        if self.recipe.adapter and self.recipe.align and self.recipe.align.to not in (None, self.recipe.base_model):
+            self.problems.append(
+                f"the recipe aligns to '{self.recipe.align.to}' and asks for an adapter, which would fit no base but a moved one; align to the base"
+            )
         if self.recipe.keep == "base" and self.recipe.base_model is None:
             self.problems.append("the recipe says keep: base and names no base_model; name one, or say keep: all")
         for prefix, module in self.recipe.modules.items():
@@ -186,7 +208,7 @@ class _Planner:
 
     def _sliced(self, module: Module, slices: Sequence[Slice], stack: str) -> None:
         """Lay the layers of all slices one after another."""
-        out = 0
+        made: list[int] = []
         held = {source: self._held(source, stack) for slice in slices for source in self._sources(slice)}
         for slice in slices:
             if not self._expect_layers(slice, stack):
@@ -198,9 +220,9 @@ class _Planner:
                 layers = [(source, low + step) for source, low in zip(sources, firsts, strict=True)]
                 for rest in dict.fromkeys(rest for source, layer in layers for rest in held[source].get(layer, ())):
                     keys = [(source, Place(stack, layer, rest).name) for source, layer in layers]
-                    self._tensor(Place(stack, out, rest).name, module, slice, depth, keys, set())
-                out += 1
-        self.layers[stack] = out
+                    self._tensor(Place(stack, len(made), rest).name, module, slice, depth, keys, set())
+                made.append(first + step)
+        self.layers[stack] = tuple(made)
 
     def _held(self, source: Source, stack: str) -> dict[int, list[str]]:
         """What names of a model's layers have after the number."""
@@ -305,7 +327,7 @@ class _Planner:
         if name in info:
             return Part(source, info[name].alias_of or name)
         twin = next((other for pair in TIED for other in pair if name in pair and other != name and other in info), None)
-        return None if twin is None or not ties_embeddings(self.models[source]) else Part(source, twin)
+        return None if twin is None or not ties_head(self.models[source]) else Part(source, twin)
 
     def _is_tied(self, name: str, listed: Sequence[tuple[Source, str]], found: Sequence[Part | None], may_tie: Set[str]) -> bool:
         """Whether all models have the tensor under another name too: then it is stored once. Where only some do, it comes untied."""

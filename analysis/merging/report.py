@@ -16,10 +16,13 @@ from weightspace import dtypes
 from weightspace.analysis.merging.health import Measured, warnings
 from weightspace.analysis.merging.plan import Plan
 from weightspace.analysis.merging.recipe import Recipe
-from weightspace.analysis.merging.ties import ties_embeddings
 from weightspace.checkpoint import Checkpoint
+from weightspace.tied_heads import ties_head
 
 MANIFEST, CARD, RECIPE = "merge.json", "README.md", "recipe.yaml"
+_COUNTS = "num_hidden_layers", "n_layer", "num_layers"
+_OF_EACH = "layer_types", "no_rope_layers", "layers_block_type"
+"""Keys of configs that count layers, and ends of those that list something of each."""
 
 
 def manifest_path(out: Path) -> Path:
@@ -107,18 +110,36 @@ def config(plan: Plan, checkpoint: Checkpoint, changes: Mapping[str, Any]) -> di
     written = {step.dtype for step in plan.steps if not step.is_copy}
     if len(written) == 1:
         made["torch_dtype" if "torch_dtype" in made else "dtype"] = dtypes.dtype(written.pop()).torch
-    for key in ("num_hidden_layers", "n_layer", "num_layers"):
-        if plan.layers and key in made:
-            made[key] = next(iter(plan.layers.values()))
+    for stack, origins in plan.layers.items():
+        made = _with_layers(made, stack, origins)
     names = {*(step.name for step in plan.steps), *plan.aliases}
-    if ties_embeddings(checkpoint) and any(name in names and name not in plan.aliases for name in ("lm_head.weight", "embed_out.weight")):
+    if ties_head(checkpoint) and any(name in names and name not in plan.aliases for name in ("lm_head.weight", "embed_out.weight")):
         made["tie_word_embeddings"] = False
     return {**made, **changes}
+
+
+def _with_layers(given: Mapping[str, Any], stack: str, origins: Sequence[int]) -> dict[str, Any]:
+    """A config that counts the layers of one stack, and describes each of them, as they come out."""
+    parts = [key for key in given if key.endswith("_config") and key.removesuffix("_config") in stack and isinstance(given[key], Mapping)]
+    part = parts[0] if parts else "text_config"
+    if parts or (isinstance(given.get(part), Mapping) and not any(key in given for key in _COUNTS)):
+        return {**given, part: _with_layers(given[part], "", origins)}
+    side = next((side for side in ("decoder", "encoder") if side in stack), "")
+    count = next((key for key in (f"num_{side}_layers", f"{side}_layers", *_COUNTS) if key in given), None)
+    if count is None:
+        return dict(given)
+    each = {
+        key: [value[at] for at in origins]
+        for key, value in given.items()
+        if key.endswith(_OF_EACH) and isinstance(value, list) and len(value) == given[count] and max(origins) < len(value)
+    }
+    return {**given, count: len(origins), **each}
 
 
 def card(plan: Plan, report: Report) -> str:
     """A model card: what was merged, how, and what to know of it."""
     parents = [f"- `{name}` (`{id[:12]}`)" for name, id in report.parents.items()]
+    size = f", {plan.num_bytes:,} bytes" if report.measured else ""  # an adapter has others
     front = yaml.safe_dump({"tags": ["merge", "weightspace", plan.method.name]}, sort_keys=False)
     lines = [
         f"---\n{front}---",
@@ -126,7 +147,7 @@ def card(plan: Plan, report: Report) -> str:
         f"Made with weightspace by the method `{plan.method.name}` ({plan.method.paper}) from:",
         "\n".join(parents),
         f"## Recipe\n\n```yaml\n{recipe_text(plan.recipe)}```",
-        f"## What came of it\n\n{len(report.measured)} tensors, {plan.num_bytes:,} bytes, id `{report.id}`.",
+        f"## What came of it\n\n{len(report.hashes)} tensors{size}, id `{report.id}`.",
         _listed("Warnings", report.warnings),
         _listed("Notes", report.notes),
         "The parents' licences hold for this model too: look at theirs before you share it.",

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.analysis.merging.method import Slab
+from weightspace.errors import MergeError
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ def spectrum(matrix: Float[Tensor, "rows columns"], dtype: torch.dtype, part_of:
         dtype: of the values that it was made from, whose rounding tells what is zero: singular values up to `eps * max(rows, columns)` of
             the largest.
         part_of: what is left of which the matrix is, where it is a difference: rounding is as large as that.
+
+    Raises:
+        MergeError: values that are NaN or infinite; no direction is larger than those, so that everything else would be lost.
     """
+    if not bool(matrix.isfinite().all()):
+        raise MergeError("a difference from the base is NaN or infinite, and has no singular values; look at the models")
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     size = values[:1] if part_of is None else torch.linalg.matrix_norm(part_of)
     floor = torch.finfo(dtype).eps * max(matrix.shape) * size

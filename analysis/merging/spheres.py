@@ -10,11 +10,21 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.merging.method import Slab
+from weightspace.analysis.merging.task_vectors import deltas, onto_base
 
 
 def offsets(slab: Slab) -> Sequence[Tensor]:
     """The inputs as seen from the base, or from nought where there is none."""
-    return slab.tensors if slab.base is None else slab.deltas
+    return slab.tensors if slab.base is None else tuple(deltas(slab))
+
+
+def onto_origin(slab: Slab, point: Tensor) -> Tensor:
+    """A combination of `offsets`, seen from nought again; it may be overwritten.
+
+    Combining the offsets, and not the inputs and the base with weights that sum to one, keeps the weight of a short offset from
+    magnifying the rounding of what is long: an input that equals the base in a tensor may have any weight there.
+    """
+    return point if slab.base is None else onto_base(slab, point)
 
 
 def inner_products(slabs: Iterable[Slab], points: Callable[[Slab], Sequence[Tensor]], axis: int | None = None) -> Tensor:

@@ -19,20 +19,6 @@ _COPIED = (
 _REWRITTEN = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 
 
-def write_tokenizer(
-    common: Common | None, folders: Mapping[str, Path | None], out: Path, *, origin: str | None = None, chat_template: str | None = None
-) -> tuple[str, ...]:
-    """Write what `tokenizer_files` gives into a folder that is there; returns the names of the files.
-
-    Raises:
-        MergeError: as `tokenizer_files`.
-    """
-    files = tokenizer_files(common, folders, origin=origin, chat_template=chat_template)
-    for name, content in files.items():
-        (out / name).write_bytes(content)
-    return tuple(files)
-
-
 def tokenizer_files(
     common: Common | None, folders: Mapping[str, Path | None], *, origin: str | None = None, chat_template: str | None = None
 ) -> dict[str, bytes]:

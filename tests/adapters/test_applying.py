@@ -163,13 +163,19 @@ def test_the_part_of_a_pipeline_that_fits_by_shape_is_taken() -> None:
         fit(read_adapter(pipeline(text_encoder=5, text_encoder_2=5)), one)
 
 
-def test_a_hidden_head_alone_may_be_updated() -> None:
-    config = {"tie_word_embeddings": True, "architectures": ["LlamaForCausalLM"]}
-    model = Checkpoint.of({"model.embed_tokens.weight": drawn(9, 4)}, metadata={"config": config})
+@pytest.mark.parametrize(
+    ("embedding", "config"),
+    [
+        ("model.embed_tokens.weight", {"tie_word_embeddings": True, "architectures": ["LlamaForCausalLM"]}),
+        ("transformer.wte.weight", {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}),  # which need not say that it ties
+    ],
+)
+def test_a_hidden_head_alone_may_be_updated(embedding: str, config: dict[str, Any]) -> None:
+    model = Checkpoint.of({embedding: drawn(9, 4)}, metadata={"config": config})
     adapter = low_rank({"lm_head": (9, 4)})
     applied = apply_adapter(model, adapter)
     assert torch.allclose(applied["lm_head.weight"].double(), drawn(9, 4).double() + product(adapter, "lm_head"), atol=1e-5)
-    assert torch.equal(applied["model.embed_tokens.weight"], drawn(9, 4)) and applied.metadata["config"]["tie_word_embeddings"] is False
+    assert torch.equal(applied[embedding], drawn(9, 4)) and applied.metadata["config"]["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("updated", ["a.weight", "b.weight", "c.weight"])

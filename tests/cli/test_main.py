@@ -54,6 +54,10 @@ class TestHelp:
         assert "--zoo" in helped
         assert "Examples:" in helped
 
+    def test_what_stands_in_brackets_is_shown(self, run: Run) -> None:
+        helped = run("optimize", "--help", columns=200).stdout
+        assert "{search: [low, high]} or {choose: [a, b]}" in helped
+
     @pytest.mark.parametrize("command", PRINTING)
     def test_every_command_that_prints_data_takes_a_format(self, run: Run, command: str) -> None:
         assert "<table|json|csv>" in run(command, "--help").stdout

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.analysis.merging import reference_averages, reference_matrices, reference_task_vectors
 from weightspace.analysis.merging.chance import Chance
 from weightspace.analysis.merging.method import MergeMethod, Parameter, Promise, Slab, Slabs, Whole, methods
+from weightspace.errors import MergeError
 
 REFERENCES: dict[str, Callable[..., Any]] = {
     **reference_averages.REFERENCES,
@@ -287,6 +288,41 @@ def test_zeros_give_numbers(name: str) -> None:
     assert replace(case, slab=one_zero).merged().isfinite().all()
     if base is not None:
         assert replace(case, slab=replace(case.slab, base=base)).merged().isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("arcee_fusion", "nearswap", "iso_c", "iso_cts", "tsv")])
+def test_equal_inputs_come_back_wherever_their_base_is(name: str) -> None:
+    # Of those left out two take a part of a model alone, and three give its directions other sizes.
+    for seed in range(5):
+        case = draw(name, seed)
+        equal = replace(case.slab, tensors=case.slab.tensors[:1] * len(case.slab.tensors))
+        wanted = {parameter.name: 1.0 for parameter in case.method.parameters.values() if parameter.is_required}
+        wanted |= {"normalize": True} if "normalize" in case.method.parameters else {}
+        assert difference(Case(case.method, equal, wanted).merged(), case.slab.tensors[0], case) < 1e-9, seed
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if methods[name].base != "none"])
+def test_an_input_may_equal_the_base(name: str) -> None:
+    # as frozen layers do; its direction is none, and whatever a method makes of it must not magnify rounding
+    for seed in range(8):
+        case = draw(name, seed, dtype=torch.float32)
+        if case.slab.base is not None:
+            frozen = replace(case, slab=replace(case.slab, tensors=(*case.slab.tensors[:-1], case.slab.base)))
+            assert difference(frozen.merged(), frozen.referred(), frozen) <= 1e-4, seed
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "nearswap"])  # which moves towards infinity, by no more than t
+def test_what_is_no_number_is_refused_or_comes_out(name: str, value: float) -> None:
+    for seed in range(5):
+        case = draw(name, seed)
+        broken = case.slab.tensors[0].clone()
+        broken[1, 2] = value
+        case = replace(case, slab=replace(case.slab, tensors=(broken, *case.slab.tensors[1:])))
+        try:
+            assert not case.merged().isfinite().all(), seed
+        except MergeError as error:
+            assert "NaN or infinite" in str(error)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])

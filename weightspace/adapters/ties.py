@@ -10,6 +10,7 @@ from typing import Any
 
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import MergeError, one_line
+from weightspace.tied_heads import ties_head
 
 _HEADS = ("lm_head", "embed_out")
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared")
@@ -19,7 +20,7 @@ _WITH_HEAD = (*_DECODERS, "ForMaskedLM", "ForConditionalGeneration", "ForPreTrai
 
 def is_hidden_head(module: str, base: Checkpoint) -> bool:
     """Whether a module is the output head that a base does not store, because its config ties it to the input embedding."""
-    return _leaf(module) in _HEADS and f"{module}.weight" not in base.info and _says_tied(base) and input_embedding(base) is not None
+    return _leaf(module) in _HEADS and f"{module}.weight" not in base.info and ties_head(base) and input_embedding(base) is not None
 
 
 def input_embedding(base: Checkpoint) -> str | None:
@@ -39,7 +40,7 @@ def tied_with(name: str, model: Checkpoint) -> list[str]:
     """The other names of a tensor, with that of a head which the config ties to it and the file does not store."""
     owner = model.info[name].alias_of or name
     others = [one.name for one in model.info.values() if name != one.name and owner in (one.name, one.alias_of)]
-    is_hidden = _says_tied(model) and name == input_embedding(model) and not any(_is_head(other) for other in model.info)
+    is_hidden = ties_head(model) and name == input_embedding(model) and not any(_is_head(other) for other in model.info)
     return [*others, _head_name(model)] if is_hidden and _architecture(model).endswith(_DECODERS) else others
 
 
@@ -52,7 +53,7 @@ def hidden_head_beside(base: Checkpoint, changed: Collection[str]) -> str | None
     embedding = input_embedding(base)
     architecture = _architecture(base)
     stored = any(_is_head(name) for name in (*base.info, *changed))
-    if embedding not in changed or embedding is None or stored or not _says_tied(base) or not architecture.endswith(_WITH_HEAD):
+    if embedding not in changed or embedding is None or stored or not ties_head(base) or not architecture.endswith(_WITH_HEAD):
         return None
     if not architecture.endswith(_DECODERS):
         raise MergeError(
@@ -78,7 +79,7 @@ def untied(info: Mapping[str, TensorInfo], changed: Collection[str]) -> tuple[di
 
 def saying_untied(base: Checkpoint) -> Mapping[str, Any]:
     """The base's metadata, its config no longer tying the head to the embedding."""
-    if not _says_tied(base):
+    if not ties_head(base):
         return base.metadata
     return {**base.metadata, "config": {**_config(base), "tie_word_embeddings": False}}
 
@@ -91,10 +92,6 @@ def _architecture(base: Checkpoint) -> str:
 def _head_name(base: Checkpoint) -> str:
     """What decoders call their head."""
     return "embed_out.weight" if "NeoX" in _architecture(base) else "lm_head.weight"
-
-
-def _says_tied(base: Checkpoint) -> bool:
-    return bool(_config(base).get("tie_word_embeddings"))
 
 
 def _config(base: Checkpoint) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ def _importance(slab: Slab) -> Tensor:
     assert slab.base is not None, "required"
     new, old = (torch.softmax(values, -1, dtype=torch.float64).add_(1e-8) for values in (slab.tensors[0], slab.base))
     divergence = new.mul(torch.div(new, old).log_()).sum(-1, keepdim=True)
-    return (slab.tensors[0] - slab.base).abs_().mul_(divergence.clamp_(min=0))
+    return (slab.tensors[0] - slab.base).mul_(divergence.clamp_(min=0)).abs_()  # last, for a NaN may have a sign
 
 
 def _threshold(slabs: Slabs, **_: object) -> float:

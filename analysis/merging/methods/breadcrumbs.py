@@ -49,6 +49,9 @@ def breadcrumbs(
 
     `band` drops the share `gamma` of a tensor's entries that are the largest by magnitude and keeps the share `density` that comes next
     (nothing is dropped where that is 1); entries that equal the largest or the smallest of these are kept as well. Where `rescale`, the
-    kept are scaled to the sum of magnitudes of before. `int8_mask` has no effect.
+    kept are scaled to the sum of magnitudes of before.
+
+    Departure from mergekit: at least one entry is kept, as ties does, where the share of a small tensor comes to less than one; there
+    such a tensor's whole delta is lost. `int8_mask` has no effect.
     """
     return onto_base(slab, total(trimmed(slab, summary), weight, normalize), lambda_)

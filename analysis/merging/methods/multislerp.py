@@ -5,7 +5,7 @@ from torch import Tensor
 
 from weightspace.analysis.merging.averages import shares, weighted_sum
 from weightspace.analysis.merging.method import Each, Slab, Slabs, merge_method
-from weightspace.analysis.merging.spheres import inner_products, lengths, offsets
+from weightspace.analysis.merging.spheres import inner_products, lengths, offsets, onto_origin
 
 
 def _weights(slabs: Slabs, *, weight: Each, normalize_weights: bool, eps: float) -> list[float]:
@@ -45,6 +45,4 @@ def multislerp(slab: Slab, *, weight: Each, normalize_weights: bool = True, eps:
     Raises:
         MergeError: the weights sum to nothing and are to be normalised.
     """
-    if slab.base is None:
-        return weighted_sum(slab.tensors, summary)
-    return weighted_sum((slab.base, *slab.tensors), [1 - sum(summary), *summary])
+    return onto_origin(slab, weighted_sum(offsets(slab), summary))

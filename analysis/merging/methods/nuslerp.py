@@ -4,7 +4,7 @@ from torch import Tensor
 
 from weightspace.analysis.merging.averages import weighted_sum
 from weightspace.analysis.merging.method import Each, Slab, Slabs, Whole, merge_method
-from weightspace.analysis.merging.spheres import arc, cosines, inner_products, offsets
+from weightspace.analysis.merging.spheres import arc, cosines, inner_products, offsets, onto_origin
 
 STRAIGHT = 1 - 1e-6
 
@@ -41,10 +41,7 @@ def nuslerp(slab: Slab, *, weight: Each, nuslerp_flatten: bool = True, nuslerp_r
     total = sum(weight)
     t = 0.5 if abs(total) < 1e-6 else weight[1] / total
     cosine = cosines(inner_products(Whole(slab), offsets, -1))[0, 1] if summary is None else summary
-    first, second = arc(cosine, t, STRAIGHT)
-    if slab.base is None:
-        return weighted_sum(slab.tensors, _plain((first, second), slab))
-    return weighted_sum((slab.base, *slab.tensors), _plain((1 - first - second, first, second), slab))
+    return onto_origin(slab, weighted_sum(offsets(slab), _plain(arc(cosine, t, STRAIGHT), slab)))
 
 
 def _plain(weights: tuple[Tensor, ...], slab: Slab) -> list[float | Tensor]:

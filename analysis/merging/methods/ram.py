@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.merging.method import Between, Slab, merge_method
+from weightspace.analysis.merging.task_vectors import deltas, onto_base
 
 
 def active(slab: Slab, epsilon: float) -> tuple[list[Tensor], Tensor]:
     """The task vectors, nought where an entry is not above `epsilon` in size, and how many inputs have each entry above it."""
-    deltas = [torch.nn.functional.hardshrink(delta, epsilon) for delta in slab.deltas]
+    found = [torch.nn.functional.hardshrink(delta, epsilon) for delta in deltas(slab)]
     count = torch.zeros_like(slab.tensors[0])
     changed = torch.empty_like(count)
-    for delta in deltas:
+    for delta in found:
         count.add_(torch.ne(delta, 0, out=changed))
-    return deltas, count
+    return found, count
 
 
 @merge_method(
@@ -33,8 +34,7 @@ def ram(slab: Slab, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Tensor:
         slab: inputs and base.
         epsilon: the size up to which an entry counts as unchanged.
     """
-    assert slab.base is not None, "required"
     (total, *others), count = active(slab, epsilon)
     for delta in others:
         total.add_(delta)
-    return total.div_(count.clamp_(min=1)).add_(slab.base)
+    return onto_base(slab, total.div_(count.clamp_(min=1)))

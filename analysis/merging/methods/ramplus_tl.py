@@ -8,6 +8,7 @@ from torch import Tensor
 from weightspace.analysis.merging.averages import weighted_sum
 from weightspace.analysis.merging.method import Between, Slab, Slabs, merge_method
 from weightspace.analysis.merging.methods.ram import active
+from weightspace.analysis.merging.task_vectors import onto_base
 
 PAPER = "Yuan et al., Behavior knowledge merge in reinforced agentic models (arXiv:2601.13572)"
 
@@ -48,7 +49,6 @@ def ramplus_tl(
         summary: what each input's own entries are multiplied by.
     """
     deltas, count = active(slab, epsilon)
-    assert slab.base is not None, "required"
     together = weighted_sum(deltas, [1.0] * len(deltas)).div_(count.clamp(min=1))
     alone = torch.eq(count, 1, out=count)
-    return together.lerp_(weighted_sum(deltas, summary), alone).add_(slab.base)
+    return onto_base(slab, together.lerp_(weighted_sum(deltas, summary), alone))

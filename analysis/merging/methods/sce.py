@@ -59,14 +59,14 @@ def _most_varied(slab: Slab, threshold: float) -> list[Tensor]:
 
 
 def _variance(parts: Sequence[Tensor]) -> Tensor:
-    """Entry by entry across models, around the first model: exactly 0 where all are equal."""
+    """Entry by entry across models, around the first model: exactly 0 where all are equal, never negative (a NaN may have a sign)."""
     first, *others = parts
     mean, square = torch.zeros_like(first), torch.zeros_like(first)
     for other in others:
         apart = other - first
         mean.add_(apart)
         square.add_(apart.mul_(apart))
-    return square.div_(len(parts)).sub_(mean.div_(len(parts)).square_()).clamp_(min=0)
+    return square.div_(len(parts)).sub_(mean.div_(len(parts)).square_()).clamp_(min=0).abs_()
 
 
 @merge_method(

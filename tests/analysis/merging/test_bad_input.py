@@ -251,6 +251,16 @@ def unknown_alignment(bench: Bench) -> Recipe:
     return bench.linear(align="wieght")
 
 
+@case(r"no option of the alignment method 'weight' named 'restart'; did you mean 'restarts'?")
+def unknown_option_of_an_alignment(bench: Bench) -> Recipe:
+    return bench.linear(align={"method": "weight", "options": {"restart": 3}})
+
+
+@case(r"no option of the alignment method 'weight' named 'task'")
+def alignment_by_weights_with_data(bench: Bench) -> Recipe:
+    return bench.linear(align={"method": "weight", "task": "tasks:digits"})
+
+
 @case(r"no family that comes with the package fits, and .*; trace the module with ws.trace, or write a spec")
 def alignment_without_known_axes(bench: Bench) -> Recipe:
     odd = {"strange": torch.ones(3, 5, 7, 2), "other": torch.ones(4, 4, 4)}
@@ -275,6 +285,16 @@ def adapter_of_no_base(bench: Bench) -> Recipe:
 @case(r"adapter.rank is 0; expected at least 1")
 def adapter_of_no_rank(bench: Bench) -> Recipe:
     return bench.linear(adapter={"rank": 0})
+
+
+@case(r"the recipe says keep: all and asks for an adapter, which keeps no parents; leave one of the two out")
+def keep_beside_an_adapter(bench: Bench) -> Recipe:
+    return bench.tuned(adapter=1, keep="all")
+
+
+@case(r"the recipe aligns to '.*a.safetensors' and asks for an adapter, which would fit no base but a moved one; align to the base")
+def adapter_of_a_moved_base(bench: Bench) -> Recipe:
+    return bench.tuned(adapter=1, align={"method": "weight", "to": bench.model("a")})
 
 
 @case(r"the recipe says keep: base and names no base_model")

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 import weightspace as ws
-from tests.analysis.merging.tiny_language_models import LETTERS, Tokens, write_tokenizer_of
+from tests.analysis.merging.tiny_language_models import LETTERS, Tokens, write_tokenizer, write_tokenizer_of
 from weightspace.analysis.merging.embeddings import Gathered, vocabulary_tensors, with_one_vocabulary, with_vocabulary
 from weightspace.analysis.merging.tokenizer import Source, common_vocabulary
-from weightspace.analysis.merging.tokenizer_files import write_tokenizer
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError
 from weightspace.vocabulary import Vocabulary

@@ -427,6 +427,30 @@ def test_what_is_made_lazily_reads_what_it_is_asked_for(tmp_path: Path) -> None:
     assert made.parents == (ws.open(a).id, ws.open(b).id) and made.recipe is not None and made.recipe["kind"] == "merge"
 
 
+@pytest.mark.parametrize("name", ["dare_ties", "iso_c", "sce", "ties"])
+def test_what_is_made_lazily_is_what_is_written_with_any_number_of_threads(name: str, tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    base = torch.randn(300, 500, generator=draw)
+    paths = [write({"w": base + torch.randn(300, 500, generator=draw)}, tmp_path / f"m{at}") for at in range(3)]
+    given = {"weight": 1, "density": 0.5, "rescale": True, "select_topk": 0.3}
+    parameters = {key: value for key, value in given.items() if key in methods[name].parameters}
+    recipe = {
+        "merge_method": name,
+        "models": [*map(str, paths)],
+        "base_model": str(write({"w": base}, tmp_path / "base")),
+        "parameters": parameters,
+    }
+    written = merge(recipe, tmp_path / "merged")
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            assert merge(recipe).id == written.id
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_inputs_are_left_alone(tmp_path: Path) -> None:
     example = Example(methods["ties"], tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import weightspace as ws
-from tests.analysis.merging.small_models import decoder, family, write
+from tests.analysis.merging.small_models import decoder, family, folder, write
+from weightspace.adapters import apply_adapter
 from weightspace.analysis.merging import Progress, Recipe, merge, prepare
 from weightspace.analysis.merging.merge import prepare_given
 
@@ -93,3 +94,30 @@ def test_memory_stays_within_a_few_slabs_of_one_huge_tensor(method: str, contain
     command = [sys.executable, "-c", PEAK, method, *paths, str(tmp_path), small]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert int(done.stdout) < 100, f"{done.stdout} MB"
+
+
+def test_an_adapter_of_a_tied_model_moves_its_hidden_head_too(tmp_path: Path) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
+    base, tuned = (folder(decoder(1, at, tied=True), tmp_path / name, config) for at, name in enumerate(("base", "tuned")))
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "models": [str(tuned)], "parameters": {"weight": 0.5}}
+    whole, adapter = merge(recipe, tmp_path / "whole"), merge({**recipe, "adapter": {"rank": 8}}, tmp_path / "adapter")
+    assert "base_model.model.lm_head.lora_A.weight" in adapter  # or PEFT would move the embedding alone
+    applied = apply_adapter(ws.open(base), adapter)
+    torch.testing.assert_close(applied["model.embed_tokens.weight"], whole["model.embed_tokens.weight"])
+    assert applied.metadata["config"]["tie_word_embeddings"] is True
+
+
+def test_a_folder_may_have_dots_in_its_name(tmp_path: Path) -> None:
+    path = str(write(decoder(2, 0), tmp_path / "a"))
+    merge(linear(path), tmp_path / "Llama-3.1-8B-merged")
+    assert (tmp_path / "Llama-3.1-8B-merged" / "merge.json").is_file()
+
+
+def test_a_link_to_a_merge_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    path = str(write(decoder(2, 0), tmp_path / "a"))
+    merge(linear(path), tmp_path / "one")
+    (tmp_path / "link").symlink_to("one")
+    merge(linear(path), tmp_path / "link", force=True)
+    assert (
+        sorted(one.name for one in tmp_path.iterdir()) == ["a.safetensors", "link", "one"] and (tmp_path / "one" / "merge.json").is_file()
+    )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.merging import method as method_module
-from weightspace.analysis.merging.method import Between, Each, MergeMethod, Share, Slab, Slabs, Whole, merge_method, methods
+from weightspace.analysis.merging.method import Between, Each, MergeMethod, Share, Slab, Slabs, merge_method, methods
 from weightspace.errors import MergeError, UnknownNameError, WeightSpaceError
 from weightspace.registry import Registry
 
@@ -168,12 +168,3 @@ def test_a_summary_sees_every_slab_before_any_is_merged(declare: Callable[..., M
         return slab.tensors[0] / summary
 
     assert declare(over, base="none", summary=largest)([torch.tensor([1.0, 4.0])], scale=2.0).tolist() == [0.125, 0.5]
-
-
-def test_deltas_are_new_tensors() -> None:
-    one, base = torch.ones(2), torch.full((2,), 3.0)
-    (bare,), (from_base,) = Slab((one,)).deltas, Slab((one,), base).deltas
-    bare.zero_()
-    assert one.tolist() == [1, 1]
-    assert from_base.tolist() == [-2, -2]
-    assert Whole(Slab((one,))).shape == (2,)

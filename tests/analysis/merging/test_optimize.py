@@ -166,6 +166,15 @@ def test_what_fails_is_told_and_the_search_goes_on(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", SEARCHES)
+def test_what_goes_wrong_beside_the_evaluation_comes_out_as_it_is(method: str) -> None:
+    def refuse(made: Try) -> None:
+        raise MergeError("no room for it")
+
+    with pytest.raises(MergeError, match=r"^no room for it$"):
+        optimize(space(RECIPE), bowl, method=method, tries=12, on_try=refuse)
+
+
+@pytest.mark.parametrize("method", SEARCHES)
 def test_when_all_fail_the_first_reason_is_said(method: str) -> None:
     def evaluate(recipe: dict[str, Any]) -> float:
         raise RuntimeError("no such data")

@@ -93,7 +93,7 @@ def test_every_output_slice_has_a_run_of_its_own() -> None:
     slices = [{"sources": [{"model": "m", "layer_range": one}]} for one in ([0, 2], [1, 4])]
     made = planned({"merge_method": "linear", "slices": slices, "parameters": {"weight": [1, 3]}}, m=decoder(4, 0))
     weights = [step.parameters["weight"][0] for step in made.steps if step.name.endswith("up_proj.weight")]
-    assert weights == [1, 3, 1, 2, 3] and made.layers == {"model.layers.": 5}
+    assert weights == [1, 3, 1, 2, 3] and made.layers == {"model.layers.": (0, 1, 1, 2, 3)}
 
 
 def test_parameters_without_effect_are_noted_and_misspelt_ones_refused() -> None:

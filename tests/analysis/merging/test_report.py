@@ -119,6 +119,40 @@ def test_the_config_is_that_of_the_base(tmp_path: Path) -> None:
     assert merge(recipe, tmp_path / "out").metadata["config"]["who"] == "base"
 
 
+def _passthrough(*slices: tuple[Path, int, int]) -> dict[str, Any]:
+    return {"slices": [{"sources": [{"model": str(path), "layer_range": [first, end]}]} for path, first, end in slices]}
+
+
+def test_what_a_config_lists_of_each_layer_goes_with_the_layer(tmp_path: Path) -> None:
+    types = ["sliding_attention", "full_attention"] * 2
+    path = folder(decoder(4, 0), tmp_path / "a", {"num_hidden_layers": 4, "layer_types": types, "eos_token_id": [1, 2, 3, 4]})
+    made = merge({"merge_method": "passthrough", **_passthrough((path, 0, 1), (path, 2, 4), (path, 2, 4))}, tmp_path / "out")
+    assert made.metadata["config"]["num_hidden_layers"] == 5 and made.metadata["config"]["eos_token_id"] == [1, 2, 3, 4]
+    assert made.metadata["config"]["layer_types"] == [types[at] for at in (0, 2, 3, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("config", "counts"),
+    [
+        ({"num_layers": 3, "num_decoder_layers": 3}, {"num_layers": 3, "num_decoder_layers": 2}),
+        ({"encoder_layers": 3, "decoder_layers": 3}, {"encoder_layers": 3, "decoder_layers": 2}),
+    ],
+)
+def test_layers_of_a_decoder_are_counted_as_such(config: dict[str, Any], counts: dict[str, Any], tmp_path: Path) -> None:
+    tensors = {f"{part}.block.{at}.w": torch.ones(2, 2) for part in ("encoder", "decoder") for at in range(3)}
+    path = folder(tensors, tmp_path / "a", config)
+    modules = {"encoder.": {"models": [str(path)]}, "decoder.": _passthrough((path, 0, 1), (path, 2, 3))}
+    assert merge({"merge_method": "passthrough", "modules": modules}, tmp_path / "out").metadata["config"] == {**counts, "dtype": "float32"}
+
+
+def test_layers_of_a_part_are_counted_in_its_own_config(tmp_path: Path) -> None:
+    tensors = {f"{part}_model.encoder.layers.{at}.w": torch.ones(2, 2) for part in ("text", "vision") for at in range(3)}
+    path = folder(tensors, tmp_path / "a", {f"{part}_config": {"num_hidden_layers": 3} for part in ("text", "vision")})
+    modules = {"text_model.": {"models": [str(path)]}, "vision_model.": _passthrough((path, 0, 3), (path, 1, 3))}
+    config = merge({"merge_method": "passthrough", "modules": modules}, tmp_path / "out").metadata["config"]
+    assert [config[f"{part}_config"]["num_hidden_layers"] for part in ("text", "vision")] == [3, 5]
+
+
 def test_the_result_is_what_its_id_says(tmp_path: Path) -> None:
     path = str(write(model(3), tmp_path / "a"))
     made = merge({"merge_method": "linear", "models": [path], "parameters": {"weight": 1}}, tmp_path / "out", shard_bytes=100)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.analysis.merging.tiny_language_models import A, B, C, Tokens, write_three, write_tokenizer_of
+from tests.analysis.merging.tiny_language_models import A, B, C, Tokens, write_three, write_tokenizer, write_tokenizer_of
 from weightspace.analysis.merging.chat_templates import CHAT_TEMPLATES
 from weightspace.analysis.merging.tokenizer import Common, Source, common_vocabulary
-from weightspace.analysis.merging.tokenizer_files import chat_template_of, tokenizer_files, write_tokenizer
+from weightspace.analysis.merging.tokenizer_files import chat_template_of, tokenizer_files
 from weightspace.errors import FormatError, MergeError
 from weightspace.vocabulary import Vocabulary
 

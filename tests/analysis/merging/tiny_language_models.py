@@ -1,7 +1,7 @@
 """Language models of a few rows, with real tokenizers beside them: folders as transformers has them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 import weightspace as ws
+from weightspace.analysis.merging.tokenizer import Common
+from weightspace.analysis.merging.tokenizer_files import tokenizer_files
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,9 @@ def write_three(root: Path) -> dict[str, Path]:
     for at, (name, tokens) in enumerate(zip("abc", (A, B, C), strict=True)):
         write_embeddings(tokens, folders[name], 100.0 * (at + 1), spare=2 if name == "a" else 0)
     return folders
+
+
+def write_tokenizer(common: Common | None, folders: Mapping[str, Path | None], out: Path, **options: Any) -> None:
+    """Write what `tokenizer_files` gives into a folder that is there."""
+    for name, content in tokenizer_files(common, folders, **options).items():
+        (out / name).write_bytes(content)

@@ -30,7 +30,9 @@ def optimize(
     recipe: Annotated[
         Path,
         typer.Argument(
-            metavar="RECIPE", show_default=False, help="A YAML file with {search: [low, high]} or {choose: [a, b]} in place of some values."
+            metavar="RECIPE",
+            show_default=False,
+            help="A YAML file with {search: \\[low, high]} or {choose: \\[a, b]} in place of some values.",
         ),
     ],
     evaluation: Annotated[

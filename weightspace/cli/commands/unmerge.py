@@ -67,6 +67,8 @@ def unmerge(
         print_data(rows, format, {"parent": Column("parent"), "bytes": Column("kept in", cells.size, right=True)})
         return
     unwritten(output, force, WEIGHTS)
+    if output.resolve() in {file.resolve() for file in result.files}:
+        raise MergeError(f"{output}: is the merge itself, without which nothing that it kept can be had back; choose another name")
     if without is not None:
         with progress("merging"):
             made = merge_without(result, folder, without, lambda recipe, models: merge(prepare_given(recipe, models), output, force=force))
