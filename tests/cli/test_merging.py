@@ -295,6 +295,14 @@ def test_parents_come_back(run: Run, merged: str, arguments: list[str], parent: 
     run("unmerge", merged, *arguments, "-o", "back.safetensors", "--force")
 
 
+@pytest.mark.parametrize("arguments", [["--parent", A], ["--without", B]])
+def test_a_merge_is_not_written_over_by_what_is_had_back_from_it(run: Run, arguments: list[str]) -> None:
+    run("merge", "ties.yaml", "-o", "lone.safetensors")
+    before = Path("lone.safetensors").read_bytes()
+    shown = run("unmerge", "lone.safetensors", *arguments, "-o", "lone.safetensors", "--force", code=1, columns=400)
+    assert "is the merge itself" in shown.stderr and Path("lone.safetensors").read_bytes() == before
+
+
 def test_one_is_taken_out(run: Run, merged: str) -> None:
     run("unmerge", merged, "--without", B, "-o", "without.safetensors")
     Path("one.yaml").write_text(TIES.replace("  - model: b.safetensors\n    parameters: {weight: 0.7}\n", ""))
