@@ -100,6 +100,7 @@ class _Planner:
         self.layers: dict[str, tuple[int, ...]] = {}
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self._refused: set[str] = set()
 
     def run(self) -> None:
         if self.recipe.adapter and self.recipe.base_model is None:
@@ -112,6 +113,8 @@ class _Planner:
             self.problems.append(
                 f"the recipe aligns to '{self.recipe.align.to}' and asks for an adapter, which would fit no base but a moved one; align to the base"
             )
+        if self.recipe.adapter and (self.recipe.tokenizer_source or self.recipe.tokenizer):
+            self.problems.append("the recipe asks for an adapter and for another vocabulary than the base's; leave the tokenizer out")
         if self.recipe.keep == "base" and self.recipe.base_model is None:
             self.problems.append("the recipe says keep: base and names no base_model; name one, or say keep: all")
         for prefix, module in self.recipe.modules.items():
@@ -307,10 +310,17 @@ class _Planner:
             named = {at: part.name for at, part in zip(taken, parts, strict=False)}
             parameters = parameters_of(self.method, self.recipe, module, slice, name, depth, named)
         except MergeError as error:
-            self.problems.append(str(error))
+            self._refuse_once(str(error), name)
             return
         inputs, last = (parts[:-1], parts[-1]) if base else (parts, None)
         self.steps[name] = Step(name, dtype, infos[0].shape, tuple(inputs), last, parameters, evidence)
+
+    def _refuse_once(self, problem: str, tensor: str) -> None:
+        """Keep what is wrong with the parameters of a tensor, if the same was not said of another."""
+        same = problem.replace(f"'{tensor}'", "")
+        if same not in self._refused:
+            self._refused.add(same)
+            self.problems.append(problem)
 
     def _expect_evidence(self, slice: Slice, taken: Sequence[int], evidence: Mapping[str, tuple[str | None, ...]]) -> None:
         for key, places in evidence.items():

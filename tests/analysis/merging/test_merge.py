@@ -14,6 +14,7 @@ from tests.analysis.merging.small_models import decoder, family, folder, write
 from weightspace.adapters import apply_adapter
 from weightspace.analysis.merging import Progress, Recipe, merge, prepare
 from weightspace.analysis.merging.merge import prepare_given
+from weightspace.errors import MergeError
 
 
 def linear(*models: Any, **more: Any) -> dict[str, Any]:
@@ -121,3 +122,10 @@ def test_a_link_to_a_merge_is_replaced_and_what_it_points_to_stays(tmp_path: Pat
     assert (
         sorted(one.name for one in tmp_path.iterdir()) == ["a.safetensors", "link", "one"] and (tmp_path / "one" / "merge.json").is_file()
     )
+
+
+def test_what_a_method_refuses_is_said_as_it_is_when_a_tensor_is_read(tmp_path: Path) -> None:
+    paths = [str(write(one, tmp_path / f"{at}")) for at, one in enumerate(family(2)[1])]
+    merged = merge({**linear(*paths), "parameters": {"weight": 0}})
+    with pytest.raises(MergeError, match=r"^tensor 'head.weight': the weights \[0.0, 0.0\] sum to 0"):
+        merged["head.weight"]

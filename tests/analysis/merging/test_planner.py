@@ -163,3 +163,17 @@ def test_halves_and_quantized_blocks_give_what_holds_them() -> None:
     for one, other, found in (("BF16", "F16", "F32"), ("BF16", "BF16", "BF16"), ("F16", "F32", "F32"), ("F64", "BF16", "F64")):
         made = planned(linear("a", "b"), a={"w": torch.ones(2, dtype=kinds[one])}, b={"w": torch.ones(2, dtype=kinds[other])})
         assert made.steps[0].dtype == found
+
+
+def test_an_adapter_keeps_the_vocabulary_of_its_base() -> None:
+    base, (a, _) = family(2)
+    recipe = {"merge_method": "task_arithmetic", "base_model": "base", "models": ["a"], "parameters": {"weight": 1}}
+    made = planned({**recipe, "adapter": 2, "tokenizer_source": "base"}, base=base, a=a)
+    assert made.problems == ("the recipe asks for an adapter and for another vocabulary than the base's; leave the tokenizer out",)
+
+
+def test_what_is_wrong_with_every_tensor_is_said_once() -> None:
+    base, (a, _) = family(2)
+    recipe = {"merge_method": "ties", "base_model": "base", "models": ["a"], "parameters": {"density": 0.5}}
+    [problem] = planned(recipe, base=base, a=a).problems
+    assert problem.endswith("merge method 'ties' needs the parameter 'weight'; give it a value")
