@@ -22,7 +22,7 @@ from weightspace.analysis.merging.prepare import (
     Models,
     Opener,
     SpecOf,
-    align,
+    alignment,
     folder_of,
     gather_evidence,
     open_models,
@@ -42,6 +42,7 @@ from weightspace.errors import MergeError, one_line
 from weightspace.opening import open as open_anything
 from weightspace.provenance import stated
 from weightspace.storage import FileSpan
+from weightspace.symmetry import Symmetry, act
 
 SUFFIX = ".safetensors"
 INDEX = "model.safetensors.index.json"
@@ -148,7 +149,8 @@ def merge(
     target = None if out is None else _target(Path(out), prepared, force)
     _keep_slabs()
     with one_thread():
-        models = align(plan, prepared.models.ready, spec_of) if plan.recipe.align else dict(prepared.models.ready)
+        moved = alignment(plan, prepared.models.ready, spec_of) if plan.recipe.align else {}
+        models = {source: act(moved[source], one) if source in moved else one for source, one in prepared.models.ready.items()}
         run = Run(plan, models, gather_evidence(plan, models, opener), _device(device), _ids(prepared) if plan.method.chance else {})
         run.expect_copies()
         if plan.recipe.select is not None:
@@ -158,8 +160,8 @@ def merge(
         if target is None:
             return replace(result or run.lazily(), recipe=_stated(plan), parents=tuple(_parents(prepared, run).values()))
         if result is not None and result.kind == "adapter":
-            return _adapter_written(_Making(prepared, run, result, target), force)
-        return _written(_Making(prepared, run, result, target), jobs, shard_bytes, force, progress)
+            return _adapter_written(_Making(prepared, run, moved, result, target), force)
+        return _written(_Making(prepared, run, moved, result, target), jobs, shard_bytes, force, progress)
 
 
 def _device(named: str | torch.device) -> torch.device:
@@ -240,12 +242,14 @@ class _Making:
     Attributes:
         prepared: what it is made of.
         run: that makes it.
+        moved: what aligned its models.
         result: what was made already, in memory; None where tensors are made one after another.
         target: the file or folder that is to appear.
     """
 
     prepared: Prepared
     run: Run
+    moved: Mapping[Source, Symmetry]
     result: Checkpoint | None
     target: Path
 
@@ -283,12 +287,12 @@ class _Making:
     @property
     def fingerprint(self) -> str:
         """Of everything that the bytes depend on."""
-        how = self.plan.recipe.align
-        axes = Path(how.spec).read_text("utf-8") if how is not None and how.spec else ""
+        moved = {str(source): Checkpoint.of(element.tensors()).id for source, element in self.moved.items()}
         told = {f"{source} {place}": _id(found) for (source, place), found in self.run.evidence.items()}
         mended = "" if self.result is None else self.result.id
         parents = {name: _stamp(checkpoint) for name, checkpoint in self.prepared.models.parents.items()}
-        said = [self.plan.recipe.to_json(), sorted(parents.items()), versions(), str(self.run.device), axes, told, mended]
+        said = [self.plan.recipe.to_json(), sorted(parents.items()), versions(), str(self.run.device), moved, told, mended]
+        said.append([str(source) for source in self.plan.sources])  # not all that the recipe names, where it selects
         return str(blake3(json.dumps(said, sort_keys=True).encode()).hexdigest())
 
     @property

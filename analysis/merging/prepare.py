@@ -22,7 +22,7 @@ from weightspace.companions import TOKENIZER_FILES
 from weightspace.errors import MergeError, TaskError, one_line
 from weightspace.modules import load_function
 from weightspace.spec import SymmetrySpec
-from weightspace.symmetry import StateDict, act
+from weightspace.symmetry import StateDict, Symmetry
 from weightspace.task import Task
 from weightspace.vocabulary import Vocabulary
 
@@ -131,8 +131,8 @@ def _tokenizer(stored: Checkpoint, folder: Path) -> bytes:
     return bytes(hasher.digest())
 
 
-def align(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | None = None) -> dict[Source, Checkpoint]:
-    """Bring the neurons of every input into the order of one of them.
+def alignment(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | None = None) -> dict[Source, Symmetry]:
+    """Find what brings the neurons of every input into the order of one of them.
 
     Args:
         plan: of a recipe with `align`.
@@ -140,7 +140,7 @@ def align(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | Non
         spec_of: finds the names of a model's axes; by default by its architecture.
 
     Returns:
-        The models; those that move are acted on when they are read.
+        An element for each model that moves.
 
     Raises:
         SymmetryError: no spec is known, or it does not fit.
@@ -154,16 +154,13 @@ def align(plan: Plan, models: Mapping[Source, Checkpoint], spec_of: SpecOf | Non
     if how.task is not None:
         options["task"] = task_at(how.task)
     moving = [source for source in plan.sources if source != target]
-    made = dict(models)
     if how.many:
         matches = match_many([models[source] for source in (target, *moving)], spec, generator=generator, method=how.method, **options)
         back = matches.elements[0].inverse()
         elements = [back @ element for element in matches.elements[1:]]
     else:
         elements = [match(models[target], models[source], spec, how.method, generator=generator, **options).element for source in moving]
-    for source, element in zip(moving, elements, strict=True):
-        made[source] = act(element, models[source])
-    return made
+    return dict(zip(moving, elements, strict=True))
 
 
 def task_at(reference: str) -> Task:
