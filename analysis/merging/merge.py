@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -375,6 +375,8 @@ def _put(making: _Making, opened: Open, jobs: int, telling: "_Telling", ahead: R
         futures = {name: pool.submit(make, name) for name in opened.shard.offsets}
         try:
             for name, future in futures.items():
+                while not wait([future], timeout=0.5).done:
+                    pass  # a signal may reach another thread: it is acted on when this one wakes
                 yield name, future.result()
                 telling.add(1, steps[name].info.nbytes)
                 ahead.reached(sum(one.nbytes for one in making.read_of(steps[name])))

@@ -1,12 +1,13 @@
 """Working out a plan: the tensors of all models matched by name and layer, and everything that is wrong with them told at once."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from inspect import signature
 from typing import Any
 
 from weightspace import dtypes
+from weightspace.analysis.matching.many import match_many
 from weightspace.analysis.matching.match import methods as matching_methods
 from weightspace.analysis.merging.layers import Place, place, stacks, stands_first
 from weightspace.analysis.merging.method import MergeMethod, methods
@@ -59,10 +60,11 @@ def _expect_options(how: Align) -> None:
     Raises:
         UnknownNameError: no such method, or no such option of it.
     """
-    given = signature(matching_methods[how.method]).parameters.values()
-    known = [one.name for one in given if one.kind == one.KEYWORD_ONLY and one.name != "generator"]
+    functions: list[Callable[..., Any]] = [matching_methods[how.method], *([match_many] if how.many else [])]
+    given = [one for function in functions for one in signature(function).parameters.values()]
+    known = [one.name for one in given if one.name == "how" or (one.kind == one.KEYWORD_ONLY and one.name not in ("generator", "method"))]
     for name in (*how.options, *(["task"] if how.task else [])):
-        if name not in (*known, *(("how", "max_rounds", "scales") if how.many else ())):
+        if name not in known:
             raise UnknownNameError.of(f"option of the alignment method '{how.method}'", name, known)
 
 

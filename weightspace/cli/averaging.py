@@ -36,7 +36,9 @@ def average(zoo: "Zoo", picture: Path, seed: int, say: Callable[[str], None]) ->
     """
     rows = zoo.sql(_BEST_SHAPE).to_pylist()
     _draw(zoo, [row["name"] for row in rows[:2]], picture, seed, say)
-    _merge(zoo, [row["name"] for row in rows if row["accuracy"] >= _LEARNED], seed, say)
+    learned = [row["name"] for row in rows if row["accuracy"] >= _LEARNED]
+    if len(learned) > 1:
+        _merge(zoo, learned, seed, say)
 
 
 def _draw(zoo: "Zoo", names: Sequence[str], picture: Path, seed: int, say: Callable[[str], None]) -> None:

@@ -473,7 +473,7 @@ def output_that_is_a_folder_of_something_else(bench: Bench) -> Recipe:
     return bench.linear()
 
 
-@case(r"a.safetensors: is where '.*a.safetensors' lies, which is merged; choose another name")
+@case(r"a.safetensors: is where '.*' lies, which is merged; choose another name")
 def output_over_an_input(bench: Bench) -> Recipe:
     bench.out, bench.options = "a.safetensors", ("--force",)
     return bench.linear()
