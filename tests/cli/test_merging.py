@@ -63,7 +63,7 @@ def networks(sandbox: Path) -> None:
     for seed, name in enumerate((A, B)):
         draw = np.random.default_rng(seed)
         save_file({key: value + draw.normal(size=value.shape).astype(np.float32) / 10 for key, value in start.items()}, sandbox / name)
-    for name, text in (("ties.yaml", TIES), ("soup.yaml", SOUP), ("search.yaml", SEARCH), ("judges.py", JUDGES)):
+    for name, text in (("ties.yaml", TIES), ("soup.yaml", SOUP), ("search.yaml", SEARCH), ("merge_judges.py", JUDGES)):
         (sandbox / name).write_text(text)
 
 
@@ -155,7 +155,7 @@ def test_chance_follows_the_seed(run: Run) -> None:
 
 
 def test_the_result_is_catalogued_with_its_recipe_and_parents(run: Run) -> None:
-    run("merge", "ties.yaml", "-o", "merged", "--eval", "judges:digits")
+    run("merge", "ties.yaml", "-o", "merged", "--eval", "merge_judges:digits")
     shown = run("show", "merged").stdout
     for parent in ("start", "a", "b"):
         assert f"made from   {parent} (merge)" in shown
@@ -187,18 +187,18 @@ def test_without_a_zoo_nothing_is_catalogued(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_result_is_judged(run: Run) -> None:
-    [made] = rows(run, "merge", "soup.yaml", "-o", "soup", "--eval", "judges:digits")
+    [made] = rows(run, "merge", "soup.yaml", "-o", "soup", "--eval", "merge_judges:digits")
     assert 0 <= made["accuracy"] <= 1 and made["loss"] > 0
     found = rows(run, "sql", "select metrics.name, value from metrics join models using (model_id) where models.name = 'soup' order by all")
     assert found == [{"name": "accuracy", "value": made["accuracy"]}, {"name": "loss", "value": made["loss"]}]
-    run("merge", "soup.yaml", "-o", "sized", "--eval", "judges:size")
-    [unmeasured] = rows(run, "merge", "soup.yaml", "-o", "nothing", "--eval", "judges:nothing")
+    run("merge", "soup.yaml", "-o", "sized", "--eval", "merge_judges:size")
+    [unmeasured] = rows(run, "merge", "soup.yaml", "-o", "nothing", "--eval", "merge_judges:nothing")
     assert unmeasured["loss"] is None and unmeasured["tensors"] == 4
 
 
 @pytest.mark.parametrize("text", ["loss: {max: 100}", "loss: {max: 1.1, of: best}\nnonfinite: {max: 0}", "accuracy: {min: 0.5, of: mean}"])
 def test_a_gate_that_lets_it_through(run: Run, text: str) -> None:
-    assert "catalogued in" in run("merge", "soup.yaml", "-o", "soup", "--eval", "judges:digits", "--gate", rules(text)).stderr
+    assert "catalogued in" in run("merge", "soup.yaml", "-o", "soup", "--eval", "merge_judges:digits", "--gate", rules(text)).stderr
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_gate_that_lets_it_through(run: Run, text: str) -> None:
     ],
 )
 def test_a_gate_that_refuses(run: Run, text: str, reason: str) -> None:
-    refused = run("merge", "soup.yaml", "-o", "soup", "--eval", "judges:digits", "--gate", rules(text), code=1)
+    refused = run("merge", "soup.yaml", "-o", "soup", "--eval", "merge_judges:digits", "--gate", rules(text), code=1)
     assert reason in refused.stderr and "soup" in refused.stdout
     assert Path("soup/model.safetensors").is_file()
     assert rows(run, "sql", "select name from models where name = 'soup'") == []
@@ -246,7 +246,7 @@ def test_rules_are_read_before_work_begins(run: Run, text: str, message: str) ->
         (["soup.yaml", "-o", "soup.pt"], 1, "soup.pt: has the suffix '.pt'; name a .safetensors file, or a folder"),
         (["soup.yaml", "-o", "checkpoints", "--force"], 1, "is a folder that was not written by a merge"),
         (["soup.yaml", "-o", "none/soup"], 1, "its folder does not exist"),
-        (["soup.yaml", "-o", "soup", "--eval", "judges:none"], 1, "no function in module 'judges' named 'none'"),
+        (["soup.yaml", "-o", "soup", "--eval", "merge_judges:none"], 1, "no function in module 'merge_judges' named 'none'"),
         (["soup.yaml", "-o", "soup", "--device", "nowhere"], 1, "device 'nowhere' cannot be used"),
         (["none.yaml", "-o", "soup"], 1, "none.yaml"),
         (["notes.yaml", "-o", "soup"], 1, "names no merge_method"),
@@ -261,8 +261,8 @@ def test_nothing_is_begun_that_cannot_be_ended(run: Run, arguments: list[str], c
 
 
 def test_an_evaluation_that_fails_is_said_and_the_result_stays(run: Run) -> None:
-    refused = run("merge", "soup.yaml", "-o", "soup", "--eval", "judges:raises", code=1).stderr
-    assert "'judges:raises' raised ZeroDivisionError" in refused
+    refused = run("merge", "soup.yaml", "-o", "soup", "--eval", "merge_judges:raises", code=1).stderr
+    assert "'merge_judges:raises' raised ZeroDivisionError" in refused
     assert Path("soup/model.safetensors").is_file()
 
 
@@ -351,7 +351,7 @@ def test_a_merge_without_a_base_asks_which(run: Run) -> None:
 
 # Looking for the best.
 
-OPTIMIZE = ("optimize", "search.yaml", "--eval", "judges:digits", "--method", "random")
+OPTIMIZE = ("optimize", "search.yaml", "--eval", "merge_judges:digits", "--method", "random")
 
 
 def test_a_search_goes_on_where_it_stopped(run: Run) -> None:
@@ -416,11 +416,11 @@ def test_tries_that_fail_are_told_and_made_again_when_mended(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["soup.yaml", "--eval", "judges:digits"], "search"),
-        (["search.yaml", "--eval", "judges:digits", "--method", "gradient"], "no search method named 'gradient'"),
-        (["search.yaml", "--eval", "judges:none"], "no function in module 'judges' named 'none'"),
-        (["search.yaml", "--eval", "judges:digits", "-o", A], "a.safetensors: exists already"),
-        (["none.yaml", "--eval", "judges:digits"], "none.yaml"),
+        (["soup.yaml", "--eval", "merge_judges:digits"], "search"),
+        (["search.yaml", "--eval", "merge_judges:digits", "--method", "gradient"], "no search method named 'gradient'"),
+        (["search.yaml", "--eval", "merge_judges:none"], "no function in module 'merge_judges' named 'none'"),
+        (["search.yaml", "--eval", "merge_judges:digits", "-o", A], "a.safetensors: exists already"),
+        (["none.yaml", "--eval", "merge_judges:digits"], "none.yaml"),
     ],
 )
 def test_a_search_that_cannot_begin(run: Run, arguments: list[str], message: str) -> None:
