@@ -188,9 +188,17 @@ def _stated(plan: Plan) -> dict[str, Any]:
     return {"kind": "merge", **plan.recipe.to_dict()}
 
 
+def _taken(prepared: Prepared, run: Run) -> dict[str, Checkpoint]:
+    """What went in, by what the recipe calls it: all that was opened, but for what selection left out."""
+    left = set(prepared.plan.sources) - set(run.plan.sources)
+    stay = {name for source in prepared.models.ready if source not in left for name in (str(source), source.model, *source.adapters)}
+    gone = {name for source in left for name in (str(source), source.model, *source.adapters)} - stay
+    return {name: checkpoint for name, checkpoint in prepared.models.parents.items() if name not in gone}
+
+
 def _parents(prepared: Prepared, run: Run) -> dict[str, str]:
-    """Ids of what went in, by what the recipe calls it; what was read to its end on the way is not read again."""
-    return {name: checkpoint.remember(run.digests).id for name, checkpoint in prepared.models.parents.items()}
+    """Ids of what went in; what was read to its end on the way is not read again."""
+    return {name: checkpoint.remember(run.digests).id for name, checkpoint in _taken(prepared, run).items()}
 
 
 def _target(out: Path, prepared: Prepared, force: bool) -> Path:
@@ -267,7 +275,7 @@ class _Making:
         """The files of the result."""
         infos, name = [step.info for step in self.plan.steps], self.target.name if self.is_file else None
         cut = shards(infos, self.plan.aliases, {"format": "pt"}, None if self.is_file else limit, name)
-        unknown = ["0" * 64] * len(self.prepared.models.parents)  # until all is read
+        unknown = ["0" * 64] * len(_taken(self.prepared, self.run))  # until all is read
         return cut if len(cut) > 1 else [replace(cut[0], metadata={"format": "pt", **stated(_stated(self.plan), unknown)})]
 
     def read_of(self, step: Step) -> list[FileSpan]:
