@@ -1,7 +1,8 @@
 """Merging: many models into one, tensor by tensor."""
 
 import weightspace.analysis.merging.methods  # noqa: F401 - first: a package that is loaded later takes the name of the registry
-from weightspace.analysis.merging.merge import Prepared, Progress, merge, prepare
+from weightspace.analysis.merging.making import Prepared, Progress
+from weightspace.analysis.merging.merge import merge, prepare
 from weightspace.analysis.merging.method import MergeMethod, merge_method, methods
 from weightspace.analysis.merging.plan import Plan, Step
 from weightspace.analysis.merging.recipe import Adapter, Align, Filtered, Input, Module, Recipe, Repair, Select, Slice, Source

@@ -1,8 +1,8 @@
 """A recipe: what is merged with what, how, and into which form; mergekit's YAML is one way to write it."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -257,6 +257,15 @@ class Recipe:
     def slices(self) -> tuple[Slice, ...]:
         """Those of all modules."""
         return tuple(slice for module in self.modules.values() for slice in module.slices)
+
+    def only(self, taken: Set[Source]) -> "Recipe":
+        """The recipe with these of its models alone; bases stay where they are named as such."""
+
+        def left(slice: Slice) -> Slice:
+            return replace(slice, inputs=tuple(one for one in slice.inputs if one.source in taken))
+
+        modules = {prefix: replace(module, slices=tuple(map(left, module.slices))) for prefix, module in self.modules.items()}
+        return replace(self, modules=modules)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values that `read` takes; what stands at its default is left out."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from weightspace.analysis.merging.execute import Run
 from weightspace.analysis.merging.plan import Plan
 from weightspace.analysis.merging.planner import plan
-from weightspace.analysis.merging.recipe import Module, Recipe, Slice, Source
+from weightspace.analysis.merging.recipe import Source
 from weightspace.analysis.merging.soups import Evaluation, greedy, score_of
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError
@@ -37,7 +37,8 @@ def select(run: Run, evaluate: Callable[[StateDict], Evaluation], stored: Mappin
         return score_of(evaluate(replace(run, plan=planned(taken)).lazily().state_dict()), how.metric)
 
     def planned(taken: tuple[int, ...]) -> Plan:
-        return plan(only(recipe, {candidates[at] for at in taken}), run.models, stored).expect_possible()
+        kept = {candidates[at] for at in taken} | ({recipe.base_model} if recipe.base_model else set())
+        return plan(recipe.only(kept), run.models, stored).expect_possible()
 
     alone = [score_of(evaluate(run.models[one].state_dict()), how.metric) for one in candidates]
     steps = greedy(alone, score, how.maximize)
@@ -47,14 +48,3 @@ def select(run: Run, evaluate: Callable[[StateDict], Evaluation], stored: Mappin
         for step in steps
     ]
     return replace(chosen, recipe=recipe, notes=(*run.plan.notes, *notes))
-
-
-def only(recipe: Recipe, taken: set[Source]) -> Recipe:
-    """The recipe with these models alone, and the base."""
-    kept = {*taken, recipe.base_model}
-
-    def left(slice: Slice) -> Slice:
-        return replace(slice, inputs=tuple(one for one in slice.inputs if one.source in kept))
-
-    modules = {prefix: Module(tuple(map(left, module.slices)), module.parameters) for prefix, module in recipe.modules.items()}
-    return replace(recipe, modules=modules, select=None)

@@ -8,10 +8,10 @@ method, with alignment, repair and rounding in between. A task vector is `parent
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from weightspace.analysis.merging.recipe import Module, Recipe, Slice
+from weightspace.analysis.merging.recipe import Recipe
 from weightspace.checkpoint import Checkpoint
 from weightspace.differences import apply_difference, write_difference
 from weightspace.errors import FormatError, MergeError, UnknownNameError, guarded, one_line
@@ -178,18 +178,10 @@ def without(recipe: Recipe, parent: str) -> Recipe:
         raise _needed(parent, "what the others are aligned to")
     if parent in (recipe.tokenizer_source, recipe.tokenizer.get("source"), recipe.chat_template):
         raise _needed(parent, "where the tokenizer or its chat template comes from")
-    modules = {prefix: _module_without(module, parent) for prefix, module in recipe.modules.items()}
-    return replace(recipe, modules=modules)
-
-
-def _module_without(module: Module, parent: str) -> Module:
-    def left(slice: Slice) -> Slice:
-        inputs = tuple(one for one in slice.inputs if str(one.source) != parent)
-        if not inputs:
-            raise _needed(parent, "all that some of the layers are made of")
-        return replace(slice, inputs=inputs)
-
-    return replace(module, slices=tuple(map(left, module.slices)))
+    made = recipe.only({one for one in recipe.sources if str(one) != parent})
+    if not all(slice.inputs for slice in made.slices):
+        raise _needed(parent, "all that some of the layers are made of")
+    return made
 
 
 def _needed(parent: str, part: str) -> MergeError:
