@@ -220,11 +220,25 @@ class Checkpoint(_Tensors):
             if content is not None and content in known:
                 made[name] = known[content]
                 continue
-            hasher = identity.tensor_hasher(info.dtype, info.shape)
-            for block in self.storages[name].blocks():
-                hasher.update(block)
-            made[name] = hasher.digest()
+            made[name] = self._hash(name)
         return made
+
+    def _hash(self, name: str) -> bytes:
+        hasher = identity.tensor_hasher(self.info[name].dtype, self.info[name].shape)
+        for block in self.storages[name].blocks():
+            hasher.update(block)
+        return hasher.digest()
+
+    def tensor_hash(self, name: str) -> bytes:
+        """BLAKE3 of one tensor's dtype, shape and bytes; reads that tensor alone, where not all are known already.
+
+        Raises:
+            UnknownNameError: the checkpoint has no such tensor.
+        """
+        if name not in self.info:
+            raise UnknownNameError.of("tensor", name, self.info)
+        known: Mapping[str, bytes] | None = vars(self).get("tensor_hashes")
+        return self._guarded(lambda: self._hash(name)) if known is None else known[name]
 
     @cached_property
     def id(self) -> str:

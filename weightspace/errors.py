@@ -74,6 +74,10 @@ class MergeError(WeightSpaceError, ValueError):
     """A recipe that cannot be carried out, or models that cannot be merged as it says."""
 
 
+class AnalysisError(WeightSpaceError, ValueError):
+    """Weights or models of which a question cannot be answered, or a measure not be taken."""
+
+
 class FormatError(WeightSpaceError, ValueError):
     """A file that cannot be read as a checkpoint.
 

@@ -21,6 +21,9 @@ CATALOG = "The catalog"
 ALIGNMENT = "Alignment"
 """The help panel of the commands that name axes, align networks and look between them."""
 
+ANALYSIS = "Analysis"
+"""The help panel of the commands that measure weights."""
+
 
 class Format(enum.StrEnum):
     """How a command prints its data."""

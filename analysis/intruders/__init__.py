@@ -1,0 +1,1 @@
+"""Intruder dimensions: singular vectors of a tuned model that its base has not."""

@@ -1,0 +1,1 @@
+"""Who descends from whom: evidence between models, and the tree that it makes."""

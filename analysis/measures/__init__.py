@@ -1,0 +1,1 @@
+"""Measures, one a file; what is here is registered by being here."""

@@ -1,0 +1,1 @@
+"""What singular values say of a layer: norms, ranks, tails, and what chance would have made."""
