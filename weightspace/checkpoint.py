@@ -227,7 +227,7 @@ class Checkpoint(_Tensors):
         hasher = identity.tensor_hasher(self.info[name].dtype, self.info[name].shape)
         for block in self.storages[name].blocks():
             hasher.update(block)
-        return hasher.digest()
+        return bytes(hasher.digest())
 
     def tensor_hash(self, name: str) -> bytes:
         """BLAKE3 of one tensor's dtype, shape and bytes; reads that tensor alone, where not all are known already.

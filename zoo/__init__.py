@@ -4,15 +4,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weightspace.zoo.edges import Edge as Edge
     from weightspace.zoo.ingest import Progress as Progress
     from weightspace.zoo.ingest import Report as Report
+    from weightspace.zoo.mapping import Measure as Measure
     from weightspace.zoo.query import ModelPage as ModelPage
     from weightspace.zoo.zoo import Added as Added
     from weightspace.zoo.zoo import Zoo as Zoo
 
-_HOMES = {"Added": "zoo", "ModelPage": "query", "Progress": "ingest", "Report": "ingest", "Zoo": "zoo"}
+_HOMES = {
+    "Added": "zoo",
+    "Edge": "edges",
+    "Measure": "mapping",
+    "ModelPage": "query",
+    "Progress": "ingest",
+    "Report": "ingest",
+    "Zoo": "zoo",
+}
 
-__all__ = ["Added", "ModelPage", "Progress", "Report", "Zoo"]
+__all__ = ["Added", "Edge", "Measure", "ModelPage", "Progress", "Report", "Zoo"]
 
 
 def __getattr__(name: str) -> Any:

@@ -76,7 +76,7 @@ def apply_to(
     See `Zoo.map` and `Zoo.map_pairs`.
     """
     with zoo.catalog.reading() as connection:
-        names = _selected(connection, where)
+        names = selected(connection, where)
         wanted = list(itertools.combinations(names, arity))
         known = _known(connection, measure, arity)
     missing = [key for key in wanted if key not in known]
@@ -124,7 +124,7 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _selected(connection: Connection, where: str | None) -> dict[int, str]:
+def selected(connection: Connection, where: str | None) -> dict[int, str]:
     """Names of the models of a query by surrogate key, in order of the keys: the order of catalogue."""
     ids = query.models(connection, where, "name", None)["id"].to_pylist()
     connection.register("chosen", pa.table({"id": pa.array(ids, pa.string())}))
@@ -166,9 +166,18 @@ def _apply(function: Function, measure: str, task: tuple[tuple[str, ...], tuple[
         values: Any = function(*checkpoints)
     except WeightSpaceError as error:
         raise RecordError(f"{where}: {error}") from None
+    return checked(values, where, is_text_allowed=len(names) == 1)
+
+
+def checked(values: Any, where: str, *, is_text_allowed: bool = True) -> dict[str, float | str | None]:
+    """What a function said, as the catalog keeps it.
+
+    Raises:
+        RecordError: it is no mapping from text to numbers, or empty; `where` says of what.
+    """
     if not isinstance(values, Mapping) or not values:
         raise RecordError(f"{where} is {one_line(repr(values), 80)}, expected a mapping from keys to numbers, not empty")
-    return {_key(key, where): _value(value, key, where, is_text_allowed=len(names) == 1) for key, value in values.items()}
+    return {_key(key, where): _value(value, key, where, is_text_allowed=is_text_allowed) for key, value in values.items()}
 
 
 def _key(key: object, where: str) -> str:

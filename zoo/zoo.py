@@ -1,7 +1,7 @@
 """A zoo: a folder of checkpoints with its catalog, as one object."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +14,12 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.errors import CatalogError, FormatError, RecordError
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
-from weightspace.zoo import mapping, query, reading, store
+from weightspace.zoo import mapping, query, reading, store, tensor_mapping
+from weightspace.zoo.cache import TensorCache
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.diff import TensorDiff, diff
 from weightspace.zoo.discover import stamp_at
+from weightspace.zoo.edges import Edge, write_edges
 from weightspace.zoo.ingest import Progress, Report, ingest
 from weightspace.zoo.look import Look, is_checkpoint_path, look
 from weightspace.zoo.metrics import Metric, metrics_of, number, whole
@@ -331,6 +333,38 @@ class Zoo:
             self, function, mapping.Measure(measure, version, parameters or {}), arity=1, where=where, jobs=jobs, progress=progress
         )
 
+    def map_tensors(
+        self,
+        function: tensor_mapping.Function,
+        where: str | None = None,
+        *,
+        measures: Sequence[mapping.Measure],
+        choose: Callable[[Checkpoint], Sequence[str]],
+        jobs: int = 1,
+        progress: Callable[[mapping.Progress], None] | None = None,
+    ) -> pa.Table:
+        """Take measures of single tensors of every model of a query, and keep them in `measurements` by the tensor's content.
+
+        A content that stands in many models, or was measured before, is not measured again. Of each model the function is
+        called with those of its tensors that lack something, and with the measures that they lack.
+
+        Args:
+            function: takes a Checkpoint, names of its tensors and names of measures; returns numbers or text by tensor, measure and key
+                (the key '' for a measure of one number). Importable by name where there are several jobs.
+            where: SQL condition on models, as in `models`.
+            measures: name, version and parameters of each.
+            choose: which tensors of a checkpoint to measure, from its header.
+            jobs: processes.
+            progress: called after each model, with numbers of tensors.
+
+        Returns:
+            One row a tensor of a model: `model`, `tensor`, and a column a measure, or a measure and key (`alpha.low`).
+
+        Raises:
+            RecordError: the function could not do a model, or gave no mapping to numbers; what was done before is kept.
+        """
+        return tensor_mapping.apply_to_tensors(self, function, measures, choose, where=where, jobs=jobs, progress=progress)
+
     def map_pairs(
         self,
         function: Callable[[Checkpoint, Checkpoint], Mapping[str, Any]],
@@ -370,6 +404,30 @@ class Zoo:
             Whether it was kept: both models have to be in the catalog.
         """
         return mapping.record_pair(self, a, b, mapping.Measure(measure, version, parameters or {}), values)
+
+    def record_edges(self, edges: Sequence[Edge], *, among: Sequence[str] = ()) -> int:
+        """Keep who was found to come from whom, in place of all that was inferred before between the same models.
+
+        What a recipe states stays as it is, and is not repeated.
+
+        Args:
+            edges: of catalogued models.
+            among: further models that were looked at: what was inferred between these goes, too.
+
+        Returns:
+            How many were kept.
+
+        Raises:
+            UnknownNameError: a model is not in the catalog.
+            RecordError: a confidence is no probability.
+        """
+        with self.catalog.writing() as connection:
+            return write_edges(connection, edges, among, self.folder)
+
+    @property
+    def cache(self) -> "MutableMapping[str, Mapping[str, torch.Tensor]]":
+        """Small sets of tensors by key, such as decompositions: kept as files in the zoo, or in memory where there is no zoo yet."""
+        return TensorCache(self.catalog.home / "cache") if self.catalog.exists() else {}
 
     def record_runs(self, runs: Sequence[Run]) -> None:
         """Put runs that left no checkpoint into the catalog, with their metrics; a run of the same key is refreshed."""

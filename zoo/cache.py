@@ -1,0 +1,88 @@
+"""The zoo's cache: small sets of tensors by key, such as decompositions, each in a file that may be lost without harm."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from weightspace.errors import FormatError
+from weightspace.formats.safetensors import open_safetensors, save
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    _Sets = MutableMapping[str, Mapping[str, Tensor]]
+else:
+    # Run-time type checkers look into a parametrised mapping, which would read a file at every call they check.
+    _Sets = MutableMapping
+
+
+class TensorCache(_Sets):
+    """Sets of tensors by key in a folder; what is damaged or gone counts as never kept.
+
+    Keys begin with the content hash of what the tensors were computed from, so nothing in it ever grows stale.
+
+    Example:
+        >>> import tempfile, torch
+        >>> cache = TensorCache(Path(tempfile.mkdtemp()) / "cache")
+        >>> cache["abc/svd"] = {"s": torch.tensor([2.0, 1.0])}
+        >>> cache["abc/svd"]["s"], list(cache)
+        (tensor([2., 1.]), ['abc/svd'])
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder; it is made when something is put in."""
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return f"<TensorCache {self.folder}>"
+
+    def __getitem__(self, key: str) -> "Mapping[str, Tensor]":
+        try:
+            checkpoint = open_safetensors(self._path(key))
+            if checkpoint.metadata.get("key") != key:
+                raise KeyError(key)
+            return checkpoint.state_dict()
+        except (OSError, FormatError):
+            raise KeyError(key) from None
+
+    def __setitem__(self, key: str, tensors: "Mapping[str, Tensor]") -> None:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.new")
+        try:
+            save(tensors, fresh, {"key": key})
+            fresh.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+
+    def __delitem__(self, key: str) -> None:
+        try:
+            self._path(key).unlink()
+        except OSError:
+            raise KeyError(key) from None
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._path(key).is_file()
+
+    def __iter__(self) -> Iterator[str]:
+        for path in sorted(self.folder.glob("*/*.safetensors")):
+            with contextlib.suppress(OSError, FormatError):
+                yield str(open_safetensors(path).metadata["key"])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that its files take."""
+        return sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors"))
+
+    def _path(self, key: str) -> Path:
+        name = blake3(key.encode()).hexdigest(length=16)
+        return self.folder / name[:2] / f"{name}.safetensors"

@@ -1,0 +1,170 @@
+"""Measures of single tensors over a catalog query, kept by content: a tensor that stands in many models is measured once."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from weightspace import parallel
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import RecordError, WeightSpaceError, one_line
+from weightspace.zoo.mapping import FLUSH_SECONDS, Measure, Progress, checked, selected
+from weightspace.zoo.write import Connection
+
+if TYPE_CHECKING:
+    from weightspace.zoo.zoo import Zoo
+
+Said = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""What a function says of tensors: by tensor, by measure, by key."""
+
+Function = Callable[[Checkpoint, Sequence[str], Sequence[str]], Said]
+"""Takes a checkpoint, names of its tensors and names of measures; tensors of one call may be worked on together."""
+
+_Key = tuple[int, str]  # tensor id and measure
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Tensors of one model that lack the same measures."""
+
+    model: str
+    checkpoint: Checkpoint
+    tensors: tuple[str, ...]
+    measures: tuple[str, ...]
+
+
+def apply_to_tensors(
+    zoo: "Zoo",
+    function: Function,
+    measures: Sequence[Measure],
+    choose: Callable[[Checkpoint], Sequence[str]],
+    *,
+    where: str | None = None,
+    jobs: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+) -> pa.Table:
+    """Take measures of the tensors of a query that have not been taken of their contents before; see `Zoo.map_tensors`."""
+    with zoo.catalog.reading() as connection:
+        models = selected(connection, where)
+        contents = _contents(connection, list(models))
+        known = _known(connection, measures)
+    chosen = {number: (opened := zoo.open(name), tuple(choose(opened))) for number, name in models.items()}
+    tasks = list(_tasks(models, chosen, contents, known, [one.name for one in measures]))
+    total, done, written = sum(len(task.tensors) for task, _ in tasks), 0, time.monotonic()
+    pending: dict[_Key, dict[str, Any]] = {}
+
+    def flush() -> None:
+        if pending:
+            with zoo.catalog.writing() as connection:
+                _write(connection, {one.name: one for one in measures}, pending)
+            pending.clear()
+
+    try:
+        with contextlib.closing(parallel.run(partial(_apply, function), (task for task, _ in tasks), jobs=jobs)) as results:
+            for (task, ids), said in zip(tasks, results, strict=True):
+                fresh = {(ids[tensor], measure): said[tensor][measure] for tensor in task.tensors for measure in task.measures}
+                pending |= fresh
+                known |= fresh
+                done += len(task.tensors)
+                if time.monotonic() - written > FLUSH_SECONDS:
+                    flush()
+                    written = time.monotonic()
+                if progress:
+                    progress(Progress(done, total))
+    finally:
+        flush()
+    rows = [(models[number], tensor, contents[number, tensor]) for number, (_, tensors) in chosen.items() for tensor in tensors]
+    return _table(rows, known, [one.name for one in measures])
+
+
+def _contents(connection: Connection, models: Sequence[int]) -> dict[tuple[int, str], int]:
+    """The content behind each tensor of each model."""
+    rows = connection.execute(
+        "select model_id, name, tensor_id from model_tensors where list_contains(?::integer[], model_id)", [list(models)]
+    ).fetchall()
+    return {(model, name): tensor for model, name, tensor in rows}
+
+
+def _known(connection: Connection, measures: Sequence[Measure]) -> dict[_Key, dict[str, Any]]:
+    found: dict[_Key, dict[str, Any]] = {}
+    for one in measures:
+        rows = connection.execute(
+            "select tensor_id, key, value, text from measurements where measure = ? and version = ? and parameters = ? and tensor_id is not null",
+            list(one.columns),
+        ).fetchall()
+        for tensor, key, value, text in rows:
+            found.setdefault((tensor, one.name), {})[key] = value if text is None else text
+    return found
+
+
+def _tasks(
+    models: Mapping[int, str],
+    chosen: Mapping[int, tuple[Checkpoint, Sequence[str]]],
+    contents: Mapping[tuple[int, str], int],
+    known: Mapping[_Key, object],
+    measures: Sequence[str],
+) -> Iterator[tuple[_Task, dict[str, int]]]:
+    """What is left to do, each content once, with the contents of its tensors."""
+    taken: set[int] = set()
+    for number, (checkpoint, tensors) in chosen.items():
+        lacking: dict[tuple[str, ...], dict[str, int]] = {}
+        for tensor in tensors:
+            content = contents[number, tensor]
+            missing = tuple(one for one in measures if (content, one) not in known)
+            if missing and content not in taken:
+                lacking.setdefault(missing, {})[tensor] = content
+                taken.add(content)
+        for missing, ids in lacking.items():
+            yield _Task(models[number], checkpoint, tuple(ids), missing), ids
+
+
+def _apply(function: Function, task: _Task) -> dict[str, dict[str, dict[str, float | str | None]]]:
+    where = f"measuring {one_line(repr(task.model), 80)}"
+    try:
+        said = function(task.checkpoint, task.tensors, task.measures)
+    except WeightSpaceError as error:
+        raise RecordError(f"{where}: {error}") from None
+    return {
+        tensor: {
+            measure: checked(said[tensor][measure], f"measure '{measure}' of tensor {one_line(repr(tensor), 80)} of {task.model!r}")
+            for measure in task.measures
+        }
+        for tensor in task.tensors
+    }
+
+
+def _write(connection: Connection, measures: Mapping[str, Measure], results: Mapping[_Key, Mapping[str, float | str | None]]) -> None:
+    """Write results by content; those of a process that measured the same meanwhile are replaced."""
+    rows = [(tensor, measures[name], key, value) for (tensor, name), values in results.items() for key, value in values.items()]
+    columns = {"tensor_id": pa.array([row[0] for row in rows], pa.int64())}
+    for place, column in enumerate(("measure", "version", "parameters")):
+        columns[column] = pa.array([row[1].columns[place] for row in rows], pa.string())
+    columns["key"] = pa.array([row[2] for row in rows], pa.string())
+    columns["value"] = pa.array([None if isinstance(row[3], str) else row[3] for row in rows], pa.float64())
+    columns["text"] = pa.array([row[3] if isinstance(row[3], str) else None for row in rows], pa.string())
+    connection.register("fresh", pa.table(columns))
+    same = " and ".join(f"measurements.{column} = fresh.{column}" for column in ("tensor_id", "measure", "version", "parameters"))
+    connection.execute(f"delete from measurements using fresh where {same}")
+    connection.execute("insert into measurements by name select * from fresh")
+    connection.unregister("fresh")
+
+
+def _table(rows: Sequence[tuple[str, str, int]], known: Mapping[_Key, Mapping[str, Any]], measures: Sequence[str]) -> pa.Table:
+    """One row an occurrence; a column a measure, or a measure and key."""
+    columns: dict[str, Any] = {
+        "model": pa.array([row[0] for row in rows], pa.string()),
+        "tensor": pa.array([row[1] for row in rows], pa.string()),
+    }
+    for measure in measures:
+        keys = dict.fromkeys(key for _, _, content in rows for key in known.get((content, measure), {}))
+        for key in keys:
+            given = [known.get((content, measure), {}).get(key) for _, _, content in rows]
+            is_text = any(isinstance(value, str) for value in given)
+            kind = pa.string() if is_text else pa.float64()
+            values = [None if value is None else str(value) if is_text else value for value in given]
+            columns[f"{measure}.{key}" if key else measure] = pa.array(values, kind)
+    return pa.table(columns)
