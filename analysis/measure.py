@@ -2,10 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from weightspace.registry import Registry
+from weightspace.task import Task
 
 Scope = Literal["matrix", "model", "pair", "task", "task pair"]
 """What a measure is taken of: the singular values of one matrix, a Checkpoint, two of them, or what one or two compute on a Task."""
@@ -55,6 +58,36 @@ class Measure:
     def is_random(self) -> bool:
         """Whether it draws numbers."""
         return "generator" in inspect.signature(self.function).parameters
+
+
+@dataclass(frozen=True)
+class Taking:
+    """A measure with its settings, as a function of what it is taken of that may cross to another process.
+
+    Attributes:
+        name: of the measure.
+        settings: of the measure, those that differ from its defaults or all.
+        seed: what chance starts from each time, so that a result depends on nothing taken before.
+        task: what the models compute on, for measures of that.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    task: Task | None = None
+
+    def __call__(self, *of: Any) -> Values:
+        """Take the measure."""
+        one = measures[self.name]
+        chance = {"generator": torch.Generator().manual_seed(self.seed)} if one.is_random else {}
+        return one(*((self.task,) if self.task is not None else ()), *of, **self.settings, **chance)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What its results depend on, as JSON can hold it."""
+        one = measures[self.name]
+        given = {key: list(value) if isinstance(value, tuple) else value for key, value in {**one.settings, **self.settings}.items()}
+        return given | ({"seed": self.seed} if one.is_random else {})
 
 
 measures: Registry[Measure] = Registry("measure", "weightspace.analysis.measures")

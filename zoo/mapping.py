@@ -106,22 +106,20 @@ def apply_to(
         return _table(_known(connection, measure, arity), wanted, names)
 
 
-def record_pair(zoo: "Zoo", a: Checkpoint, b: Checkpoint, measure: Measure, values: Mapping[str, float]) -> bool:
-    """Keep what was found of two models; see `Zoo.record_pair`."""
+def record(zoo: "Zoo", models: Sequence[Checkpoint], measure: Measure, values: Mapping[str, float | str | None]) -> bool:
+    """Keep what was found of one model or two; see `Zoo.record_measure` and `Zoo.record_pair`."""
     if not zoo.catalog.exists():
         return False
+    kept = checked(values, f"measure '{measure.name}'", is_text_allowed=len(models) == 1)
     with zoo.catalog.writing() as connection:
-        rows = connection.execute("select lower(hex(id)), model_id from models where id in (unhex(?), unhex(?))", [a.id, b.id]).fetchall()
-        keys = dict(rows)
-        if a.id not in keys or b.id not in keys:
+        wanted = pa.table({"id": pa.array([model.id for model in models], pa.string())})
+        connection.register("wanted", wanted)
+        keys = dict(connection.execute("select wanted.id, model_id from wanted join models on models.id = unhex(wanted.id)").fetchall())
+        connection.unregister("wanted")
+        if not all(model.id in keys for model in models):
             return False
-        _write(connection, measure, {(keys[a.id], keys[b.id]): {name: _number(value) for name, value in values.items()}})
+        _write(connection, measure, {tuple(keys[model.id] for model in models): kept})
         return True
-
-
-def _number(value: float) -> float | None:
-    """A number as the catalog keeps it: none where it is not finite."""
-    return float(value) if math.isfinite(value) else None
 
 
 def selected(connection: Connection, where: str | None) -> dict[int, str]:

@@ -403,7 +403,23 @@ class Zoo:
         Returns:
             Whether it was kept: both models have to be in the catalog.
         """
-        return mapping.record_pair(self, a, b, mapping.Measure(measure, version, parameters or {}), values)
+        return mapping.record(self, (a, b), mapping.Measure(measure, version, parameters or {}), values)
+
+    def record_measure(
+        self,
+        model: Checkpoint,
+        values: Mapping[str, float | str | None],
+        *,
+        measure: str,
+        version: str = "1",
+        parameters: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Keep what was found of a model in `measurements`, in place of what the same measure and parameters said before.
+
+        Returns:
+            Whether it was kept: the model has to be in the catalog.
+        """
+        return mapping.record(self, (model,), mapping.Measure(measure, version, parameters or {}), values)
 
     def record_edges(self, edges: Sequence[Edge], *, among: Sequence[str] = ()) -> int:
         """Keep who was found to come from whom, in place of all that was inferred before between the same models.

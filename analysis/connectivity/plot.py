@@ -6,59 +6,40 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from weightspace.analysis.plotting import BLUE, INK, SEVERAL, SKY, VERMILION, canvas, style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from weightspace.analysis.connectivity.curve import Connectivity
 
-# Okabe and Ito, "Color Universal Design", 2008.
-_BLUE, _SKY, _VERMILION, _INK = "#0072B2", "#56B4E9", "#D55E00", "#1f2933"
-_SEVERAL = (_VERMILION, _BLUE, "#009E73", "#CC79A7", "#E69F00", _SKY)
-_STYLE = {
-    "axes.edgecolor": "#9aa5b1",
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9,
-    "grid.color": "#e4e7eb",
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
-
 
 def drawn(curve: "Connectivity") -> "Figure":
     """Draw a curve as a figure that belongs to no window; `figure.savefig(path)` writes it."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     panels = [name for name in curve.barriers if name != "calibrated_loss"]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 1.2 + 1.9 * len(panels)), layout="constrained")
-        all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    with style():
+        figure, grid = canvas(len(panels), size=(5.2, 1.9 + 1.2 / len(panels)), sharex=True)
+        all_axes = grid[:, 0]
         for axes, name in zip(all_axes, panels, strict=True):
-            _draw(axes, curve, name, _BLUE)
+            _draw(axes, curve, name, BLUE)
             if name == "loss" and "calibrated_loss" in curve.barriers:
-                _draw(axes, curve, "calibrated_loss", _SKY)
+                _draw(axes, curve, "calibrated_loss", SKY)
                 axes.legend(frameon=False, fontsize=8)
             axes.set_ylabel(name)
         all_axes[-1].set(xlabel="t, from a (0) to b (1)", xlim=(0, 1))
-        figure.suptitle(_title(curve), fontsize=9, color=_INK, x=0.02, ha="left")
+        figure.suptitle(_title(curve), fontsize=9, color=INK, x=0.02, ha="left")
     return figure
 
 
 def compared(curves: Mapping[str, "Connectivity"]) -> "Figure":
     """Draw several curves over one another, each quantity that all of them have in a panel of its own."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     panels = [name for name in next(iter(curves.values())).barriers if all(name in curve.barriers for curve in curves.values())]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 0.6 + 1.9 * len(panels)), layout="constrained")
-        all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    with style():
+        figure, grid = canvas(len(panels), size=(5.2, 1.9 + 0.6 / len(panels)), sharex=True)
+        all_axes = grid[:, 0]
         for axes, name in zip(all_axes, panels, strict=True):
-            for (label, curve), colour in zip(curves.items(), itertools.cycle(_SEVERAL)):
+            for (label, curve), colour in zip(curves.items(), itertools.cycle(SEVERAL)):
                 barrier = curve.barriers[name].interpolated
                 axes.plot(curve.ts, curve.values[name], color=colour, marker="o", markersize=3, label=f"{label} (barrier {barrier:.3g})")
             axes.set_ylabel(name.replace("_", " "))
@@ -76,14 +57,14 @@ def _draw(axes: "Axes", curve: "Connectivity", name: str, colour: str) -> None:
         return
     at = barrier.interpolated_at
     top, foot = values[curve.ts.index(at)], (1 - at) * values[0] + at * values[-1]
-    axes.plot((at, at), (foot, top), color=_VERMILION, linewidth=1.4)
+    axes.plot((at, at), (foot, top), color=VERMILION, linewidth=1.4)
     side = -1 if name == "calibrated_loss" else 1  # so that the two numbers of one panel stand apart
     axes.annotate(
         f"{barrier.interpolated:.3g}",
         (at, (foot + top) / 2),
         (4 * side, 0),
         textcoords="offset points",
-        color=_VERMILION,
+        color=VERMILION,
         fontsize=8,
         ha="right" if side < 0 else "left",
         va="center",

@@ -1,6 +1,5 @@
 """`weightspace match`: one network's neurons put in the order of another's."""
 
-import contextlib
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,14 +17,13 @@ from weightspace.cli.options import (
     Seed,
     SpecFile,
     ZooFolder,
-    pairs,
     spec_of,
     unwritten,
     zoo_at,
 )
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
-from weightspace.errors import RecordError, UnknownNameError
+from weightspace.cli.settings import settings_of
 from weightspace.provenance import stated
 
 if TYPE_CHECKING:
@@ -122,34 +120,17 @@ def match(
 
 
 def _options(method: str, texts: list[str]) -> dict[str, Any]:
-    """Read `key=value` as YAML does: numbers, booleans, words, lists.
+    """Read what a method is to be told.
 
     Raises:
         UnknownNameError: no such method, or it has no such option.
         RecordError: a value of another type than the option's.
     """
-    import yaml
-
     from weightspace.analysis.matching.match import methods
 
-    found: dict[str, Any] = {}
-    settable = {p.name: p for p in inspect.signature(methods[method]).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    for name in ("generator", "task", "masks"):
-        settable.pop(name, None)
-    for key, text in pairs(texts, "option").items():
-        if key not in settable:
-            raise UnknownNameError.of(f"option of method '{method}'", key, settable)
-        value = yaml.safe_load(text)
-        wanted = {type(settable[key].default)} - {type(None)} or {int, str}
-        if float in wanted and isinstance(value, str | int) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError):
-                value = float(value)  # YAML takes 1e9 for a word
-        if tuple in wanted and isinstance(value, list):
-            value = tuple(value)
-        if type(value) not in wanted:
-            raise RecordError(f"option '{key}' of method '{method}' has the value '{text}'; expected one like {settable[key].default!r}")
-        found[key] = value
-    return found
+    parameters = inspect.signature(methods[method]).parameters.values()
+    settable = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("generator", "task", "masks")}
+    return settings_of(texts, settable, f"method '{method}'")
 
 
 def _row(found: "Match") -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""What a measure said of models or of pairs of them, as a table and as a picture."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weightspace.analysis.measure import Measure, Values
+from weightspace.analysis.plotting import bars, heat_map
+from weightspace.errors import AnalysisError, UnknownNameError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BETWEEN = "|"
+"""What stands between the two names of a key that belongs to a pair of layers."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results of one measure.
+
+    Attributes:
+        measure: what was taken.
+        names: the model, or both models, of each result.
+        values: what it said of them.
+    """
+
+    measure: Measure
+    names: tuple[tuple[str, ...], ...]
+    values: tuple[Values, ...]
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One row a result and key: `model`, or `a` and `b`; `key`; `value`, which is text where the measure says text."""
+        titles = ("a", "b") if self.measure.of in ("pair", "task pair") else ("model",)
+        return [
+            {**dict(zip(titles, names, strict=True)), "key": key, "value": value}
+            for names, values in zip(self.names, self.values, strict=True)
+            for key, value in values.items()
+        ]
+
+    def plot(self, key: str | None = None) -> "Figure":
+        """Draw it.
+
+        One result is drawn by its keys: as a heat map where they name pairs of layers, else as bars. Several are drawn by one key: as
+        bars, one a model, or as a heat map of all pairs.
+
+        Args:
+            key: which of several keys; the first one if left out.
+
+        Raises:
+            UnknownNameError: there is no such key.
+            AnalysisError: the measure gave no numbers.
+        """
+        numbers = [{name: _number(value) for name, value in one.items() if not isinstance(value, str)} for one in self.values]
+        keys = list(dict.fromkeys(name for one in numbers for name in one))
+        if not keys:
+            raise AnalysisError(f"measure '{self.measure.name}' gave no numbers to draw; print its table")
+        if key is not None and key not in keys:
+            raise UnknownNameError.of(f"key of measure '{self.measure.name}'", key, keys)
+        label = self.measure.name + (f" [{self.measure.unit}]" if self.measure.unit else "")
+        if len(self.values) == 1 and key is None:
+            return _by_key(numbers[0], label)
+        key = key or keys[0]
+        label = f"{label}: {key}" if key else label
+        drawn = [one.get(key) for one in numbers]
+        return _by_pair(self.names, drawn, label) if len(self.names[0]) == 2 else bars([names[0] for names in self.names], drawn, label)
+
+
+def _number(value: float | str | None) -> float | None:
+    return None if value is None or isinstance(value, str) or not math.isfinite(value) else float(value)
+
+
+def _by_key(values: Mapping[str, float | None], label: str) -> "Figure":
+    split = {key: tuple(key.split(BETWEEN)) for key in values if key.count(BETWEEN) == 1}
+    if not split:
+        return bars([key or label for key in values], list(values.values()), label)
+    rows, columns = (list(dict.fromkeys(pair[place] for pair in split.values())) for place in (0, 1))
+    table = np.full((len(rows), len(columns)), np.nan)
+    for key, (row, column) in split.items():
+        value = values[key]
+        table[rows.index(row), columns.index(column)] = np.nan if value is None else value
+    return heat_map(table, rows, columns, label)
+
+
+def _by_pair(names: Sequence[tuple[str, ...]], values: Sequence[float | None], label: str) -> "Figure":
+    every = list(dict.fromkeys(name for pair in names for name in pair))
+    table = np.full((len(every), len(every)), np.nan)
+    for (a, b), value in zip(names, values, strict=True):
+        place = every.index(a), every.index(b)
+        table[place] = np.nan if value is None else value
+        if np.isnan(table[place[::-1]]):
+            table[place[::-1]] = table[place]
+    return heat_map(table, every, every, label)
