@@ -21,10 +21,14 @@ else:
     _Sets = MutableMapping
 
 
+LIMIT = 16 << 30  # bytes
+
+
 class TensorCache(_Sets):
     """Sets of tensors by key in a folder; what is damaged or gone counts as never kept.
 
-    Keys begin with the content hash of what the tensors were computed from, so nothing in it ever grows stale.
+    Keys begin with the content hash of what the tensors were computed from, so nothing in it ever grows stale. Beyond `limit` bytes
+    what was not used for longest goes.
 
     Example:
         >>> import tempfile, torch
@@ -34,9 +38,9 @@ class TensorCache(_Sets):
         (tensor([2., 1.]), ['abc/svd'])
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int = LIMIT) -> None:
         """Name the folder; it is made when something is put in."""
-        self.folder = folder
+        self.folder, self.limit = folder, limit
 
     def __repr__(self) -> str:
         return f"<TensorCache {self.folder}>"
@@ -46,6 +50,7 @@ class TensorCache(_Sets):
             checkpoint = open_safetensors(self._path(key))
             if checkpoint.metadata.get("key") != key:
                 raise KeyError(key)
+            os.utime(self._path(key))
             return checkpoint.state_dict()
         except (OSError, FormatError):
             raise KeyError(key) from None
@@ -60,6 +65,17 @@ class TensorCache(_Sets):
         finally:
             with contextlib.suppress(OSError):
                 fresh.unlink()
+        self._shrink(path)
+
+    def _shrink(self, newest: Path) -> None:
+        """Let go of what was not used for longest; the newest stays, whatever its size."""
+        kept = [(path, status) for path in self.folder.glob("*/*.safetensors") if (status := _status(path)) is not None]
+        total = sum(status.st_size for _, status in kept)
+        for path, status in sorted(kept, key=lambda one: one[1].st_mtime_ns):
+            if total <= self.limit or path == newest:
+                return
+            path.unlink(missing_ok=True)
+            total -= status.st_size
 
     def __delitem__(self, key: str) -> None:
         try:
@@ -81,8 +97,16 @@ class TensorCache(_Sets):
     @property
     def num_bytes(self) -> int:
         """Bytes that its files take."""
-        return sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors"))
+        return sum(status.st_size for path in self.folder.glob("*/*.safetensors") if (status := _status(path)) is not None)
 
     def _path(self, key: str) -> Path:
         name = blake3(key.encode()).hexdigest(length=16)
         return self.folder / name[:2] / f"{name}.safetensors"
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """What the system says of a file, unless another process has just let go of it."""
+    try:
+        return path.stat()
+    except OSError:
+        return None

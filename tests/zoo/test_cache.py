@@ -1,5 +1,6 @@
 """The zoo's cache of tensors."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ def test_a_file_under_a_foreign_name_is_not_believed(tmp_path: Path) -> None:
     [first, second] = (cache._path(key) for key in "ab")
     second.write_bytes(first.read_bytes())
     assert cache.get("b") is None and cache["a"]["s"] == 0
+
+
+def test_beyond_its_limit_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path, limit=10_000)
+    for at, key in enumerate("abc"):
+        cache[key] = {"s": torch.zeros(1000)}  # 4,000 bytes and a header
+        os.utime(cache._path(key), (at, at))
+        cache.get("a")
+    assert sorted(cache) == ["a", "c"]
+    cache["large"] = {"s": torch.zeros(10_000)}
+    assert list(cache) == ["large"]
 
 
 def test_a_zoo_keeps_its_cache_in_its_house_and_one_that_does_not_exist_keeps_nothing(tmp_path: Path, tiny_zoo: Zoo) -> None:
