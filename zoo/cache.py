@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,8 +51,9 @@ class TensorCache(_Sets):
             checkpoint = open_safetensors(self._path(key))
             if checkpoint.metadata.get("key") != key:
                 raise KeyError(key)
-            os.utime(self._path(key))
-            return checkpoint.state_dict()
+            tensors = checkpoint.state_dict()
+            os.utime(self._path(key))  # afterwards: a file that changes between opening and reading counts as damaged
+            return tensors
         except (OSError, FormatError):
             raise KeyError(key) from None
 
@@ -71,7 +73,7 @@ class TensorCache(_Sets):
         """Let go of what was not used for longest; the newest stays, whatever its size."""
         kept = [(path, status) for path in self.folder.glob("*/*.safetensors") if (status := _status(path)) is not None]
         total = sum(status.st_size for _, status in kept)
-        for path, status in sorted(kept, key=lambda one: one[1].st_mtime_ns):
+        for path, status in sorted(kept, key=lambda one: one[1].st_atime_ns):
             if total <= self.limit or path == newest:
                 return
             path.unlink(missing_ok=True)
