@@ -13,7 +13,7 @@ from weightspace.task import Task
 Scope = Literal["matrix", "model", "pair", "task", "task pair"]
 """What a measure is taken of: the singular values of one matrix, a Checkpoint, two of them, or what one or two compute on a Task."""
 
-Values = Mapping[str, float | str | None]
+Values = Mapping[str, float | int | str | None]
 """What a measure says, by key: numbers, or text. What could not be taken is None, and what is not finite is stored so."""
 
 
@@ -32,7 +32,7 @@ class Measure:
     """
 
     name: str
-    function: Callable[..., float | Values]
+    function: Callable[..., float | int | Values]
     of: Scope
     version: str = "1"
     reference: str = ""
@@ -95,7 +95,7 @@ measures: Registry[Measure] = Registry("measure", "weightspace.analysis.measures
 
 def measure(
     name: str, *, of: Scope, version: str = "1", reference: str = "", unit: str = ""
-) -> Callable[[Callable[..., float | Values]], Measure]:
+) -> Callable[[Callable[..., float | int | Values]], Measure]:
     """Register a function as a measure.
 
     Args:

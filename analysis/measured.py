@@ -70,7 +70,7 @@ class Measured:
         return _by_pair(self.names, drawn, label) if len(self.names[0]) == 2 else bars([names[0] for names in self.names], drawn, label)
 
 
-def _number(value: float | str | None) -> float | None:
+def _number(value: float | int | str | None) -> float | None:
     return None if value is None or isinstance(value, str) or not math.isfinite(value) else float(value)
 
 

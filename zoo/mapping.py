@@ -106,7 +106,7 @@ def apply_to(
         return _table(_known(connection, measure, arity), wanted, names)
 
 
-def record(zoo: "Zoo", models: Sequence[Checkpoint], measure: Measure, values: Mapping[str, float | str | None]) -> bool:
+def record(zoo: "Zoo", models: Sequence[Checkpoint], measure: Measure, values: Mapping[str, float | int | str | None]) -> bool:
     """Keep what was found of one model or two; see `Zoo.record_measure` and `Zoo.record_pair`."""
     if not zoo.catalog.exists():
         return False

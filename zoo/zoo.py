@@ -408,7 +408,7 @@ class Zoo:
     def record_measure(
         self,
         model: Checkpoint,
-        values: Mapping[str, float | str | None],
+        values: Mapping[str, float | int | str | None],
         *,
         measure: str,
         version: str = "1",

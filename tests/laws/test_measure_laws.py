@@ -66,6 +66,8 @@ def test_a_measure_of_a_matrix_does_not_hang_on_the_order_of_neurons(name: str, 
     assert alike(Taking(name)(spectrum(matrix)), Taking(name)(spectrum(moved)), 1e-6)
 
 
+INFINITE = {"condition_number", "hyperspherical_energy"}  # by definition: of a singular matrix, of rows that point the same way
+
 DEGENERATE = {
     "zero": torch.zeros(4, 3),
     "one row": torch.arange(1.0, 6.0)[None],
@@ -84,7 +86,8 @@ DEGENERATE = {
 def test_a_degenerate_matrix_has_a_value_or_none(name: str, kind: str) -> None:
     values = Taking(name)(spectrum(DEGENERATE[kind]))
     assert sound(values)
-    assert all(not isinstance(value, float) or not math.isinf(value) or value < 0 or "condition" in name for value in values.values())
+    if name not in INFINITE:
+        assert all(value != math.inf for value in values.values())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
