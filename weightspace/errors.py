@@ -111,7 +111,7 @@ def guarded(read: Callable[[Path], Result], path: Path) -> Result:
         if one_line(str(path)) in error.detail:
             raise
         raise type(error)(f"{path}: {error.detail}", reason=error.reason, advice=error.advice) from None
-    except (MergeError, SymmetryError, TaskError):  # what computes tensors when they are read has its own to say
+    except (AnalysisError, MergeError, SymmetryError, TaskError):  # what computes tensors when they are read has its own to say
         raise
     except DAMAGE as error:
         text = str(error) or type(error).__name__

@@ -38,6 +38,9 @@ def networks(sandbox: Path) -> None:
     """Two networks of one architecture, a third that stands for their alignment, and what to judge them by."""
     for seed, name in enumerate(("a", "b", "aligned"), 20):
         save_file(mlp(seed), sandbox / f"{name}.safetensors")
+    (sandbox / "run").mkdir()
+    for step in (0, 10):
+        save_file(mlp(step), sandbox / "run" / f"step-{step}.safetensors")
     (sandbox / "tasks.py").write_text(TASKS)
     for name, text in RECIPES.items():
         (sandbox / name).write_text(text)
@@ -77,5 +80,10 @@ def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
         Path("aligned.safetensors").unlink()
     if command == ("unmerge",):
         run("merge", "ties.yaml", "-o", "merged")
+    if command[0] == "signature" and command[1] != "extract":
+        for name in ("noise", "blur"):
+            run("signature", "extract", "base.safetensors", "a.safetensors", "b.safetensors", "-o", f"{name}.safetensors")
+    if command == ("signature", "remove"):
+        run("signature", "apply", "a.safetensors", "noise.safetensors", "-o", "patched.safetensors")
     result = run(*shlex.split(line)[1:])
     assert "error" not in result.stderr
