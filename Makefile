@@ -16,6 +16,9 @@ PEERS := sft-cli reminis
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 ARGS ?=
 
+# Checkpoints that the benchmark of spectra reads.
+MODELS ?= $(wildcard ../shared/real_checkpoints/akamaster/*.th ../shared/real_checkpoints/drfrankenstein/tiny10_cifar10_seed00.pt)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow bench install lint types format clean
 
@@ -33,11 +36,14 @@ test: install lint types  ## lint, types, import rules, tests, doctests and note
 test-slow: install  ## the tests that take long
 	$(PYTEST) -m slow $(ARGS)
 
-bench: install $(VENV)/peers-stamp $(VENV)/mergekit-stamp  ## measurements beside other tools
+bench: install $(VENV)/peers-stamp $(VENV)/mergekit-stamp $(VENV)/weightwatcher-stamp  ## measurements beside other tools
 	$(BIN)/pytest -m benchmark -s $(ARGS)
 	$(BIN)/python -m tests.benchmarks.ingest_small --peers $(VENV)/peers/bin
 	$(BIN)/python -m tests.benchmarks.ingest_large --peers $(VENV)/peers/bin
 	$(BIN)/python -m tests.benchmarks.merging --peer $(VENV)/mergekit/bin
+	$(if $(MODELS),$(BIN)/python -m tests.benchmarks.weightwatcher --peer $(VENV)/weightwatcher/bin $(MODELS))
+	$(BIN)/python -m tests.benchmarks.intruder_counts
+	$(BIN)/python -m tests.benchmarks.lineage_zoo
 
 lint: install  ## style, formatting and which part may import which
 	$(BIN)/ruff check .
@@ -78,4 +84,10 @@ $(VENV)/peers-stamp: $(VENV)/dev-stamp
 $(VENV)/mergekit-stamp: $(VENV)/dev-stamp
 	@$(PYTHON) -m venv $(VENV)/mergekit
 	@$(VENV)/mergekit/bin/python $(INSTALL) mergekit==0.1.5
+	@touch $@
+
+# WeightWatcher needs torch and transformers, and does not ask for them.
+$(VENV)/weightwatcher-stamp: $(VENV)/dev-stamp
+	@$(PYTHON) -m venv $(VENV)/weightwatcher
+	@$(VENV)/weightwatcher/bin/python $(INSTALL) weightwatcher==0.7.7 torch transformers
 	@touch $@

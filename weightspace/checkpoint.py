@@ -74,7 +74,8 @@ class Checkpoint(_Tensors):
         path: the file or folder it was opened from, if any.
         files: every file that its bytes come from.
         metadata: what the container itself says besides tensors (strings, numbers, nested dicts and lists).
-        kind: `full`, `adapter` (low-rank updates of another model) or `trainer` (optimizer state alone).
+        kind: `full`, `adapter` (low-rank updates of another model), `signature` (what `weightspace.analysis.signatures` takes out of models)
+            or `trainer` (optimizer state alone).
         extras: tensors kept apart from the state dict, such as optimizer state, by dotted name; outside `id`.
         recipe: how it was made, for models the platform made.
         parents: ids (hex) of the models it was made from.

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import time
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -21,7 +21,7 @@ create table models (                    -- one content: the same weights under 
     weights_id BLOB,                     -- the same without the tensor names: equal after a mere renaming
     name VARCHAR,                        -- unique name, from the first file's path
     architecture_id INTEGER,             -- architectures
-    kind VARCHAR,                        -- full, adapter or trainer (optimizer state alone)
+    kind VARCHAR,                        -- full, adapter, signature or trainer (optimizer state alone)
     num_params BIGINT,                   -- float elements, tied tensors once, running statistics included
     num_bytes BIGINT,                    -- bytes of all tensors, tied ones once
     num_tensors INTEGER,                 -- tensors, tied ones under each name

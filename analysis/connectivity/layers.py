@@ -98,10 +98,10 @@ class Calls:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | _Conv) or _is_transposed_linear(module)
+    return isinstance(module, nn.Linear | _Conv) or is_transposed_linear(module)
 
 
-def _is_transposed_linear(module: nn.Module) -> bool:
+def is_transposed_linear(module: nn.Module) -> bool:
     """Whether it is the linear layer of GPT-2 in transformers, whose weight is (in, out)."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
@@ -130,7 +130,7 @@ def by_channel(module: nn.Module, values: Tensor) -> Tensor:
 def scaled(weight: Tensor, scale: Tensor, module: nn.Module) -> Tensor:
     """A weight that gives each output channel times a factor."""
     wide = weight.to(scale)
-    if _is_transposed_linear(module):
+    if is_transposed_linear(module):
         return wide * scale
     if isinstance(module, nn.modules.conv._ConvTransposeNd):  # (in, out / groups, ...): each group of inputs has its own outputs
         per_group = scale.view(module.groups, 1, -1, *[1] * (wide.ndim - 2))

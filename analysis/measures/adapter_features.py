@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from weightspace.adapters import read_adapter
-from weightspace.analysis import adapter_features as features
 from weightspace.analysis.measure import Values, measure
+from weightspace.analysis.screening import features
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError
 

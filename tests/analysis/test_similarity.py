@@ -42,7 +42,8 @@ def drawn(seed: int, samples: int = 40, units: tuple[int, int] = (5, 7)) -> tupl
 
 
 def rotation(size: int, generator: torch.Generator) -> Tensor:
-    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    made: Tensor = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    return made
 
 
 @pytest.mark.parametrize("name", ORTHOGONAL)
@@ -114,7 +115,8 @@ def brute_hsic(x: Tensor, y: Tensor) -> float:
     """The U-statistic itself: a mean over all four different samples (Song et al., 2012, equation 4)."""
     k, l, n = (x @ x.T).tolist(), (y @ y.T).tolist(), len(x)  # noqa: E741
     quadruples = list(itertools.permutations(range(n), 4))
-    return sum(k[i][j] * l[i][j] + k[i][j] * l[q][r] - 2 * k[i][j] * l[i][q] for i, j, q, r in quadruples) / len(quadruples)
+    total = sum(k[i][j] * l[i][j] + k[i][j] * l[q][r] - 2 * k[i][j] * l[i][q] for i, j, q, r in quadruples)
+    return float(total / len(quadruples))
 
 
 @pytest.mark.parametrize("units", [(2, 3), (9, 8)])
@@ -146,7 +148,7 @@ def test_kernel_cka_is_the_definition_and_wide_kernels_come_to_linear_ones() -> 
 
     k, l = kernel(x), kernel(y)  # noqa: E741
     assert kernel_cka(x, y) == pytest.approx(float((k * l).sum() / (k.norm() * l.norm())), rel=1e-6)
-    assert kernel_cka(x, y, bandwidth=1000) == pytest.approx(linear_cka(x, y), abs=1e-4)
+    assert kernel_cka(x, y, bandwidth=1000.0) == pytest.approx(linear_cka(x, y), abs=1e-4)
 
 
 def test_unrelated_wide_representations_are_near_zero_once_debiased(generator: torch.Generator) -> None:
@@ -175,10 +177,10 @@ def test_cca_is_that_of_the_samples() -> None:
 
 
 def test_svcca_drops_directions_that_hardly_vary(generator: torch.Generator) -> None:
-    x, y = drawn(7, 80, (3, 3))
-    noisy = [torch.cat([values, 1e-3 * torch.randn(80, 10, generator=generator).double()], 1) for values in (x, y)]
-    assert cca(*noisy, "svcca") == pytest.approx(cca(x, y), abs=1e-3)
-    assert cca(*noisy) < cca(x, y) - 0.1
+    x, y = drawn(7, 400, (3, 3))
+    noisy = [torch.cat([values, 1e-3 * torch.randn(400, 10, generator=generator).double()], 1) for values in (x, y)]
+    assert cca(noisy[0], noisy[1], "svcca") == pytest.approx(cca(x, y), abs=1e-3)
+    assert cca(noisy[0], noisy[1]) < cca(x, y) - 0.1
 
 
 def test_procrustes_is_scipys() -> None:

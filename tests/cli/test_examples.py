@@ -80,6 +80,10 @@ def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
         Path("aligned.safetensors").unlink()
     if command == ("unmerge",):
         run("merge", "ties.yaml", "-o", "merged")
+    if command == ("outliers",):
+        for seed in range(5):
+            save_file(mlp(seed), f"sibling-{seed}.safetensors")
+        run("ingest", ".")
     if command[0] == "signature" and command[1] != "extract":
         for name in ("noise", "blur"):
             run("signature", "extract", "base.safetensors", "a.safetensors", "b.safetensors", "-o", f"{name}.safetensors")

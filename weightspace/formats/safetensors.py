@@ -37,7 +37,8 @@ def open_safetensors(path: Path) -> Checkpoint:
     info = tied(info, {name: owner for name, owner in metadata.items() if name not in info and owner in info})
     storages: dict[str, Storage] = {name: spans[one.alias_of or name] for name, one in info.items()}
     recipe, parents = told(metadata)
-    return Checkpoint(info, storages, "safetensors", path=path, files=(path,), metadata=metadata, recipe=recipe, parents=parents)
+    kind = "signature" if recipe is not None and recipe.get("kind") == "signature" else "full"
+    return Checkpoint(info, storages, "safetensors", path, (path,), metadata, kind, recipe=recipe, parents=parents)
 
 
 def read_header(file: SourceFile) -> tuple[dict[str, TensorInfo], dict[str, FileSpan], dict[str, str]]:

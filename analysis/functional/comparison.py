@@ -1,0 +1,131 @@
+"""How alike the layers of two networks are: one similarity for each pair of layers, as a table with the layers' names."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from weightspace.analysis.functional.recording import chosen, flat, recorded
+from weightspace.analysis.similarity import Moments, Sums
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import AnalysisError, UnknownNameError
+from weightspace.symmetry import StateDict
+from weightspace.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEPARATOR = "|"
+
+KINDS: Mapping[str, Callable[[Moments], float]] = {
+    "cka": lambda moments: moments.cka(),
+    "cka_debiased": lambda moments: moments.cka(debiased=True),
+    "cca": lambda moments: moments.cca("mean"),
+    "cca_squared": lambda moments: moments.cca("squared"),
+    "svcca": lambda moments: moments.cca("svcca"),
+    "pwcca": lambda moments: moments.cca("pwcca"),
+    "procrustes": lambda moments: moments.procrustes(),
+    "procrustes_angular": lambda moments: moments.procrustes(angular=True),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Similarities (or distances) of the layers of two networks.
+
+    Attributes:
+        kind: which.
+        rows: layers of the first network.
+        columns: layers of the second.
+        table: a row for each layer of the first; NaN where it is not defined.
+        samples: on how many samples each rests.
+    """
+
+    kind: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    table: tuple[tuple[float, ...], ...]
+    samples: int
+
+    @property
+    def diagonal(self) -> dict[str, float]:
+        """Of each layer with the one of the same name."""
+        places = {name: at for at, name in enumerate(self.columns)}
+        return {name: self.table[at][places[name]] for at, name in enumerate(self.rows) if name in places}
+
+    def values(self) -> dict[str, float]:
+        """By key "layer of the first|layer of the second", with the mean over layers of one name under "mean"."""
+        made = {
+            f"{a}{SEPARATOR}{b}": value
+            for a, row in zip(self.rows, self.table, strict=True)
+            for b, value in zip(self.columns, row, strict=True)
+        }
+        finite = [value for value in self.diagonal.values() if math.isfinite(value)]
+        return made | ({"mean": sum(finite) / len(finite)} if finite else {})
+
+    def plot(self) -> "Figure":
+        """Draw the table as a heat map."""
+        from weightspace.analysis.plotting import heat_map
+
+        limits = None if self.kind.startswith("procrustes") else (0.0, 1.0)
+        title = f"a down, b across; n = {self.samples:,}"
+        return heat_map(self.table, self.rows, self.columns, self.kind.replace("_", " "), limits=limits, title=title)
+
+
+def compare(
+    task: Task,
+    a: Checkpoint | StateDict,
+    b: Checkpoint | StateDict,
+    kind: str = "cka",
+    *,
+    layers: Sequence[str] | None = None,
+    positions: str = "pooled",
+    same: bool = False,
+    other: Task | None = None,
+) -> Comparison:
+    """Measure how alike each layer of one network is to each of another on the same data; see `weightspace.analysis.similarity`.
+
+    Sums are gathered batch by batch: memory grows with the square of the widths, not with the data.
+
+    Args:
+        task: the module of the first network, and the data.
+        a: the first network.
+        b: the second.
+        kind: of similarity, or distance: one of `KINDS`.
+        layers: names of submodules; by default every linear and convolutional layer, before its activation.
+        positions: of feature maps and sequences: `pooled`, `units` or `samples`; by the last, layers with other places than each other are NaN.
+        same: only layers of one name with each other; others are NaN.
+        other: the module of the second network where it is another one, with the same batches.
+
+    Raises:
+        UnknownNameError: no such kind, or no such submodule.
+        AnalysisError: the two see different examples, or activations are not finite.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError.of("kind of comparison", kind, KINDS)
+    right = other or task
+    rows, columns = chosen(task, a, layers), chosen(right, b, layers)
+    between = {(x, y): Sums() for x in rows for y in columns if not same or x == y}
+    own = {name: Sums() for name in rows}, {name: Sums() for name in columns}
+    batches = (recorded(*network, positions=positions) for network in ((task, a, rows), (right, b, columns)))
+    for pair in itertools.zip_longest(*batches):
+        if None in pair:
+            raise AnalysisError("expected two tasks with the same batches, found more in one; give both the same data")
+        for sums, batch in zip(own, pair, strict=True):
+            for name, values in batch.items():
+                sums[name].add(flat(values), flat(values))
+        for (x, y), sum_between in between.items():
+            one, two = pair[0][x], pair[1][y]
+            if one.shape[1] == two.shape[1]:  # with other places there are no common samples
+                sum_between.add(flat(one), flat(two))
+
+    def similarity(x: str, y: str) -> float:
+        sums = between.get((x, y))
+        return KINDS[kind](Moments(own[0][x], own[1][y], sums)) if sums is not None and sums.count else math.nan
+
+    table = tuple(tuple(similarity(x, y) for y in columns) for x in rows)
+    return Comparison(kind, tuple(rows), tuple(columns), table, max(sums.count for sums in own[0].values()))
+
+
+__all__ = ["KINDS", "Comparison", "compare"]

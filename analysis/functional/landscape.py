@@ -1,0 +1,148 @@
+"""Slices through the loss landscape around a network, along random directions with the norms of its filters.
+
+Li et al., Visualizing the Loss Landscape of Neural Nets (arXiv:1712.09913), section 4.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weightspace.analysis.connectivity.paths import state_of
+from weightspace.analysis.functional.moving import parameters_of, replaced
+from weightspace.checkpoint import Checkpoint
+from weightspace.errors import AnalysisError
+from weightspace.symmetry import StateDict
+from weightspace.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """What a task says of weights on a line or a plane through a network.
+
+    Attributes:
+        steps: how far along each direction: 1 is as far as the weights are long.
+        directions: 1 or 2.
+        losses: for each step of the first direction, and within it of the second.
+        metrics: likewise, by name.
+    """
+
+    steps: tuple[float, ...]
+    directions: int
+    losses: tuple[float, ...]
+    metrics: Mapping[str, tuple[float, ...]]
+
+    @property
+    def at(self) -> list[tuple[float, ...]]:
+        """Where each loss was measured."""
+        return [(x,) for x in self.steps] if self.directions == 1 else [(x, y) for x in self.steps for y in self.steps]
+
+    def values(self) -> dict[str, float]:
+        """Loss and metrics by key "what@step" or "what@step,step"."""
+        named = {"loss": self.losses, **self.metrics}
+        return {
+            f"{what}@{','.join(f'{step:g}' for step in at)}": value
+            for what, all in named.items()
+            for at, value in zip(self.at, all, strict=True)
+        }
+
+    def plot(self) -> "Figure":
+        """Draw the loss along the line, or as contours on the plane."""
+        from weightspace.analysis.plotting import BLUE, INK, VERMILION, canvas, style
+
+        with style():
+            figure, [[axes]] = canvas(size=(4.4, 3.4) if self.directions == 2 else (5.2, 3.0))
+            if self.directions == 1:
+                axes.plot(self.steps, self.losses, color=BLUE, marker="o", markersize=3)
+                axes.axvline(0, color=VERMILION, linewidth=0.8)
+                axes.set(xlabel="along a random direction, in lengths of the filters", ylabel="loss")
+                return figure
+            grid = np.reshape(self.losses, (len(self.steps), -1)).T
+            finite = grid[np.isfinite(grid)]
+            # Loss spans orders of magnitude, so levels are as many between each two.
+            low, high = max(float(finite.min()), 1e-12), float(finite.max())
+            levels = np.geomspace(low, max(high, low * 1.01), 16).tolist()
+            filled = axes.contourf(self.steps, self.steps, grid, levels=levels, cmap="cividis", norm="log", extend="both")
+            axes.contour(self.steps, self.steps, grid, levels=levels, colors=INK, linewidths=0.4)
+            axes.plot(0, 0, marker="+", color=VERMILION, markersize=10)
+            axes.set(xlabel="first direction", ylabel="second direction", aspect="equal")
+            bar = figure.colorbar(filled, ax=axes, label="loss")
+            bar.set_ticks(levels[::3], labels=[f"{level:.3g}" for level in levels[::3]])
+        return figure
+
+
+def landscape(
+    task: Task,
+    weights: Checkpoint | StateDict,
+    *,
+    directions: int = 1,
+    points: int = 21,
+    span: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Landscape:
+    """Measure the loss around a network along one or two random directions, filter by filter as long as its weights.
+
+    Biases and the gains of norms stay as they are, as in the paper's code, and so do running statistics. A direction is drawn for each parameter in the
+    order of the module, and the second is not made orthogonal to the first: in so many dimensions it nearly is.
+
+    Args:
+        task: the module, its data and its loss.
+        weights: of the network.
+        directions: 1 for a line, 2 for a plane.
+        points: on each axis, evenly spaced; an odd number has the network itself in the middle.
+        span: how far to go to each side, in lengths of the filters.
+        generator: source of chance; the default starts from seed 0.
+
+    Raises:
+        AnalysisError: other than one or two directions, fewer than two points, or a span that is not positive.
+    """
+    if directions not in (1, 2) or points < 2 or not span > 0:
+        raise AnalysisError(
+            f"expected 1 or 2 directions, at least 2 points and a span above 0, found {directions}, {points} and {span}; correct them"
+        )
+    generator = generator or torch.Generator().manual_seed(0)
+    state = state_of(weights)
+    drawn = [random_direction(task, state, generator) for _ in range(directions)]
+    steps = tuple(torch.linspace(-span, span, points, dtype=torch.float64).tolist())
+    found = [task.evaluate(_moved(state, drawn, at)) for at in Landscape(steps, directions, (), {}).at]
+    metrics = {name: tuple(one[name] for one in found) for name in found[0] if name != "loss"}
+    return Landscape(steps, directions, tuple(one["loss"] for one in found), metrics)
+
+
+def random_direction(task: Task, state: StateDict, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw a direction whose filters have the norms of the network's: `d_i |w_i| / |d_i|` (section 4).
+
+    A filter is what one output is made of; vectors, such as biases and gains, get no direction.
+
+    Args:
+        task: whose module says what is a parameter.
+        state: the weights.
+        generator: source of chance.
+    """
+    made: dict[str, Tensor] = {}
+    for name in parameters_of(task, state):
+        weight = state[name]
+        if weight.ndim < 2:
+            continue
+        direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        lengths = direction.flatten(1).norm(dim=1)
+        wanted = weight.detach().double().flatten(1).norm(dim=1).cpu()
+        made[name] = direction * (wanted / lengths).reshape(-1, *[1] * (weight.ndim - 1))
+    return made
+
+
+def _moved(state: StateDict, directions: list[dict[str, Tensor]], at: tuple[float, ...]) -> dict[str, Tensor]:
+    moved: dict[str, Tensor] = {}
+    for name in directions[0]:
+        step = sum((amount * one[name] for amount, one in zip(at, directions, strict=True)), torch.zeros(()))
+        moved[name] = (state[name].double() + step.to(state[name].device)).to(state[name].dtype)
+    return replaced(state, moved)
+
+
+__all__ = ["Landscape", "landscape", "random_direction"]
