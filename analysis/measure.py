@@ -29,6 +29,8 @@ class Measure:
         version: raised when its results change, so that what the catalog keeps is taken anew.
         reference: paper and equation.
         unit: of its values; empty for plain numbers.
+        is_symmetric: for pairs, whether it says the same of (b, a) as of (a, b), but for the order of layers in its keys; one that has a
+            direction is taken of both orders.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Measure:
     version: str = "1"
     reference: str = ""
     unit: str = ""
+    is_symmetric: bool = True
 
     def __call__(self, *of: Any, **settings: Any) -> Values:
         """Take the measure; a function that returns one number has it under the key ''."""
@@ -94,7 +97,7 @@ measures: Registry[Measure] = Registry("measure", "weightspace.analysis.measures
 
 
 def measure(
-    name: str, *, of: Scope, version: str = "1", reference: str = "", unit: str = ""
+    name: str, *, of: Scope, version: str = "1", reference: str = "", unit: str = "", is_symmetric: bool = True
 ) -> Callable[[Callable[..., float | int | Values]], Measure]:
     """Register a function as a measure.
 
@@ -104,5 +107,6 @@ def measure(
         version: see `Measure`.
         reference: paper and equation.
         unit: of its values.
+        is_symmetric: see `Measure`.
     """
-    return lambda function: measures.add(name, Measure(name, function, of, version, reference, unit))
+    return lambda function: measures.add(name, Measure(name, function, of, version, reference, unit, is_symmetric))

@@ -63,21 +63,26 @@ class Measured:
             raise UnknownNameError.of(f"key of measure '{self.measure.name}'", key, keys)
         label = self.measure.name + (f" [{self.measure.unit}]" if self.measure.unit else "")
         if len(self.values) == 1 and key is None:
-            return _by_key(numbers[0], label)
+            return _by_key(numbers[0], label, " and ".join(self.names[0]))
         key = key or keys[0]
         label = f"{label}: {key}" if key else label
         drawn = [one.get(key) for one in numbers]
-        return _by_pair(self.names, drawn, label) if len(self.names[0]) == 2 else bars([names[0] for names in self.names], drawn, label)
+        is_pair = len(self.names[0]) == 2
+        return (
+            _by_pair(self.names, drawn, label, self.measure.is_symmetric)
+            if is_pair
+            else bars([names[0] for names in self.names], drawn, label)
+        )
 
 
 def _number(value: float | int | str | None) -> float | None:
     return None if value is None or isinstance(value, str) or not math.isfinite(value) else float(value)
 
 
-def _by_key(values: Mapping[str, float | None], label: str) -> "Figure":
+def _by_key(values: Mapping[str, float | None], label: str, name: str) -> "Figure":
     split = {key: tuple(key.split(BETWEEN)) for key in values if key.count(BETWEEN) == 1}
     if not split:
-        return bars([key or label for key in values], list(values.values()), label)
+        return bars([key or name for key in values], list(values.values()), label)
     rows, columns = (list(dict.fromkeys(pair[place] for pair in split.values())) for place in (0, 1))
     table = np.full((len(rows), len(columns)), np.nan)
     for key, (row, column) in split.items():
@@ -86,12 +91,12 @@ def _by_key(values: Mapping[str, float | None], label: str) -> "Figure":
     return heat_map(table, rows, columns, label)
 
 
-def _by_pair(names: Sequence[tuple[str, ...]], values: Sequence[float | None], label: str) -> "Figure":
+def _by_pair(names: Sequence[tuple[str, ...]], values: Sequence[float | None], label: str, is_symmetric: bool) -> "Figure":
     every = list(dict.fromkeys(name for pair in names for name in pair))
     table = np.full((len(every), len(every)), np.nan)
     for (a, b), value in zip(names, values, strict=True):
         place = every.index(a), every.index(b)
         table[place] = np.nan if value is None else value
-        if np.isnan(table[place[::-1]]):
+        if is_symmetric and np.isnan(table[place[::-1]]):
             table[place[::-1]] = table[place]
     return heat_map(table, every, every, label)

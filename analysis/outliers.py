@@ -142,7 +142,7 @@ class Outliers:
         from weightspace.analysis.plotting import heat_map
 
         order = [int(at) for at in np.argsort(-np.nan_to_num(self.scores).max(1))[:40]]
-        title = f"{len(self.found)} of {len(self.models)} models stand out"
+        title = f"{len(self.found)} of {len(self.models)} models {'stands' if len(self.found) == 1 else 'stand'} out"
         names = [self.models[at] for at in order]
         return heat_map(self.scores[order], names, self.layers, "robust z-score", limits=(0.0, 2 * THRESHOLD), title=title)
 

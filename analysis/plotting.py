@@ -1,10 +1,14 @@
 """The look of all pictures of this wing, and the plain ones that any measure can have: bars by layer, points by model, a heat map."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from weightspace.errors import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +32,7 @@ _STYLE = {
     "ytick.color": INK,
 }
 MOST_NAMES = 60  # more labels than this cannot be read
+_NAME_SIZE, _TITLE_SIZE = 7.0, 9.0  # points
 
 
 @contextlib.contextmanager
@@ -48,14 +53,42 @@ def canvas(rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (5.2,
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def save(figure: "Figure", path: str | Path) -> None:
+    """Write a figure to a file in the house's look; letters that the font lacks become boxes, without a warning."""
+    with style(), _any_letters():
+        for axes in figure.axes:
+            _plain_powers(axes.xaxis)
+            _plain_powers(axes.yaxis)
+        figure.savefig(path)
+
+
+@contextlib.contextmanager
+def _any_letters() -> Iterator[None]:
+    """Without matplotlib's warnings about scripts that its font does not have."""
+    with warnings.catch_warnings():
+        for said in (r"Glyph \d+ .* missing from", "Matplotlib currently does not support .* natively"):
+            warnings.filterwarnings("ignore", message=said, category=UserWarning)
+        yield
+
+
+def _plain_powers(axis: Any) -> None:
+    """Write numbers of a logarithmic axis without markup, which the house's look shows as it is."""
+    from matplotlib.ticker import LogFormatter, LogFormatterMathtext
+
+    if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+        axis.set_major_formatter(LogFormatter())
+    if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+
+
 def bars(names: Sequence[str], values: Sequence[float | None], label: str) -> "Figure":
     """One bar a layer or model, first at the top; a value that could not be taken leaves a gap."""
     with style():
-        figure, [[axes]] = canvas(size=(6.4, 1.0 + 0.18 * min(len(names), 2 * MOST_NAMES)))
+        figure, [[axes]] = canvas(size=(max(6.4, 3.6 + room(names)), 1.0 + 0.18 * min(len(names), 2 * MOST_NAMES)))
         heights = np.array([np.nan if value is None else value for value in values], float)
         axes.barh(np.arange(len(names)), heights, color=BLUE, height=0.7)
         name_axis(axes.yaxis, names)
-        axes.set(xlabel=label, ylim=(len(names) - 0.4, -0.6))
+        axes.set(xlabel=short(label), ylim=(len(names) - 0.4, -0.6))
     return figure
 
 
@@ -65,30 +98,56 @@ def heat_map(
     """A matrix of numbers as colours, light to dark; what is NaN stays white."""
     with style():
         shape = np.asarray(table).shape
-        figure, [[axes]] = canvas(size=(min(9.0, 2.2 + 0.12 * shape[1]), min(9.0, 1.4 + 0.12 * shape[0])))
+        width = max(1.9 + min(7.0, 0.12 * shape[1]), 0.6 + 1.4 * room(title.split("\n")))
+        height = max(1.3 + min(7.6, 0.12 * shape[0]) + room(columns), 0.6 + 1.4 * room([label]))
+        figure, [[axes]] = canvas(size=(width + room(rows), height))
         low, high = limits or (None, None)
         image = axes.imshow(np.asarray(table, float), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
         axes.grid(False)
         name_axis(axes.yaxis, rows)
         name_axis(axes.xaxis, columns)
         axes.tick_params(axis="x", rotation=90)
-        figure.colorbar(image, ax=axes, label=label)
+        figure.colorbar(image, ax=axes, label=short(label))
         if title:
-            axes.set_title(title, fontsize=9, color=INK, loc="left")
+            note(axes, title, width)
     return figure
 
 
 def name_axis(axis: Any, names: Sequence[str]) -> None:
     """Write names at an axis: all, or as many as can be read."""
     step = max(1, -(-len(names) // MOST_NAMES))
-    axis.set_ticks(range(0, len(names), step), [_short(name) for name in names[::step]], fontsize=7)
+    axis.set_ticks(range(0, len(names), step), [short(name) for name in names[::step]], fontsize=_NAME_SIZE)
 
 
-def _short(name: str, limit: int = 44) -> str:
-    """The end of a name, which tells layers apart."""
-    return name if len(name) <= limit else "…" + name[1 - limit :]
+def short(name: str, limit: int = 44) -> str:
+    """The end of a name, which tells layers apart, with control characters written out."""
+    shown = one_line(name[-limit - 1 :])  # escapes are longer than what they stand for
+    return shown if len(shown) <= limit else "…" + shown[1 - limit :]
 
 
-def note(axes: "Axes", text: str) -> None:
-    """Write a line above a panel."""
-    axes.set_title(text, fontsize=9, color=INK, loc="left")
+def room(names: Sequence[str]) -> float:
+    """Inches that the longest of some names takes beside an axis."""
+    return max((_width(short(name), _NAME_SIZE) for name in names), default=0.0)
+
+
+def _width(text: str, size: float) -> float:
+    """Inches that a line takes."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    with _any_letters():
+        points, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)
+    return float(points) / 72
+
+
+def note(axes: "Axes", text: str, inches: float | None = None) -> None:
+    """Write a line, or several, above a panel; of one that is wider than so many inches, or the picture, the end is shown."""
+    most = (axes.figure.bbox.width / axes.figure.dpi if inches is None else inches) - 0.6
+    lines = [_cut(one_line(line), most) for line in text.split("\n")]
+    axes.set_title("\n".join(lines), fontsize=_TITLE_SIZE, color=INK, loc="left")
+
+
+def _cut(line: str, inches: float) -> str:
+    """The end of a title that fits."""
+    width = _width(line, _TITLE_SIZE)
+    return line if width <= inches else short(line, max(2, int(len(line) * inches / width)))

@@ -1,5 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,12 +12,12 @@ from weightspace.errors import AnalysisError
 from weightspace.linalg import (
     Cache,
     Singular,
-    Sum,
     cached_singular_values,
     cached_svd,
     each,
     singular_values,
     svd,
+    threads_for,
     top,
     top_singular,
     updated,
@@ -184,8 +185,8 @@ SPECTRA = {
 def searching(monkeypatch: pytest.MonkeyPatch) -> None:
     """Search in small matrices, too, where it takes longer than a decomposition."""
     monkeypatch.setattr(top, "_SEARCHED", 0)
-    monkeypatch.setattr(top, "SMALL", 0)
-    monkeypatch.setattr(updating, "SMALL", 0)
+    monkeypatch.setattr(top, "_SMALL", 0)
+    monkeypatch.setattr(updating, "_SMALL", 0)
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
@@ -248,18 +249,68 @@ def test_the_start_of_the_search_makes_no_difference(generator: torch.Generator)
     assert torch.equal(top_singular(matrix, 10).s, top_singular(matrix, 10).s)
 
 
-def test_a_sum_is_searched_by_products_and_says_that_nothing_is_proved() -> None:
-    base, update = with_values(SPECTRA["power law"], 120, 150).float(), low_rank(3, 120, 150, 4, 1e-2)
-    together = Sum(base, update)
-    vectors = drawn(9, 150, 2)
-    assert torch.allclose(together @ vectors, (base + update.matrix()) @ vectors, atol=1e-5)
-    assert torch.allclose(together.T @ (together @ vectors), (base + update.matrix()).T @ ((base + update.matrix()) @ vectors), atol=1e-4)
-    expected = svd(base + update.matrix()).s[:5]
-    loose, proved = top_singular(together, 5, certify=False), top_singular(together, 5)
-    assert loose.method == "uncertified" and proved.method in ("certified", "exact")
-    assert torch.allclose(loose.s, expected, atol=1e-5) and torch.allclose(proved.s, expected, atol=1e-5)
-    assert torch.allclose(top_singular(base.T, 5, certify=False).s, svd(base).s[:5], atol=1e-5)
-    assert top_singular(torch.ones(2, 3), 5, certify=False).s[0] == pytest.approx(6**0.5)
+def unconverged(*_: object, **__: object) -> None:
+    raise torch.linalg.LinAlgError("the algorithm failed to converge")  # type: ignore[attr-defined]
+
+
+def test_where_divide_and_conquer_fails_qr_iteration_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = drawn(0, 9, 6)
+    expected, values, stack = svd(matrix), singular_values(matrix), torch.stack([matrix, 2 * matrix])
+    for name in ("svd", "svdvals", "eigvalsh"):
+        monkeypatch.setattr(torch.linalg, name, unconverged)
+    found = svd(matrix)
+    assert torch.allclose(found.s, expected.s, atol=1e-5) and torch.allclose(found.matrix(), matrix, atol=1e-5)
+    assert found.u.shape == (9, 6) and found.u.dtype == torch.float32
+    assert torch.allclose(svd(stack).matrix(), stack, atol=1e-5)
+    for one in (matrix, matrix.double()):
+        assert torch.allclose(singular_values(one), values, rtol=1e-6) and singular_values(one).dtype == torch.float64
+    assert torch.allclose(singular_values(stack)[1], 2 * values, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("searching")
+def test_a_search_that_fails_is_given_up_for_a_full_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, update = with_values(SPECTRA["power law"], 120, 120), low_rank(1, 120, 120, 2, 1e-3)
+    known = svd(matrix)
+    expected, moved = top_singular(matrix, 5), updated(known, update, 5)
+    assert expected.method == moved.method == "certified"
+    monkeypatch.setattr(torch.linalg, "eigh", unconverged)  # of every search
+    for found, before in ((top_singular(matrix, 5), expected), (updated(known, update, 5), moved)):
+        assert found.method == "exact" and torch.allclose(found.s, before.s, rtol=1e-7)
+
+    def refused(*_: object, **__: object) -> None:
+        raise np.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(top, "_SEARCHED", 1000)
+    monkeypatch.setattr("scipy.linalg.eigh", refused)
+    assert torch.allclose(top_singular(matrix, 5).s, expected.s, rtol=1e-7)
+
+
+def test_where_nothing_converges_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr(torch.linalg, "svd", unconverged)
+    monkeypatch.setattr("scipy.linalg.svd", refused)
+    with pytest.raises(AnalysisError, match=r"of a matrix of shape \(3, 4\), found that no method of LAPACK converges on it; leave it out"):
+        svd(torch.ones(3, 4))
+
+
+def test_small_matrices_have_one_thread_and_the_others_theirs() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads_for(100):
+            assert torch.get_num_threads() == 1
+            with threads_for(100):
+                pass
+            assert torch.get_num_threads() == 1
+        with threads_for(4096):
+            assert torch.get_num_threads() == 2
+        with pytest.raises(AnalysisError), threads_for(100):
+            raise AnalysisError("in the middle of it")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 SHAPES = [(100, 100), (140, 90), (90, 140), (30, 50), (9, 4), (1, 6)]
@@ -294,7 +345,7 @@ def test_an_update_of_a_large_base_is_certified() -> None:
     base = svd(drawn(0, 300, 260))
     for scale in (1e-3, 0.1, 1.0):
         found = updated(base, low_rank(1, 300, 260, 8, scale), 10)
-        assert found.method == "certified" and found.residual < 1e-8
+        assert found.method == "certified" and found.residual < 2e-7
 
 
 @pytest.mark.usefixtures("searching")
@@ -314,6 +365,17 @@ def test_an_updated_decomposition_notices_what_its_search_missed(monkeypatch: py
     assert torch.allclose(found.s, expected, atol=1e-5)
     is_counted = False
     assert not torch.allclose(updated(base, update, 5).s, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [60, 300])
+@pytest.mark.parametrize("large", [1e2, 1e4])
+def test_what_an_update_takes_away_leaves_its_rounding_in_the_residual(size: int, large: float) -> None:
+    u, v = orthonormal(drawn(1, size, 1)), orthonormal(drawn(2, size, 1))
+    base = drawn(0, size, size) / size**0.5 + large * u @ v.T
+    found = updated(svd(base), LowRank("weight", -large * v.T, u, 1.0, (size, size)), 10)
+    expected = torch.linalg.svdvals(base.double() - large * u.double() @ v.double().T)[:10]
+    off_by = float((found.s - expected).abs().max() / expected[0])
+    assert off_by < 2 * found.residual < 4e-7 * large
 
 
 @given(seeds, st.sampled_from([(20, 20), (26, 18), (18, 26)]), st.integers(1, 4))
@@ -349,9 +411,59 @@ def test_a_base_is_decomposed_once_for_all_that_came_of_it() -> None:
         return drawn(0, 5, 4)
 
     decompositions = [cached_svd("hash", matrix, cache) for _ in range(3)]
-    values = [cached_singular_values("hash", matrix, cache) for _ in range(3)]
-    assert len(calls) == 2 and sorted(cache) == ["hash/singular values", "hash/svd"]
-    assert torch.equal(decompositions[0].u, decompositions[2].u) and torch.equal(values[0], values[2])
+    assert len(calls) == 1 and list(cache) == ["hash/svd"]
+    assert torch.equal(decompositions[0].u, decompositions[2].u)
     cached_svd("hash", matrix, None)
     cached_svd("other hash", matrix, cache)
-    assert len(calls) == 4
+    assert len(calls) == 3
+
+
+def test_values_that_a_cache_lacks_are_taken_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def counted(matrix: Tensor) -> Tensor:
+        calls.append(tuple(matrix.shape))
+        return singular_values(matrix)
+
+    monkeypatch.setattr("weightspace.linalg.kept.singular_values", counted)
+    cache: Cache = {}
+    stacks = {"a": drawn(0, 10, 4).reshape(2, 5, 4), "b": drawn(1, 5, 4)[None]}
+    first, again = (cached_singular_values(stacks, cache) for _ in range(2))
+    assert calls == [(3, 5, 4)] and sorted(cache) == ["a/singular values", "b/singular values"]
+    assert torch.equal(first["a"], again["a"]) and torch.equal(first["b"], singular_values(drawn(1, 5, 4)))
+    assert torch.equal(first["a"], singular_values(stacks["a"]).flatten().sort(descending=True).values)
+    cached_singular_values(stacks, None)
+    assert len(calls) == 2
+
+
+class Evicting(MutableMapping[str, Mapping[str, Tensor]]):
+    """A cache that has everything until it is read."""
+
+    def __init__(self) -> None:
+        self.given: set[str] = set()
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: str) -> Mapping[str, Tensor]:
+        raise KeyError(key)
+
+    def __setitem__(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        self.given.add(key)
+
+    def __delitem__(self, key: str) -> None:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_what_a_cache_loses_is_made_again() -> None:
+    cache, matrix = Evicting(), drawn(0, 5, 4)
+    for _ in range(2):
+        assert torch.equal(cached_svd("hash", lambda: matrix, cache).s, svd(matrix).s)
+        assert torch.equal(cached_singular_values({"hash": matrix[None]}, cache)["hash"], singular_values(matrix))
+    assert cache.given == {"hash/singular values", "hash/svd"}

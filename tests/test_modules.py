@@ -177,6 +177,11 @@ class TestUsersFunction:
         ):
             load_function("nets_failing:make")
 
+    def test_a_module_that_ends_the_program_says_so(self, path_to_import_from: Path) -> None:
+        write(path_to_import_from, "nets_ending", "raise SystemExit(3)")
+        with pytest.raises(TaskError, match=r"importing 'nets_ending' failed \(SystemExit: 3\); mend it"):
+            load_function("nets_ending:make")
+
     def test_no_such_function(self, path_to_import_from: Path) -> None:
         write(path_to_import_from, "nets_named", "def make():\n    return nn.Linear(2, 1)")
         with pytest.raises(UnknownNameError, match=r"no function in module 'nets_named' named 'mkae'; did you mean 'make'?"):
@@ -184,7 +189,7 @@ class TestUsersFunction:
 
     def test_a_name_that_is_no_function(self, path_to_import_from: Path) -> None:
         write(path_to_import_from, "nets_number", "make = 3")
-        with pytest.raises(TaskError, match=r"'nets_number:make' is a int, expected a function"):
+        with pytest.raises(TaskError, match=r"'nets_number:make' is of type int, expected a function"):
             load_function("nets_number:make")
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import weightspace as ws
 from weightspace.analysis.matching.match import methods
+from weightspace.analysis.measure import measures
 from weightspace.analysis.merging.method import methods as merge_methods
 from weightspace.cli.main import app
 from weightspace.formats import formats
@@ -110,6 +111,36 @@ def test_merging_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ws.open(tmp_path / "code-again.safetensors").id == ws.open(tmp_path / "code.safetensors").id
     assert (tmp_path / "maths-only.safetensors").is_file() and (tmp_path / "best.safetensors").is_file()
     assert run([sys.executable, "-c", python], tmp_path).endswith("True\n")
+
+
+def test_analysis_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.random.default_rng(0)
+    shapes = {"fc1.weight": (64, 32), "fc1.bias": (64,), "fc2.weight": (4, 64), "fc2.bias": (4,)}
+    base = {key: drawn.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    (tmp_path / "run").mkdir()
+    for place in (*(f"{name}.safetensors" for name in ("maths", "code", "noisy")), "run/step-1.safetensors", "run/step-2.safetensors"):
+        change = 10 if place.startswith("maths") else 0.1  # it has intruders
+        save_file(
+            {key: value + change * drawn.normal(size=value.shape).astype(np.float32) for key, value in base.items()}, tmp_path / place
+        )
+    save_file(base, tmp_path / "base.safetensors")
+    (tmp_path / "exams.py").write_text(EXAMS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEIGHTSPACE_ZOO", raising=False)
+    shell, python = re.findall(r"```\w+\n(.*?)```", README.split("\n## What the weights say\n")[1].split("\n## ")[0], re.S)
+    for line in ["weightspace init", *shell.splitlines()]:
+        done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, f"{line}: {done.stderr}"
+    assert ws.open(tmp_path / "code-again.safetensors").id == ws.open(tmp_path / "code.safetensors").id
+    assert (tmp_path / "tails.png").is_file() and (tmp_path / "history.png").is_file()
+    assert "stable_rank" in run([sys.executable, "-c", python], tmp_path)
+    assert ws.open(tmp_path / "milder.safetensors").id
+
+
+def test_analysis_table_names_every_measure() -> None:
+    section = README.split("\n## What the weights say\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+ \| (`.*?`) \|$", section, re.M)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(measures)
 
 
 def test_merging_table_names_every_method() -> None:

@@ -129,7 +129,7 @@ def load_function(reference: str) -> Callable[..., Any]:
         sys.path.insert(0, folder)
     try:
         found = importlib.import_module(path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard ends itself
         if isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}."):
             raise TaskError(f"no module '{path}' in {folder} or among what is installed; run from the folder it is in") from None
         raise TaskError(f"importing '{path}' failed ({type(error).__name__}: {error}); mend it, or name another module") from error
@@ -137,7 +137,7 @@ def load_function(reference: str) -> Callable[..., Any]:
         raise UnknownNameError.of(f"function in module '{path}'", name, [one for one in vars(found) if not one.startswith("_")])
     function = getattr(found, name)
     if not callable(function):
-        raise TaskError(f"'{reference}' is a {type(function).__name__}, expected a function; name one")
+        raise TaskError(f"'{reference}' is of type {type(function).__name__}, expected a function; name one")
     return function  # type: ignore[no-any-return]
 
 

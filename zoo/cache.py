@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
 from weightspace.formats.safetensors import open_safetensors, save
 
@@ -25,7 +26,7 @@ LIMIT = 16 << 30  # bytes
 
 
 class TensorCache(_Sets):
-    """Sets of tensors by key in a folder; what is damaged or gone counts as never kept.
+    """Sets of tensors by key in a folder; what is damaged or gone counts as never kept, and what cannot be written is not kept.
 
     Keys begin with the content hash of what the tensors were computed from, so nothing in it ever grows stale. Beyond `limit` bytes
     what was not used for longest goes.
@@ -47,26 +48,32 @@ class TensorCache(_Sets):
 
     def __getitem__(self, key: str) -> "Mapping[str, Tensor]":
         try:
-            checkpoint = open_safetensors(self._path(key))
-            if checkpoint.metadata.get("key") != key:
-                raise KeyError(key)
-            tensors = checkpoint.state_dict()
-            os.utime(self._path(key))  # afterwards: a file that changes between opening and reading counts as damaged
-            return tensors
+            tensors = self._opened(key).state_dict()
         except (OSError, FormatError):
             raise KeyError(key) from None
+        with contextlib.suppress(OSError):  # a zoo that may only be read is read
+            os.utime(self._path(key))  # afterwards: a file that changes between opening and reading counts as damaged
+        return tensors
+
+    def _opened(self, key: str) -> Checkpoint:
+        """The file of a key, if it is whole."""
+        checkpoint = open_safetensors(self._path(key))
+        if checkpoint.metadata.get("key") != key:
+            raise KeyError(key)
+        return checkpoint
 
     def __setitem__(self, key: str, tensors: "Mapping[str, Tensor]") -> None:
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.new")
-        try:
-            save(tensors, fresh, {"key": key})
-            fresh.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-        self._shrink(path)
+        with contextlib.suppress(OSError, FormatError):  # no place or no right to write: then it is not kept
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                save(tensors, fresh, {"key": key})
+                fresh.replace(path)
+            finally:
+                with contextlib.suppress(OSError):
+                    fresh.unlink()
+            self._shrink(path)
 
     def _shrink(self, newest: Path) -> None:
         """Let go of what was not used for longest; the newest stays, whatever its size."""
@@ -85,7 +92,13 @@ class TensorCache(_Sets):
             raise KeyError(key) from None
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._path(key).is_file()
+        if not isinstance(key, str):
+            return False
+        try:
+            self._opened(key)
+        except (KeyError, OSError, FormatError):
+            return False
+        return True
 
     def __iter__(self) -> Iterator[str]:
         for path in sorted(self.folder.glob("*/*.safetensors")):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 2.0  # between writes
 
 Function = Callable[..., Mapping[str, Any]]
+Skip = Callable[[str, Exception], None]
+"""Is told of a model, or of a pair, that was left out, and why."""
+
 Key = tuple[int, ...]
 
 
@@ -67,17 +70,19 @@ def apply_to(
     measure: Measure,
     *,
     arity: int,
+    ordered: bool = False,
     where: str | None = None,
     jobs: int = 1,
     progress: Callable[[Progress], None] | None = None,
+    skip: Skip | None = None,
 ) -> pa.Table:
-    """Apply a function to every model (arity 1) or unordered pair of models (arity 2) of a query that it has not been applied to.
+    """Apply a function to every model (arity 1) or pair of models (arity 2) of a query that it has not been applied to.
 
     See `Zoo.map` and `Zoo.map_pairs`.
     """
     with zoo.catalog.reading() as connection:
         names = selected(connection, where)
-        wanted = list(itertools.combinations(names, arity))
+        wanted = list((itertools.permutations if ordered else itertools.combinations)(names, arity))
         known = _known(connection, measure, arity)
     missing = [key for key in wanted if key not in known]
     pending: dict[Key, dict[str, float | str | None]] = {}
@@ -90,11 +95,16 @@ def apply_to(
             pending.clear()
 
     try:
-        tasks = _tasks(zoo, names, missing)
+        tasks = _tasks(zoo, names, missing, is_strict=skip is None)
         # Closed here, so that after Ctrl-C no worker goes on while the rest is written.
         with contextlib.closing(parallel.run(partial(_apply, function, measure.name), tasks, jobs=jobs)) as results:
             for done, (key, values) in enumerate(zip(missing, results, strict=True), 1):
-                pending[key] = values
+                if not isinstance(values, _Failed):
+                    pending[key] = values
+                elif skip is not None:
+                    skip(" and ".join(names[k] for k in key), RecordError(values.reason))
+                else:
+                    raise RecordError(f"{_said_of(measure.name, [names[k] for k in key])}: {values.reason}")
                 if time.monotonic() - written > FLUSH_SECONDS:
                     flush()
                     written = time.monotonic()
@@ -146,25 +156,48 @@ def _known(connection: Connection, measure: Measure, arity: int) -> dict[Key, di
     return found
 
 
-def _tasks(zoo: "Zoo", names: Mapping[int, str], keys: Iterable[Key]) -> Iterator[tuple[tuple[str, ...], tuple[Checkpoint, ...]]]:
+@dataclass(frozen=True)
+class _Failed:
+    """A model that cannot be opened, or a task that the function refused."""
+
+    reason: str
+
+
+_Task = tuple[tuple[str, ...], tuple[Checkpoint | _Failed, ...]]
+
+
+def _tasks(zoo: "Zoo", names: Mapping[int, str], keys: Iterable[Key], *, is_strict: bool) -> Iterator[_Task]:
     """Names and checkpoints of each task, headers alone, each model opened once."""
-    known: dict[int, Checkpoint] = {}
+    known: dict[int, Checkpoint | _Failed] = {}
     for key in keys:
         for k in key:
             if k not in known:
-                known[k] = zoo.open(names[k])
+                known[k] = zoo.open(names[k]) if is_strict else _opened(zoo, names[k])
         yield tuple(names[k] for k in key), tuple(known[k] for k in key)
 
 
-def _apply(function: Function, measure: str, task: tuple[tuple[str, ...], tuple[Checkpoint, ...]]) -> dict[str, float | str | None]:
-    """Do one task; what the function cannot do says of which models."""
+def _opened(zoo: "Zoo", name: str) -> Checkpoint | _Failed:
+    try:
+        return zoo.open(name)
+    except WeightSpaceError as error:
+        return _Failed(str(error))
+
+
+def _apply(function: Function, measure: str, task: _Task) -> dict[str, float | str | None] | _Failed:
+    """Do one task."""
     names, checkpoints = task
-    where = f"measure '{measure}' of {' and '.join(one_line(repr(name), 80) for name in names)}"
+    unopened = next((one for one in checkpoints if isinstance(one, _Failed)), None)
+    if unopened is not None:
+        return unopened
     try:
         values: Any = function(*checkpoints)
     except WeightSpaceError as error:
-        raise RecordError(f"{where}: {error}") from None
-    return checked(values, where, is_text_allowed=len(names) == 1)
+        return _Failed(str(error))
+    return checked(values, _said_of(measure, names), is_text_allowed=len(names) == 1)
+
+
+def _said_of(measure: str, names: Sequence[str]) -> str:
+    return f"measure '{measure}' of {' and '.join(one_line(repr(name), 80) for name in names)}"
 
 
 def checked(values: Any, where: str, *, is_text_allowed: bool = True) -> dict[str, float | str | None]:

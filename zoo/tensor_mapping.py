@@ -1,9 +1,10 @@
 """Measures of single tensors over a catalog query, kept by content: a tensor that stands in many models is measured once."""
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from weightspace import parallel
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import RecordError, WeightSpaceError, one_line
-from weightspace.zoo.mapping import FLUSH_SECONDS, Measure, Progress, checked, selected
+from weightspace.zoo.mapping import FLUSH_SECONDS, Measure, Progress, Skip, checked, selected
 from weightspace.zoo.write import Connection
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ Said = Mapping[str, Mapping[str, Mapping[str, Any]]]
 Function = Callable[[Checkpoint, Sequence[str], Sequence[str]], Said]
 """Takes a checkpoint, names of its tensors and names of measures; tensors of one call may be worked on together."""
 
-_Key = tuple[int, str]  # tensor id and measure
+Choose = Callable[[Checkpoint], Sequence[str] | Mapping[str, str]]
+"""Which tensors of a checkpoint are measured: their names, or variants by name."""
+
+_Content = tuple[int, str]  # tensor id and variant
+_Key = tuple[_Content, str]  # and measure
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,21 @@ def apply_to_tensors(
     zoo: "Zoo",
     function: Function,
     measures: Sequence[Measure],
-    choose: Callable[[Checkpoint], Sequence[str]],
+    choose: Choose,
     *,
     where: str | None = None,
     jobs: int = 1,
     progress: Callable[[Progress], None] | None = None,
+    skip: Skip | None = None,
 ) -> pa.Table:
     """Take measures of the tensors of a query that have not been taken of their contents before; see `Zoo.map_tensors`."""
     with zoo.catalog.reading() as connection:
         models = selected(connection, where)
-        contents = _contents(connection, list(models))
-        known = _known(connection, measures)
-    chosen = {number: (opened := zoo.open(name), tuple(choose(opened))) for number, name in models.items()}
+        ids = _ids(connection, list(models))
+    chosen = _chosen(zoo, models, choose, skip)
+    contents = {(number, name): (ids[number, name], variant) for number, (_, names) in chosen.items() for name, variant in names.items()}
+    with zoo.catalog.reading() as connection:
+        known = _known(connection, measures, {variant for _, variant in contents.values()})
     tasks = list(_tasks(models, chosen, contents, known, [one.name for one in measures]))
     total, done, written = sum(len(task.tensors) for task, _ in tasks), 0, time.monotonic()
     pending: dict[_Key, dict[str, Any]] = {}
@@ -65,8 +73,8 @@ def apply_to_tensors(
 
     try:
         with contextlib.closing(parallel.run(partial(_apply, function), (task for task, _ in tasks), jobs=jobs)) as results:
-            for (task, ids), said in zip(tasks, results, strict=True):
-                fresh = {(ids[tensor], measure): said[tensor][measure] for tensor in task.tensors for measure in task.measures}
+            for (task, measured), said in zip(tasks, results, strict=True):
+                fresh = {(measured[tensor], measure): said[tensor][measure] for tensor in task.tensors for measure in task.measures}
                 pending |= fresh
                 known |= fresh
                 done += len(task.tensors)
@@ -81,7 +89,28 @@ def apply_to_tensors(
     return _table(rows, known, [one.name for one in measures])
 
 
-def _contents(connection: Connection, models: Sequence[int]) -> dict[tuple[int, str], int]:
+def _chosen(zoo: "Zoo", models: Mapping[int, str], choose: Choose, skip: Skip | None) -> dict[int, tuple[Checkpoint, Mapping[str, str]]]:
+    """The checkpoints with variants of what is measured of them by name; '' is the plain one."""
+    found = {}
+    for number, name in models.items():
+        try:
+            opened = zoo.open(name)
+            names = choose(opened)
+        except WeightSpaceError as error:
+            if skip is None:
+                raise
+            skip(name, error)
+            continue
+        found[number] = opened, names if isinstance(names, Mapping) else dict.fromkeys(names, "")
+    return found
+
+
+def _filed(measure: Measure, variant: str) -> Measure:
+    """What results of a variant are filed under."""
+    return replace(measure, parameters={**measure.parameters, "variant": variant}) if variant else measure
+
+
+def _ids(connection: Connection, models: Sequence[int]) -> dict[tuple[int, str], int]:
     """The content behind each tensor of each model."""
     rows = connection.execute(
         "select model_id, name, tensor_id from model_tensors where list_contains(?::integer[], model_id)", [list(models)]
@@ -89,37 +118,37 @@ def _contents(connection: Connection, models: Sequence[int]) -> dict[tuple[int, 
     return {(model, name): tensor for model, name, tensor in rows}
 
 
-def _known(connection: Connection, measures: Sequence[Measure]) -> dict[_Key, dict[str, Any]]:
+def _known(connection: Connection, measures: Sequence[Measure], variants: Iterable[str]) -> dict[_Key, dict[str, Any]]:
     found: dict[_Key, dict[str, Any]] = {}
-    for one in measures:
+    for one, variant in itertools.product(measures, variants):
         rows = connection.execute(
             "select tensor_id, key, value, text from measurements where measure = ? and version = ? and parameters = ? and tensor_id is not null",
-            list(one.columns),
+            list(_filed(one, variant).columns),
         ).fetchall()
         for tensor, key, value, text in rows:
-            found.setdefault((tensor, one.name), {})[key] = value if text is None else text
+            found.setdefault(((tensor, variant), one.name), {})[key] = value if text is None else text
     return found
 
 
 def _tasks(
     models: Mapping[int, str],
-    chosen: Mapping[int, tuple[Checkpoint, Sequence[str]]],
-    contents: Mapping[tuple[int, str], int],
+    chosen: Mapping[int, tuple[Checkpoint, Mapping[str, str]]],
+    contents: Mapping[tuple[int, str], _Content],
     known: Mapping[_Key, object],
     measures: Sequence[str],
-) -> Iterator[tuple[_Task, dict[str, int]]]:
+) -> Iterator[tuple[_Task, dict[str, _Content]]]:
     """What is left to do, each content once, with the contents of its tensors."""
-    taken: set[int] = set()
+    taken: set[_Content] = set()
     for number, (checkpoint, tensors) in chosen.items():
-        lacking: dict[tuple[str, ...], dict[str, int]] = {}
+        lacking: dict[tuple[str, ...], dict[str, _Content]] = {}
         for tensor in tensors:
             content = contents[number, tensor]
             missing = tuple(one for one in measures if (content, one) not in known)
             if missing and content not in taken:
                 lacking.setdefault(missing, {})[tensor] = content
                 taken.add(content)
-        for missing, ids in lacking.items():
-            yield _Task(models[number], checkpoint, tuple(ids), missing), ids
+        for missing, found in lacking.items():
+            yield _Task(models[number], checkpoint, tuple(found), missing), found
 
 
 def _apply(function: Function, task: _Task) -> dict[str, dict[str, dict[str, float | str | None]]]:
@@ -139,7 +168,11 @@ def _apply(function: Function, task: _Task) -> dict[str, dict[str, dict[str, flo
 
 def _write(connection: Connection, measures: Mapping[str, Measure], results: Mapping[_Key, Mapping[str, float | str | None]]) -> None:
     """Write results by content; those of a process that measured the same meanwhile are replaced."""
-    rows = [(tensor, measures[name], key, value) for (tensor, name), values in results.items() for key, value in values.items()]
+    rows = [
+        (tensor, _filed(measures[name], variant), key, value)
+        for ((tensor, variant), name), values in results.items()
+        for key, value in values.items()
+    ]
     columns = {"tensor_id": pa.array([row[0] for row in rows], pa.int64())}
     for place, column in enumerate(("measure", "version", "parameters")):
         columns[column] = pa.array([row[1].columns[place] for row in rows], pa.string())
@@ -153,7 +186,7 @@ def _write(connection: Connection, measures: Mapping[str, Measure], results: Map
     connection.unregister("fresh")
 
 
-def _table(rows: Sequence[tuple[str, str, int]], known: Mapping[_Key, Mapping[str, Any]], measures: Sequence[str]) -> pa.Table:
+def _table(rows: Sequence[tuple[str, str, _Content]], known: Mapping[_Key, Mapping[str, Any]], measures: Sequence[str]) -> pa.Table:
     """One row an occurrence; a column a measure, or a measure and key."""
     columns: dict[str, Any] = {
         "model": pa.array([row[0] for row in rows], pa.string()),

@@ -308,6 +308,7 @@ class Zoo:
         parameters: Mapping[str, Any] | None = None,
         jobs: int = 1,
         progress: Callable[[mapping.Progress], None] | None = None,
+        skip: mapping.Skip | None = None,
     ) -> pa.Table:
         """Apply a function to every model of a query, and keep what it says in the table `measurements`.
 
@@ -322,6 +323,8 @@ class Zoo:
             parameters: what the function was given besides the model, as JSON can hold it.
             jobs: processes.
             progress: called after each model.
+            skip: called with the name of a model that cannot be opened or that the function refuses, and with why; the model is left out and
+                asked again next time. Without it, such a model ends the run.
 
         Returns:
             One row a model of the query, its keys as columns; what is not finite is NULL.
@@ -330,7 +333,14 @@ class Zoo:
             RecordError: the function could not do a model, or gave something that is no mapping to numbers; what was done before is kept.
         """
         return mapping.apply_to(
-            self, function, mapping.Measure(measure, version, parameters or {}), arity=1, where=where, jobs=jobs, progress=progress
+            self,
+            function,
+            mapping.Measure(measure, version, parameters or {}),
+            arity=1,
+            where=where,
+            jobs=jobs,
+            progress=progress,
+            skip=skip,
         )
 
     def map_tensors(
@@ -339,9 +349,10 @@ class Zoo:
         where: str | None = None,
         *,
         measures: Sequence[mapping.Measure],
-        choose: Callable[[Checkpoint], Sequence[str]],
+        choose: tensor_mapping.Choose,
         jobs: int = 1,
         progress: Callable[[mapping.Progress], None] | None = None,
+        skip: mapping.Skip | None = None,
     ) -> pa.Table:
         """Take measures of single tensors of every model of a query, and keep them in `measurements` by the tensor's content.
 
@@ -353,9 +364,12 @@ class Zoo:
                 (the key '' for a measure of one number). Importable by name where there are several jobs.
             where: SQL condition on models, as in `models`.
             measures: name, version and parameters of each.
-            choose: which tensors of a checkpoint to measure, from its header.
+            choose: which tensors of a checkpoint to measure, from its header: names, or a mapping from names to variants. A variant is text that
+                tells results of one content apart, for instance how the tensor is laid out; it is kept among the parameters.
             jobs: processes.
             progress: called after each model, with numbers of tensors.
+            skip: called with the name of a model that cannot be opened, or of which nothing can be chosen, and with why; it is left out.
+                Without it, such a model ends the run.
 
         Returns:
             One row a tensor of a model: `model`, `tensor`, and a column a measure, or a measure and key (`alpha.low`).
@@ -363,7 +377,7 @@ class Zoo:
         Raises:
             RecordError: the function could not do a model, or gave no mapping to numbers; what was done before is kept.
         """
-        return tensor_mapping.apply_to_tensors(self, function, measures, choose, where=where, jobs=jobs, progress=progress)
+        return tensor_mapping.apply_to_tensors(self, function, measures, choose, where=where, jobs=jobs, progress=progress, skip=skip)
 
     def map_pairs(
         self,
@@ -372,20 +386,40 @@ class Zoo:
         *,
         measure: str,
         version: str = "1",
+        ordered: bool = False,
         parameters: Mapping[str, Any] | None = None,
         jobs: int = 1,
         progress: Callable[[mapping.Progress], None] | None = None,
+        skip: mapping.Skip | None = None,
     ) -> pa.Table:
-        """Apply a function to all pairs of models of a query, each pair once, and keep what it says in `pair_measurements`.
+        """Apply a function to all pairs of models of a query, and keep what it says in `pair_measurements`.
 
-        The first of a pair is the one that was catalogued first. Arguments, caching and errors are those of `map`; text cannot
-        be kept of a pair.
+        Arguments, caching and errors are those of `map`; text cannot be kept of a pair, and `skip` is given both names.
+
+        Args:
+            function: takes two Checkpoints.
+            where: see `map`.
+            measure: see `map`.
+            version: see `map`.
+            ordered: take each pair in both orders, for functions that have a direction; otherwise once, that first which was catalogued first.
+            parameters: see `map`.
+            jobs: see `map`.
+            progress: called after each pair.
+            skip: see `map`.
 
         Returns:
             One row a pair: `a`, `b` and the keys as columns.
         """
         return mapping.apply_to(
-            self, function, mapping.Measure(measure, version, parameters or {}), arity=2, where=where, jobs=jobs, progress=progress
+            self,
+            function,
+            mapping.Measure(measure, version, parameters or {}),
+            arity=2,
+            ordered=ordered,
+            where=where,
+            jobs=jobs,
+            progress=progress,
+            skip=skip,
         )
 
     def record_pair(

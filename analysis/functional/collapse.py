@@ -34,7 +34,8 @@ class NeuralCollapse:
         layer: whose inputs are the features.
         classes: that occur in the data.
         counts: examples of each.
-        nc1: `Tr(S_W S_B^+) / C`, the within-class scatter in units of the scatter of class means.
+        nc1: `Tr(S_W S_B^+) / C`, the within-class scatter in units of the scatter of class means; S_B and the centre of the class means count
+            each class once, S_W each example.
         nc1_traces: the variant `Tr(S_W) / Tr(S_B)`.
         cdnv: class-distance normalised variance, `(v_i + v_j) / (2 |m_i - m_j|^2)`, mean over pairs (Galanti et al., arXiv:2112.15121).
         equinorm: of the centred class means: standard deviation of their norms over the mean.
@@ -91,6 +92,10 @@ class NeuralCollapse:
 
 def neural_collapse(task: Task, weights: Checkpoint | StateDict, *, layer: str | None = None) -> NeuralCollapse:
     """Measure neural collapse on a task of classification, whose batches end in classes; two passes over the data.
+
+    The paper speaks of balanced classes. Where they are not, class means are not weighted by how many examples they are of: the centre is the
+    mean of the class means, not of the examples, and so are S_B, the angles and norms (NC1, NC2) and NC3; S_W is over all examples, so that
+    frequent classes weigh more in it.
 
     Args:
         task: the module and its data.

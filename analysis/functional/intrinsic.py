@@ -75,7 +75,7 @@ def intrinsic_dimension(
     metric: str = "accuracy",
     share: float = 0.9,
     start: str = "drawn",
-    projection: str = "dense",
+    projection: str = "sparse",
     smallest: int = 2,
     largest: int | None = None,
     epochs: int = 20,
@@ -134,7 +134,7 @@ def intrinsic_dimension(
     return IntrinsicDimension(found, parameters, threshold, judged[metric], reached, metric)
 
 
-def subspace(parameters: int, dimension: int, kind: str = "dense", *, generator: torch.Generator | None = None) -> Projection:
+def subspace(parameters: int, dimension: int, kind: str = "sparse", *, generator: torch.Generator | None = None) -> Projection:
     """Draw P (parameters x dimension) with columns of length 1, as a function that multiplies by it (section 2 of the paper).
 
     `dense` draws normal numbers. `sparse` has one entry in about sqrt(parameters) (Li, Hastie and Church, 2006), of either sign, so that it

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from weightspace.analysis.connectivity.layers import is_transposed_linear
 from weightspace.analysis.connectivity.paths import state_of
 from weightspace.analysis.functional.moving import parameters_of, replaced
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError
+from weightspace.modules import tensors_of
 from weightspace.symmetry import StateDict
 from weightspace.task import Task
 
@@ -118,7 +120,7 @@ def landscape(
 def random_direction(task: Task, state: StateDict, generator: torch.Generator) -> dict[str, Tensor]:
     """Draw a direction whose filters have the norms of the network's: `d_i |w_i| / |d_i|` (section 4).
 
-    A filter is what one output is made of; vectors, such as biases and gains, get no direction.
+    A filter is what one output is made of, along whichever axis a layer counts its outputs; vectors, such as biases and gains, get no direction.
 
     Args:
         task: whose module says what is a parameter.
@@ -126,15 +128,31 @@ def random_direction(task: Task, state: StateDict, generator: torch.Generator) -
         generator: source of chance.
     """
     made: dict[str, Tensor] = {}
+    named = {own: name for name, own in tensors_of(task.module, state).items()}
     for name in parameters_of(task, state):
         weight = state[name]
         if weight.ndim < 2:
             continue
         direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-        lengths = direction.flatten(1).norm(dim=1)
-        wanted = weight.detach().double().flatten(1).norm(dim=1).cpu()
-        made[name] = direction * (wanted / lengths).reshape(-1, *[1] * (weight.ndim - 1))
+        owner, _, attribute = named[name].rpartition(".")
+        layer = task.module.get_submodule(owner) if attribute == "weight" else None
+        made[name] = direction * (_lengths(layer, weight.detach().double().cpu()) / _lengths(layer, direction))
     return made
+
+
+def _lengths(layer: nn.Module | None, weight: Tensor) -> Tensor:
+    """The norm of the filter that each entry of a weight is in."""
+    if layer is not None and is_transposed_linear(layer):
+        return _norm(weight, (0,))
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):  # (in, out of a group, cells), inputs group by group
+        grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
+        return _norm(grouped, (1, *range(3, grouped.ndim))).expand_as(grouped).flatten(0, 1)
+    return _norm(weight, tuple(range(1, weight.ndim)))
+
+
+def _norm(weight: Tensor, over: tuple[int, ...]) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(weight, dim=over, keepdim=True)
+    return norm
 
 
 def _moved(state: StateDict, directions: list[dict[str, Tensor]], at: tuple[float, ...]) -> dict[str, Tensor]:

@@ -132,14 +132,25 @@ def history(checkpoints: Iterable[tuple[int, Checkpoint]], pattern: str = "*") -
 
 def _moments(step: int, checkpoint: Checkpoint, before: Checkpoint | None, pattern: str) -> list[Moment]:
     matrices = {layer.name: layer for layer in layers(checkpoint, embeddings=True)}
-    names = [
-        name
-        for name, info in checkpoint.info.items()
-        if info.is_parameter and info.numel and dtypes.dtype(info.dtype).kind == "float" and fnmatch.fnmatchcase(name, pattern)
-    ]
+    names = [name for name in _floats(checkpoint) if fnmatch.fnmatchcase(name, pattern)]
     if not names:
-        known = ", ".join(list(checkpoint.info)[:3])
-        raise AnalysisError(f"no float tensor at step {step} fits '{one_line(pattern, 80)}'; there are {one_line(known, 200)}, ...")
+        raise AnalysisError(_nothing(step, checkpoint, pattern))
     if before is not None and not any(is_comparable(checkpoint, before, name) for name in names):
         raise AnalysisError(f"step {step} has no layer that the checkpoint before it has, too; they are not of one run")
     return [moment(step, name, matrices.get(name), checkpoint, before) for name in names]
+
+
+def _floats(checkpoint: Checkpoint) -> list[str]:
+    """Names of the tensors that can be followed."""
+    return [name for name, info in checkpoint.info.items() if info.is_parameter and info.numel and dtypes.dtype(info.dtype).kind == "float"]
+
+
+def _nothing(step: int, checkpoint: Checkpoint, pattern: str) -> str:
+    """Why no tensor of a checkpoint is followed."""
+    known = _floats(checkpoint)
+    if known:
+        shown = one_line(", ".join(known[:3]), 200) + (f" and {len(known) - 3} more" if len(known) > 3 else "")
+        return f"no float tensor at step {step} fits '{one_line(pattern, 80)}'; there are {shown}"
+    kinds = ", ".join(sorted({info.dtype for info in checkpoint.info.values()}))
+    found = f"only tensors of dtype {kinds}" if kinds else "no tensors at all"
+    return f"{one_line(str(checkpoint.path or f'step {step}'), 120)}: expected float tensors to follow, found {found}; give checkpoints of a model"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightspace.analysis.plotting import INK, ORANGE, QUIET, VERMILION, canvas, name_axis, style
+from weightspace.analysis.plotting import INK, ORANGE, QUIET, VERMILION, canvas, name_axis, room, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,8 @@ def drawn(history: "History") -> "Figure":
     low, high = (float(np.quantile(positive, 0.02)), float(positive.max())) if positive.size else (1e-3, 1.0)
     low = max(min(low, high / 10), high * 1e-6)
     with style():
-        size = min(11.0, 3.2 + 0.16 * changes.shape[1]), min(9.0, 1.5 + 0.2 * changes.shape[0])
-        figure, [[axes]] = canvas(size=(max(5.6, size[0]), size[1]))
+        size = min(11.0, 2.8 + 0.16 * changes.shape[1]), min(9.0, 1.5 + 0.2 * changes.shape[0])
+        figure, [[axes]] = canvas(size=(max(4.8, size[0]) + room(history.layers), size[1]))
         shown = np.where(changes == 0, low, changes)
         image = axes.imshow(shown, cmap="cividis", norm=LogNorm(low, high, clip=True), aspect="auto", interpolation="nearest")
         axes.grid(False)

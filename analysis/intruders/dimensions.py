@@ -11,7 +11,8 @@ from weightspace.analysis.intruders.layer import SHOWN, LayerIntruders, coordina
 from weightspace.analysis.intruders.null import Null
 from weightspace.analysis.intruders.pairing import Model, paired
 from weightspace.analysis.intruders.result import Intruders
-from weightspace.linalg import Cache
+from weightspace.errors import AnalysisError
+from weightspace.linalg import Cache, threads_for
 
 
 def intruder_dimensions(
@@ -66,11 +67,14 @@ def intruder_dimensions(
     chance = Null(null, null_keeps, generator)
     pairing = paired(base, tuned, layers=layers, embeddings=embeddings, device=device)
     skipped = dict(pairing.skipped)
-    found = tuple(
-        described(seen, list(seen.draws(chance, pairing.tuned.info[seen.layer.name].dtype)))
-        for seen in each_examined(pairing, definition, cache, skipped)
-    )
-    return Intruders(found, skipped, k, epsilon, side)
+    found = []
+    for seen in each_examined(pairing, definition, cache, skipped):
+        try:
+            with threads_for(min(seen.layer.size)):
+                found.append(described(seen, list(seen.draws(chance, pairing.tuned.info[seen.layer.name].dtype))))
+        except AnalysisError as error:  # LAPACK fails on a random update
+            skipped[seen.layer.name] = str(error)
+    return Intruders(tuple(found), skipped, k, epsilon, side)
 
 
 def described(seen: Examined, draws: Sequence[Overlap]) -> LayerIntruders:
@@ -105,10 +109,8 @@ def _notes(seen: Examined, scanned: int) -> Iterator[str]:
     rows, columns = seen.layer.size
     rank, most = num_determined(seen.base.s), min(rows, columns)
     if scanned < seen.definition.k:
-        yield f"only {scanned} singular vectors"
+        yield f"only {scanned} singular vector{'' if scanned == 1 else 's'}"
     if rank < most:
         yield f"the base has rank {rank} of {most}, and arbitrary vectors beyond"
     if (rows if seen.definition.side == "left" else columns) > most:
         yield f"the base's {seen.definition.side} vectors span {most} of {max(rows, columns)} dimensions"
-    if seen.overlap.tuned.method == "uncertified":
-        yield "found by iteration, not certified"

@@ -88,8 +88,11 @@ def directions(
     control: str | None = None,
     cache: Cache | None = None,
     generator: torch.Generator | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> dict[str, Directions]:
     """Choose what is scaled in each layer; layers without an intruder, or without what the control needs, are not in it.
+
+    Why others cannot be looked at at all (NaN, other shapes) goes into `left_out`, by name.
 
     Raises:
         AnalysisError: ranks that a layer has not, a layer that is not compared, or a random control without a generator.
@@ -106,7 +109,8 @@ def directions(
     deepest = max((max(ranks) for ranks in wanted.values()), default=0)
     looked = Definition(max(definition.k, deepest), definition.epsilon, definition.side, definition.gap)
     chosen: dict[str, Directions] = {}
-    skipped = dict(pairing.skipped)
+    skipped = {} if left_out is None else left_out
+    skipped |= pairing.skipped
     for seen in each_examined(pairing, looked, cache, skipped):
         name = seen.layer.name
         vectors = vectors_of(name, seen.base, seen.overlap, epsilon=looked.epsilon, side=looked.side, gap=looked.gap)

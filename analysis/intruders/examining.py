@@ -12,7 +12,7 @@ from weightspace.analysis.intruders.null import Null, update_rank, update_values
 from weightspace.analysis.intruders.pairing import Pairing
 from weightspace.analysis.layers import Layer
 from weightspace.errors import AnalysisError, one_line
-from weightspace.linalg import Cache, Singular, singular_values
+from weightspace.linalg import Cache, Singular, singular_values, threads_for
 
 GAP = 0.1
 """How far, as a part of its own, the base's singular values may lie from a tuned one to be the band that it may have been turned in."""
@@ -109,7 +109,8 @@ class Examined:
 def each_examined(pairing: Pairing, definition: Definition, cache: Cache | None, skipped: dict[str, str]) -> Iterator[Examined]:
     """Decompose layer by layer; why a layer is not goes into `skipped`."""
     for layer in pairing.layers:
-        seen = _examined(pairing, layer, definition, cache)
+        with threads_for(min(layer.size)):
+            seen = _examined(pairing, layer, definition, cache)
         if isinstance(seen, str):
             skipped[layer.name] = seen
         else:
@@ -131,8 +132,11 @@ def _examined(pairing: Pairing, layer: Layer, definition: Definition, cache: Cac
         return "unchanged"
     if isinstance(moved, Tensor) and not bool(moved.any()):
         return "the tuned matrix is zero, and has no singular vectors"
-    base = pairing.base_svd(layer, cache)
-    overlap = overlap_of(before, moved, definition.k, epsilon=definition.epsilon, base_svd=base)
+    try:
+        base = pairing.base_svd(layer, cache)
+        overlap = overlap_of(before, moved, definition.k, epsilon=definition.epsilon, base_svd=base)
+    except AnalysisError as error:  # LAPACK fails on it: all else was seen to above
+        return str(error)
     return Examined(layer, before, moved if isinstance(moved, Tensor) else None, update, base, overlap, definition)
 
 

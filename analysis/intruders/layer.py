@@ -163,9 +163,14 @@ def vectors_of(name: str, base: Singular, overlap: Overlap, *, epsilon: float, s
     )
 
 
-def num_determined(values: Float[Tensor, " k"]) -> int:
-    """How many singular values are more than what rounding makes of zeros: about an eps of the largest, measured; eight of them count."""
-    return int((values > 8 * torch.finfo(values.dtype).eps * values.max()).sum()) if len(values) else 0
+def num_determined(values: Float[Tensor, " k"], dtype: torch.dtype | None = None) -> int:
+    """How many singular values are more than what rounding makes of zeros: about an eps of the largest, measured; eight of them count.
+
+    Args:
+        values: of a matrix.
+        dtype: what the matrix was computed in; by default that of the values.
+    """
+    return int((values > 8 * torch.finfo(dtype or values.dtype).eps * values.max()).sum()) if len(values) else 0
 
 
 def coordinates(base: Singular, top: Singular, side: str) -> Float[Tensor, "width k"]:

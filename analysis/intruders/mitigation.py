@@ -71,7 +71,7 @@ def mitigate(
         device: where to work.
 
     Returns:
-        The model (of matrices: one tensor, `matrix`), with a recipe and the ids of its parents.
+        The model (of matrices: one tensor, `matrix`), with a recipe, which says of layers that were left out why, and the ids of its parents.
 
     Raises:
         AnalysisError: as `intruder_dimensions`; a lambda that is not finite; or an adapter that cannot be one again.
@@ -85,7 +85,10 @@ def mitigate(
     if not torch.isfinite(torch.tensor(lam)):
         raise AnalysisError(f"expected a finite lambda, found {lam}; 0 removes, 1 changes nothing")
     pairing = paired(base, tuned, layers=layers, embeddings=embeddings, device=device)
-    chosen = directions(pairing, which, Definition(k, epsilon, side, gap), control=control, cache=cache, generator=generator)
+    left_out: dict[str, str] = {}
+    chosen = directions(
+        pairing, which, Definition(k, epsilon, side, gap), control=control, cache=cache, generator=generator, left_out=left_out
+    )
     made = scaled_model(pairing, chosen, lam) if merged or pairing.adapter is None else scaled_adapter(pairing, chosen, lam, truncate)
     settings = {"k": k, "epsilon": epsilon, "side": side, "control": control, "truncate": truncate}
     ranks = {name: list(one.ranks) for name, one in chosen.items()}
@@ -94,6 +97,7 @@ def mitigate(
         "lambda": lam,
         "which": which if isinstance(which, str) else "given",
         "ranks": ranks,
+        "left_out": left_out,
         **settings,
     }
     return replace(made, recipe=recipe, parents=(pairing.base.id, pairing.given.id))

@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.adapters import LowRank
+from weightspace.analysis.intruders.layer import num_determined
 from weightspace.errors import AnalysisError, one_line
 from weightspace.linalg import singular_values
 
 _ROUNDING = {"F16": 2.0**-11, "BF16": 2.0**-8}
+_ARITHMETIC = 2.0**-22  # float32 itself rounds less, but the product of two factors sums up many roundings
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,13 @@ def turned_update(size: tuple[int, int], values: Tensor, generator: torch.Genera
 
 
 def update_values(update: LowRank) -> Tensor:
-    """Singular values of a low-rank update, from thin decompositions of its factors: `rank` of them, in float64."""
+    """Singular values of a low-rank update, from thin decompositions of its factors, in float64: as many as its rank really is.
+
+    Factors of 16 rows may hold an update of rank 1; what is under eight roundings of the largest value, in the dtype of the factors, is no rank.
+    """
     core = torch.linalg.qr(update.b.double())[1] @ torch.linalg.qr(update.a.T.double())[1].T
-    return singular_values(core * abs(update.scale))
+    values = singular_values(core * abs(update.scale))
+    return values[: num_determined(values, update.b.dtype)]
 
 
 def update_rank(values: Tensor, weight: Tensor, stored: str) -> int:
@@ -97,5 +103,5 @@ def update_rank(values: Tensor, weight: Tensor, stored: str) -> int:
     """
     rows, columns = weight.shape
     size = float(weight.double().square().mean().sqrt())
-    noise = _ROUNDING.get(stored, torch.finfo(torch.float32).eps) * size / 3**0.5 * (rows**0.5 + columns**0.5)
+    noise = _ROUNDING.get(stored, _ARITHMETIC) * size / 3**0.5 * (rows**0.5 + columns**0.5)
     return max(1, int((values > 2 * noise).sum()))

@@ -136,5 +136,10 @@ def _nothing(base: Checkpoint, layers: str, skipped: Mapping[str, str]) -> str:
     if skipped:
         name, reason = next(iter(skipped.items()))
         return f"no layer can be compared: '{one_line(name, 80)}': {reason} (and {len(skipped) - 1} more); give two models of one architecture and with the same names"
-    asked = f" whose name fits '{one_line(layers, 80)}'" if layers != "*" else ""
-    return f"expected a weight{asked} that the tuned model may have changed, found none in {base!r}; give models with dense or convolutional layers"
+    known = [layer.name for layer in layers_of(base, embeddings=True)]
+    where = one_line(str(base.path or "the base"), 120)
+    if not known:
+        return f"{where} has no weight with two axes; give models with dense or convolutional layers"
+    asked = f" that fits '{one_line(layers, 80)}'" if layers != "*" else ""
+    seen = one_line(", ".join(known[:6]), 300) + (" …" if len(known) > 6 else "")
+    return f"{where} has no layer{asked} that the tuned model may have changed; it has {seen}"

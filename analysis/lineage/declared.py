@@ -7,8 +7,8 @@ from itertools import pairwise
 from weightspace.analysis.lineage.edge import Reason
 from weightspace.analysis.lineage.entry import Entry
 from weightspace.analysis.lineage.evidence import Finding
-from weightspace.analysis.lineage.probability import CERTAIN, DECLARED, REFUTED, shared_probability
-from weightspace.analysis.lineage.tree import STRANGE, Relation
+from weightspace.analysis.lineage.probability import CERTAIN, DECLARED, REFUTED, STRANGERS, shared_probability
+from weightspace.analysis.lineage.tree import Relation
 
 _PREFIX = 8  # digits of an id that name a model
 _SAID = 64  # elements from which equal tensors are no chance
@@ -60,8 +60,8 @@ def supported(told: Relation, found: Sequence[Relation]) -> Relation:
     same = next((one for one in found if {one.first, one.second} == {told.first, told.second}), None)
     if same is None:
         return told
-    finding = told.finding if same.finding.probability > STRANGE else replace(told.finding, probability=REFUTED)
-    return Relation(told.first, told.second, (finding, *same.findings), same.distance, told.weight)
+    finding = told.finding if same.finding.probability > STRANGERS else replace(told.finding, probability=REFUTED)
+    return Relation(told.first, told.second, (finding, *same.findings), same.distance, told.weight, same.step)
 
 
 def by_hash(entries: Sequence[Entry]) -> Iterator[Relation]:

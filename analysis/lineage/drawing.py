@@ -48,7 +48,7 @@ def drawn(families: Sequence[Sequence[str]], edges: Sequence["Edge"]) -> "Figure
             axes.plot((x0, x0 + 0.12, x1), (y0, y1, y1), color=colour, lw=0.6 + 1.2 * edge.probability, ls=style, alpha=0.8, zorder=1)
         for name, (x, y) in places.items():
             axes.plot(x, y, "o", color=plotting.INK, ms=3, zorder=2)
-            axes.annotate(name if len(name) <= 34 else "…" + name[-33:], (x, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5, zorder=3,
+            axes.annotate(plotting.short(name, 34), (x, y), (5, 0), textcoords="offset points", va="center", fontsize=6.5, zorder=3,
                           bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75})  # fmt: skip
         kinds = list(dict.fromkeys(edge.kind for edge in used))
         handles = [Line2D([], [], color=_COLOURS.get(kind, plotting.INK), label=kind) for kind in kinds]

@@ -1,12 +1,13 @@
 """The lineage of a set of models: the edges that hold, the families they make, and who descends from whom."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from weightspace.analysis.lineage.aligned import aligned_merges
 from weightspace.analysis.lineage.declared import by_hash, declared, supported, trajectories
 from weightspace.analysis.lineage.edge import Edge
 from weightspace.analysis.lineage.entry import Entry, expect_distinct
@@ -143,7 +144,8 @@ def lineage(
     relations = [*trajectories(entries)]
     merged: dict[int, list[Relation]] = {}
     if weights:
-        found, merged = _measured(entries, threshold, cache, generator)
+        stated = {(min(one.first, one.second), max(one.first, one.second)) for parents in told.values() for one in parents}
+        found, merged = _measured(entries, threshold, cache, generator, stated)
         told = {child: [supported(one, found) for one in parents] for child, parents in told.items()}
         relations += [one for one in found if not any(_is_of(one, other) for other in relations)]
     else:
@@ -160,13 +162,18 @@ def lineage(
 
 
 def _measured(
-    entries: Sequence[Entry], threshold: float, cache: Cache | None, generator: torch.Generator | None
+    entries: Sequence[Entry],
+    threshold: float,
+    cache: Cache | None,
+    generator: torch.Generator | None,
+    stated: Set[tuple[int, int]],
 ) -> tuple[list[Relation], dict[int, list[Relation]]]:
     """What the weights say: relations of pairs, and the parents of merges."""
     sketches = sketches_of(entries, cache)
     spans = spans_of(sketches)
-    relations = [found for i, j, pair in compared(entries, sketches, spans) if (found := relation_of(i, j, pair)) is not None]
-    merged = merges_of(spans, _edited(relations))
+    relations = [found for told in compared(entries, sketches, spans, stated) if (found := relation_of(*told)) is not None]
+    edited = _edited(relations)
+    merged = aligned_merges(entries, spans, edited) | merges_of(spans, edited)
     relations = [one for one in relations if not _ends_in(one, merged)]
     known = [one.relation for one in arborescences(relations, merged, threshold)]
     relations += orbits(entries, sketches, [span.rows for span in spans if span.rows is span.columns], relations, known, generator)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.lineage.sketch import LEVELS, Sketch, flat
+from weightspace.analysis.lineage.steps import between
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import WeightSpaceError
 from weightspace.spec import SymmetrySpec
+from weightspace.symmetry import Symmetry
 
 VARIED = 32  # distinct magnitudes that a model needs so that equal ones are no chance
 
@@ -95,14 +97,18 @@ def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     return sum(float((one[name] - other[name]).square().sum()) for name in names) / whole if whole else 1.0
 
 
-def moved(first: Balanced, second: Balanced, generator: torch.Generator | None) -> dict[str, Tensor] | None:
-    """Move a model onto another by matching; none where they cannot be matched."""
+def step_between(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """What lies between two models in one order; see `weightspace.analysis.lineage.steps`."""
+    matrices = [name for name, tensor in one.items() if tensor.is_floating_point() and tensor.ndim > 1]
+    return between({name: flat(one[name]) for name in matrices}, {name: flat(other[name]) for name in matrices if name in other}, matrices)
+
+
+def matched(first: Balanced, second: Balanced, generator: torch.Generator | None) -> Symmetry | None:
+    """What brings a model's units into the order of another's; none where they cannot be matched."""
     from weightspace.analysis.matching import match
-    from weightspace.symmetry import act
 
     still = first.spec.with_groups(**{group.name: {"symmetry": "none"} for group in first.spec.movable if group.symmetry == "scale"})
     try:
-        found = match(first.weights, second.weights, still, generator=generator)
+        return match(first.weights, second.weights, still, generator=generator).element
     except WeightSpaceError:
         return None
-    return act(found.element, dict(second.weights))

@@ -5,16 +5,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from weightspace.analysis.lineage.edge import Reason
 from weightspace.analysis.lineage.entry import Entry
 from weightspace.analysis.lineage.evidence import Finding
 from weightspace.analysis.lineage.groups import Group
-from weightspace.analysis.lineage.orbit import Balanced, apart, balanced, equal_values, moved, spec_of
+from weightspace.analysis.lineage.orbit import Balanced, apart, balanced, equal_values, matched, spec_of, step_between
 from weightspace.analysis.lineage.probability import CERTAIN, matched_probability
 from weightspace.analysis.lineage.sketch import Sketch
 from weightspace.analysis.lineage.tree import Relation
+from weightspace.symmetry import act
 
+LINKS = 8  # pairs of models of two families that are told of, once the families are in one order
 SAME = 1e-4  # distance of profiles of what is the same up to rounding
 TRIED, FARTHEST = 4, 0.3  # how many of the nearest models of others are matched with each family, and how far their profiles may be
 IN_ORDER = 0.6  # relative distance under which two models have their units in the same order
@@ -88,9 +91,9 @@ def _rescaled(
     for distance, i, j in _candidates(profiles, kept, family):
         if groups[i] == groups[j] or frozenset((family[i], family[j])) in refused:
             continue
-        relation = _matched(i, j, _of(made, i), _of(made, j), distance, generator)
-        if relation.finding.probability >= 0.5:
-            yield relation
+        found = _between(i, j, made, {one: groups[one] for one in kept}, distance, generator)
+        if any(one.finding.probability >= 0.5 for one in found):
+            yield from found
             groups = {one: groups[i] if value == groups[j] else value for one, value in groups.items()}
 
 
@@ -117,18 +120,30 @@ def _of(made: Mapping[int, Balanced | None], number: int) -> Balanced:
     return found
 
 
-def _matched(i: int, j: int, first: Balanced, second: Balanced, distance: float, generator: torch.Generator | None) -> Relation:
-    """Move one model onto the other and see what is left."""
-    there = moved(first, second, generator)
-    left = 1.0 if there is None else apart(first.weights, there)
+def _between(
+    i: int, j: int, made: Mapping[int, Balanced | None], family: Mapping[int, int], distance: float, generator: torch.Generator | None
+) -> list[Relation]:
+    """Move the second model's family into the order of the first's, and compare all of the one with all of the other, the nearest first."""
+    element = matched(_of(made, i), _of(made, j), generator)
+    if element is None:
+        return []
+    ours = [one for one in family if family[one] == family[i]]
+    theirs = {one: act(element, dict(_of(made, one).weights)) for one in family if family[one] == family[j]}
+    steps = sorted((step_between(_of(made, one).weights, there), one, other) for one in ours for other, there in theirs.items())
+    return [_matched(one, other, _of(made, one).weights, theirs[other], step, distance) for step, one, other in steps[:LINKS]]
+
+
+def _matched(i: int, j: int, here: Mapping[str, Tensor], there: Mapping[str, Tensor], step: float, distance: float) -> Relation:
+    """What is left between two models in one order."""
+    left = apart(here, there)
     if left < SAME**2:
         text = f"permuted and rescaled onto each other, they are equal up to {left**0.5:.1e}"
         reason = Reason("matching", text, {"profile": distance, "left": left})
         return Relation(i, j, (Finding("rescaled", CERTAIN, 0.5, reason, is_directed=False, is_exact=True),), left)
     text = f"matched onto each other, {left:.3f} of the squared distance of strangers is left"
     reason = Reason("matching", text, {"profile": distance, "left": left})
-    whole = sum(float(t.square().sum()) for one in (first, second) for t in one.weights.values() if t.is_floating_point() and t.ndim > 1)
-    return Relation(i, j, (Finding("finetune", matched_probability(left), 0.5, reason),), left * whole)
+    whole = sum(float(t.square().sum()) for one in (here, there) for t in one.values() if t.is_floating_point() and t.ndim > 1)
+    return Relation(i, j, (Finding("finetune", matched_probability(left), 0.5, reason),), left * whole, step=step)
 
 
 def _families(count: int, relations: Sequence[Relation]) -> dict[int, int]:

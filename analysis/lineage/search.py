@@ -1,6 +1,6 @@
 """The search: which pairs of models are worth a look, and what is found of each; weights are read for those alone."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,17 @@ from weightspace.analysis.lineage.groups import Distances, distances, groups
 from weightspace.analysis.lineage.merges import Mixture, mixtures
 from weightspace.analysis.lineage.probability import CERTAIN
 from weightspace.analysis.lineage.sketch import VERSION, Sketch, restored, sketched
+from weightspace.analysis.lineage.steps import step
 from weightspace.analysis.lineage.tree import Relation
 
 NEAR = 0.97  # relative squared distance under which two models may be relatives
 NEAREST, SLACK = 24, 1.3  # models whose distance is taken from the weights: so many, as far away as this times the nearest
-CLOSEST = (4, 2, 3)  # of those, how many are compared in full: by distance, by distance against the norms, by equal elements
+CLOSEST = (
+    4,
+    2,
+    3,
+    6,
+)  # of those, how many are compared in full: by distance, by distance against the norms, by equal elements, by small steps
 
 PRECEDENCE = ("copy", "renamed", "pruned", "cast", "quantised", "lora", "finetune")
 
@@ -46,8 +52,8 @@ def spans_of(sketches: Sequence[Sketch]) -> list[Distances]:
     return list(distances(groups(sketches)))
 
 
-def near_pairs(spans: Sequence[Distances]) -> dict[tuple[int, int], Array]:
-    """Of every model, those that may be its nearest: the two models' numbers and the places of their shared tensors."""
+def near_pairs(spans: Sequence[Distances], wanted: Set[tuple[int, int]]) -> dict[tuple[int, int], Array]:
+    """Of every model, those that may be its nearest, and pairs that are wanted: the two models' numbers and the places of their shared tensors."""
     found: dict[int, list[tuple[float, float, int]]] = {}
     places: dict[tuple[int, int], Array] = {}
     for span in spans:
@@ -59,7 +65,11 @@ def near_pairs(spans: Sequence[Distances]) -> dict[tuple[int, int], Array]:
             found.setdefault(i, []).append((*measured, j))
             found.setdefault(j, []).append((*measured, i))
             places[min(i, j), max(i, j)] = span.counterparts if i < j else span.counterparts[:, ::-1]
-    chosen = set()
+        for i, j in wanted - places.keys():
+            for one, other, counterparts in ((i, j, span.counterparts), (j, i, span.counterparts[:, ::-1])):
+                if one in span.rows.members and other in span.columns.members:
+                    places[i, j] = counterparts
+    chosen = set(wanted & places.keys())
     for i, near in found.items():
         near.sort()
         reach = SLACK * near[min(CLOSEST[0], len(near)) - 1][0]
@@ -68,46 +78,64 @@ def near_pairs(spans: Sequence[Distances]) -> dict[tuple[int, int], Array]:
     return {pair: places[pair] for pair in sorted(chosen)}
 
 
-def compared(entries: Sequence[Entry], sketches: Sequence[Sketch], spans: Sequence[Distances]) -> Iterator[tuple[int, int, Comparison]]:
-    """Compare every model with its closest, by the distances of the weights themselves."""
+def compared(
+    entries: Sequence[Entry], sketches: Sequence[Sketch], spans: Sequence[Distances], wanted: Set[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[int, int, Comparison, float]]:
+    """Compare every model with its closest, by the distances of the weights themselves; with the step between the two.
+
+    Args:
+        entries: the models.
+        sketches: theirs.
+        spans: their distances.
+        wanted: pairs, the smaller number first, that are compared however far apart they lie.
+    """
     read = Reader()
-    near = near_pairs(spans)
-    ranked: dict[int, list[tuple[float, float, float, tuple[int, int]]]] = {}
+    near = near_pairs(spans, wanted)
+    ranked: dict[int, list[tuple[float, float, float, float, tuple[int, int]]]] = {}
     for (i, j), places in near.items():
-        apart, equal = _glance(entries[i], entries[j], sketches[i], sketches[j], places, read)
+        apart, equal, moved = _glance(entries[i], entries[j], sketches[i], sketches[j], places, read)
         # A model that lost most of its weights is near to nothing but least far, for its norm, from what it was.
         relative = apart / float(sketches[i].squares[places[:, 0]].sum() + sketches[j].squares[places[:, 1]].sum())
         for one in (i, j):
-            ranked.setdefault(one, []).append((apart, relative, -equal, (i, j)))
+            ranked.setdefault(one, []).append((apart, relative, -equal, moved, (i, j)))
     orders = [sorted(found, key=lambda one: one[by])[:count] for found in ranked.values() for by, count in enumerate(CLOSEST)]
-    for i, j in sorted({pair for order in orders for *_, pair in order}):
+    steps = {pair: moved for found in ranked.values() for *_, moved, pair in found}
+    for i, j in sorted({pair for order in orders for *_, pair in order} | (wanted & near.keys())):
         kept = [(int(a), int(b)) for a, b in near[i, j]]
-        yield i, j, comparison(entries[i], entries[j], (sketches[i], sketches[j]), kept, read)
+        yield i, j, comparison(entries[i], entries[j], (sketches[i], sketches[j]), kept, read), steps[i, j]
 
 
-def _glance(first: Entry, second: Entry, one: Sketch, other: Sketch, places: Array, read: Reader) -> tuple[float, int]:
-    """Sum of squared differences over the shared matrices, and how many elements are equal and not zero."""
+def _glance(first: Entry, second: Entry, one: Sketch, other: Sketch, places: Array, read: Reader) -> tuple[float, int, float]:
+    """Sum of squared differences over the shared matrices, how many elements are equal and not zero, and the step between the two."""
+    kept = [(int(a), int(b)) for a, b in places if one.is_finite[a] and other.is_finite[b]]
+    same = [bool(one.digests[a, 0] == other.digests[b, 0]) for a, b in kept]
     total, equal = 0.0, 0
-    for a, b in places.tolist():
-        if not one.is_matrix[a] or not (one.is_finite[a] and other.is_finite[b]):
+
+    def pair(at: int) -> tuple[Array, Array]:
+        a, b = kept[at]
+        return read(first, one.names[a]), read(second, other.names[b])
+
+    for at, (a, _) in enumerate(kept):
+        if not one.is_matrix[a]:
             continue
-        if one.digests[a, 0] == other.digests[b, 0]:
+        if same[at]:
             equal += int(one.sizes[a])
             continue
-        x = read(first, one.names[a])
-        apart = read(second, other.names[b]) - x
+        x, y = pair(at)
+        apart = y - x
         total += float(apart @ apart)
         equal += int(np.count_nonzero((apart == 0) & (x != 0)))
-    return total, equal
+    sizes, matrices = [int(one.sizes[a]) for a, _ in kept], [bool(one.is_matrix[a]) for a, _ in kept]
+    return total, equal, step(pair, sizes, matrices, same)
 
 
-def relation_of(i: int, j: int, pair: Comparison) -> Relation | None:
-    """Ask every kind of evidence; the most exact one decides, the others are reasons too."""
+def relation_of(i: int, j: int, pair: Comparison, moved: float) -> Relation | None:
+    """Ask every kind of evidence; the most exact one decides, the others are reasons too. `moved` is the step between the two."""
     found = [one for one in (ask(pair) for ask in evidences.values()) if one is not None]
     if not found:
         return None
     found.sort(key=lambda one: (not one.is_exact, PRECEDENCE.index(one.kind)))
-    return Relation(i, j, tuple(found), pair.distance)
+    return Relation(i, j, tuple(found), pair.distance, step=moved)
 
 
 def merges_of(spans: Sequence[Distances], skip: Mapping[int, set[int]]) -> dict[int, list[Relation]]:

@@ -138,9 +138,18 @@ def _row(tensor: Tensor, digest: bytes) -> tuple[Array, Array, Array, Array]:
     magnitudes = np.sort(np.abs(values))
     present = magnitudes[np.searchsorted(magnitudes, 0.0, side="right") :]
     distinct = (1 + np.count_nonzero(np.diff(present))) / len(present) if len(present) else 1.0
-    places = (LEVELS * (len(magnitudes) - 1)).round().astype(np.int64)
     moments = np.array([np.dot(values, values), _kurtosis(values), 1 - len(present) / len(values), distinct, 1.0])
-    return project(values), magnitudes[places], moments, np.array([_number(digest), _number(blake3(magnitudes.tobytes()).digest())])
+    return project(values), _at_levels(magnitudes), moments, np.array([_number(digest), _number(blake3(magnitudes.tobytes()).digest())])
+
+
+def quantiles(values: Float[np.ndarray, " elements"]) -> Float[np.ndarray, " levels"]:
+    """Quantiles of the absolute values of a row of numbers, as sketches keep them."""
+    return _at_levels(np.sort(np.abs(values)))
+
+
+def _at_levels(magnitudes: Array) -> Array:
+    made: Array = magnitudes[(LEVELS * (len(magnitudes) - 1)).round().astype(np.int64)]
+    return made
 
 
 def flat(tensor: Tensor) -> Float[np.ndarray, " elements"]:

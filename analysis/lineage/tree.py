@@ -7,12 +7,15 @@ from typing import Any
 
 from weightspace.analysis.lineage.evidence import Finding
 
-SHARPNESS = 4.0  # how much less probable an edge is that is so many times longer
-NEARER = 1e-6  # what a distance counts where the edit is known element by element
+SHARPNESS = 3.0  # how much less probable an edge is that is so many times longer
+DOUBT = 4.0  # weight of the probability that the two are related at all
+PROVED = 1e3  # what an edit that is known element by element goes before all others by
+EXACT = 5.0  # weight of the direction there, which is as sure
 _LEAST = 1e-12
-GROWN = 1.0  # weight of the prior over roots
+GROWN = 0.6  # weight of the prior over roots
 SURE = 0.999
 BASE = 0.8  # of a merge's distance to its parents, from which a relative is taken to stand above it
+SURELY = 0.9  # probability from which two models are taken for relatives when a third is judged by them
 STRANGE = 0.02  # probability under which a relation is not even a link that would have to be cut
 
 
@@ -24,6 +27,7 @@ class Relation:
         first, second: the models.
         findings: what was found, that which decides first.
         distance: sum of squared differences, after moving the one onto the other where they were permuted.
+        step: the same as `weightspace.analysis.lineage.steps` has it, where it was taken; else None.
         weight: share of the first in the second where that is a merge.
     """
 
@@ -32,16 +36,20 @@ class Relation:
     findings: tuple[Finding, ...]
     distance: float
     weight: float = 1.0
+    step: float | None = None
 
     @property
     def finding(self) -> Finding:
         """What decides."""
         return self.findings[0]
 
-    @property
-    def length(self) -> float:
-        """Distance as the tree takes it."""
-        return max(_LEAST, self.distance * (NEARER if self.finding.is_exact else self.finding.length))
+    def cost(self, parent: int) -> float:
+        """What the tree pays for the edge from this one of the two: the logarithms of its length and of its probabilities."""
+        doubt = -DOUBT * math.log(self.finding.probability)
+        if self.finding.is_exact:
+            return SHARPNESS * math.log(max(_LEAST, self.distance)) - EXACT * math.log(self.forward(parent)) + doubt - PROVED
+        length = self.distance if self.step is None else self.step
+        return SHARPNESS * math.log(max(_LEAST, length * self.finding.length)) - math.log(self.forward(parent)) + doubt
 
     def forward(self, parent: int) -> float:
         """Probability that this one of the two is the parent."""
@@ -73,7 +81,7 @@ def arborescences(relations: Sequence[Relation], merged: Mapping[int, Sequence[R
     import networkx as nx
 
     graph = nx.DiGraph()
-    possible = [one for one in relations if one.finding.probability > STRANGE]
+    possible = [one for one in _capped(relations) if one.finding.probability > STRANGE]
     for relation in [*possible, *(one for found in merged.values() for one in found)]:
         for parent, child in ((relation.first, relation.second), (relation.second, relation.first)):
             parents = {one.first for one in merged.get(child, ())}
@@ -93,6 +101,29 @@ def arborescences(relations: Sequence[Relation], merged: Mapping[int, Sequence[R
     return _with_other_parents(made, merged)
 
 
+def _capped(relations: Sequence[Relation]) -> list[Relation]:
+    """Believe a link no more than that of nearer relatives: a model that came from another lies nearer to it than to its parent."""
+    known: dict[int, dict[int, Relation]] = {}
+    for one in relations:
+        known.setdefault(one.first, {})[one.second] = known.setdefault(one.second, {})[one.first] = one
+    made = []
+    for one in relations:
+        least = one.finding.probability
+        for end, far in ((one.first, one.second), (one.second, one.first)):
+            for relative, link in known[end].items():
+                nearer = known[far].get(relative)
+                if (
+                    nearer is not None
+                    and nearer.distance < one.distance
+                    and link.distance < one.distance
+                    and link.finding.probability > SURELY
+                ):
+                    least = min(least, nearer.finding.probability)
+        finding = one.finding if one.finding.is_exact else replace(one.finding, probability=least)
+        made.append(replace(one, findings=(finding, *one.findings[1:])))
+    return made
+
+
 def _is_above(relation: Relation, parents: Sequence[Relation]) -> bool:
     """Whether a relative of a merge is as far from it as its parents: their common base is, and looks like a child otherwise."""
     return bool(parents) and relation.distance >= BASE * min(one.distance for one in parents)
@@ -100,7 +131,7 @@ def _is_above(relation: Relation, parents: Sequence[Relation]) -> bool:
 
 def _offer(graph: Any, relation: Relation, parent: int, child: int) -> None:
     """Put an edge into the graph unless a cheaper one of the two models is in it."""
-    cost = SHARPNESS * math.log(relation.length) - math.log(relation.forward(parent))
+    cost = relation.cost(parent)
     if not graph.has_edge(parent, child) or cost < graph.edges[parent, child]["weight"]:
         graph.add_edge(parent, child, weight=cost, relation=relation)
 

@@ -11,7 +11,12 @@ from weightspace.task import Task
 _KINDS = {"mean": "cca", "squared": "cca_squared", "svcca": "svcca", "pwcca": "pwcca"}
 
 
-@measure("cca", of="task pair", reference="svcca: Raghu et al., arXiv:1706.05806; pwcca: Morcos et al., arXiv:1806.05759")
+@measure(
+    "cca",
+    of="task pair",
+    reference="svcca: Raghu et al., arXiv:1706.05806; pwcca: Morcos et al., arXiv:1806.05759",
+    is_symmetric=False,  # pwcca is not
+)
 def cca(
     task: Task,
     a: Checkpoint,

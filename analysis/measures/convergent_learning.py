@@ -10,7 +10,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.task import Task
 
 
-@measure("convergent_learning", of="task pair", reference="Li, Yosinski et al., arXiv:1511.07543, section 3")
+@measure("convergent_learning", of="task pair", reference="Li, Yosinski et al., arXiv:1511.07543, section 3", is_symmetric=False)
 def convergent_learning(
     task: Task,
     a: Checkpoint,

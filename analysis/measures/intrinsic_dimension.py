@@ -31,7 +31,7 @@ def intrinsic_dimension(
         metric: of the task, larger being better.
         share: of the baseline that is asked for; .9 gives d_int90.
         start: weights `drawn` anew, or those `given`.
-        projection: `dense` or `sparse`.
+        projection: `sparse`, of memory and time dimension * sqrt(parameters), or `dense`.
         smallest: dimension to begin with.
         largest: dimension to end with; by default the number of parameters.
         epochs: passes over the batches.

@@ -5,7 +5,7 @@ from weightspace.analysis.measure import Values, measure
 from weightspace.checkpoint import Checkpoint
 
 
-@measure("intruders", of="pair", reference="arXiv:2410.21228, algorithm 1")
+@measure("intruders", of="pair", reference="arXiv:2410.21228, algorithm 1", is_symmetric=False)
 def intruders(base: Checkpoint, tuned: Checkpoint, *, k: int = 10, epsilon: float = 0.5, side: str = "left") -> Values:
     """Singular vectors of the tuned model, among the first k of each layer, that are like none of the base's.
 

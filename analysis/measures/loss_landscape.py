@@ -8,7 +8,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.task import Task
 
 
-@measure("loss_landscape", of="task", reference="Li et al., arXiv:1712.09913, section 4")
+@measure("loss_landscape", of="task", version="2", reference="Li et al., arXiv:1712.09913, section 4")
 def loss_landscape(
     task: Task,
     checkpoint: Checkpoint,

@@ -8,7 +8,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.task import Task
 
 
-@measure("sparse_prediction", of="task pair", reference="Li, Yosinski et al., arXiv:1511.07543, section 4")
+@measure("sparse_prediction", of="task pair", reference="Li, Yosinski et al., arXiv:1511.07543, section 4", is_symmetric=False)
 def sparse_prediction(
     task: Task,
     a: Checkpoint,

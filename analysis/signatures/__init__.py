@@ -1,6 +1,6 @@
 """Robust weight signatures: what training on corrupted data adds to a model, taken out, stored, put into others and removed."""
 
-from weightspace.analysis.signatures.applying import apply, compose
+from weightspace.analysis.signatures.applying import apply, compose, made_nonfinite
 from weightspace.analysis.signatures.extracting import extract, quantise
 from weightspace.analysis.signatures.quantisation import QUANTISERS, Grid
 from weightspace.analysis.signatures.removing import keep, patch_of, remove
@@ -16,6 +16,7 @@ __all__ = [
     "compose",
     "extract",
     "keep",
+    "made_nonfinite",
     "moved",
     "open_signature",
     "patch_of",

@@ -81,6 +81,35 @@ def apply(
     )  # fmt: skip
 
 
+def made_nonfinite(model: Checkpoint, patched: Checkpoint) -> dict[str, int]:
+    """Count the elements that a patch made NaN or infinite: those that are finite in the model and are not in the patched one.
+
+    Sums that are too large for the model's dtype become infinite when they are rounded to it.
+
+    Args:
+        model: as it was.
+        patched: what `apply` made of it.
+
+    Returns:
+        The number by tensor, of those that have any.
+
+    Example:
+        >>> made_nonfinite(Checkpoint.of({"w": torch.ones(3)}), Checkpoint.of({"w": torch.tensor([1.0, math.inf, math.nan])}))
+        {'w': 2}
+    """
+    counts = {name: _lost(model[name], patched[name]) for name in patched.info if _is_float(patched, name)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _is_float(checkpoint: Checkpoint, name: str) -> bool:
+    info = checkpoint.info[name]
+    return info.alias_of is None and dtypes.dtype(info.dtype).kind == "float"
+
+
+def _lost(before: torch.Tensor, after: torch.Tensor) -> int:
+    return int((before.double().isfinite() & ~after.double().isfinite()).sum())
+
+
 def compose(signatures: Sequence[Signature], weights: Sequence[float] | None = None) -> Signature:
     """Make one signature of several: the weighted sum of their changes, tensor by tensor, and the mean of their batch norms.
 
@@ -150,7 +179,10 @@ def _expected(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
         AnalysisError, UnknownNameError, ShapeMismatchError: there is none that can be.
     """
     if name not in checkpoint.info:
-        raise UnknownNameError.of("tensor", name, checkpoint.info)
+        raise UnknownNameError(
+            f"no tensor named '{one_line(name, 80)}' in the model, which the signature changes: the model is not of the signature's "
+            f"architecture; it has {_some(checkpoint)}; patch a model like the one that the signature was extracted with"
+        )
     info = checkpoint.info[name]
     if info.shape != shape:
         raise ShapeMismatchError(
@@ -161,6 +193,13 @@ def _expected(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
             f"tensor '{one_line(name, 80)}' has dtype {info.dtype}, which cannot be added to; save its values as floats first"
         )
     return info.alias_of or name
+
+
+def _some(checkpoint: Checkpoint) -> str:
+    """A few names of a model's tensors."""
+    names = list(checkpoint.info)
+    shown = ", ".join(f"'{one_line(name, 40)}'" for name in names[:3])
+    return (shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")) or "none"
 
 
 def _patched(checkpoint: Checkpoint, owner: str, whole: Signature, name: str, strength: float) -> memoryview:

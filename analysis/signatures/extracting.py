@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from weightspace import dtypes
+from weightspace.adapters.adapter import widened
 from weightspace.analysis.layers import layers as layers_of
 from weightspace.analysis.signatures.packing import pack, packed_size
 from weightspace.analysis.signatures.quantisation import Grid
@@ -61,7 +62,7 @@ def extract(
     """
     models = (_opened(pretrained), _opened(standard), _opened(robust))
     norms = _norms(models[2])
-    left_out = {name: _NOT_FINITE for name in norms if batch_norms and not bool(models[2][name].isfinite().all())}
+    left_out = {name: _NOT_FINITE for name in norms if batch_norms and not bool(widened(models[2][name]).isfinite().all())}
     parts: dict[str, Part] = {}
     for name in models[1].info:
         if name in norms or not _is_learnt(models[1].info[name]):
@@ -147,8 +148,8 @@ def _misfit(models: Models, name: str) -> str:
 
 def _trained(models: Models, name: str) -> Iterator[Tensor]:
     """What clean training and training on corrupted data did, flattened, in float64: a and t."""
-    start = models[0][name].double().flatten()
-    return (model[name].double().flatten() - start for model in models[1:])
+    start = widened(models[0][name]).double().flatten()
+    return (widened(model[name]).double().flatten() - start for model in models[1:])
 
 
 def _measured(models: Models, name: str) -> Part | None:

@@ -143,9 +143,10 @@ def _measured(checkpoint: Checkpoint, layers: Sequence[Layer], work: _Work) -> I
     done: dict[_Content, LayerSpectrum] = {}
     for group in _groups({contents[layer.name]: layer for layer in layers}):
         opened = {content: _opened(checkpoint, layer, work) for content, layer in group.items()}
-        ready = _with_values({content: one for content, one in opened.items() if isinstance(one, Spectrum)}, work.cache)
+        ready = opened | _with_values({content: one for content, one in opened.items() if isinstance(one, Spectrum)}, work.cache)
         for content, layer in group.items():
-            done[content] = _row(ready[content], content, work) if content in ready else LayerSpectrum(layer, note=str(opened[content]))
+            one = ready[content]
+            done[content] = _row(one, content, work) if isinstance(one, Spectrum) else LayerSpectrum(layer, note=one)
     for layer in layers:
         yield replace(done[contents[layer.name]], layer=layer)
 
@@ -167,22 +168,21 @@ def _opened(checkpoint: Checkpoint, layer: Layer, work: _Work) -> Spectrum | str
         return str(error)
 
 
-def _with_values(spectra: Mapping[_Content, Spectrum], cache: linalg.Cache | None) -> dict[_Content, Spectrum]:
-    """The spectra with their singular values, those that a cache lacks taken together."""
+def _with_values(spectra: Mapping[_Content, Spectrum], cache: linalg.Cache | None) -> dict[_Content, Spectrum | str]:
+    """The spectra with their singular values, those that a cache lacks taken together; or why one has none."""
     keys = {content: _key(content, one) for content, one in spectra.items()}
-    kept = {content: cache[key]["s"] for content, key in keys.items() if cache is not None and key in cache}
-    lacking = {content: one.matrices for content, one in spectra.items() if content not in kept}
-    found = iter(linalg.each(linalg.singular_values, [matrix for matrices in lacking.values() for matrix in matrices]))
-    for content, matrices in lacking.items():
-        kept[content] = torch.cat(list(itertools.islice(found, len(matrices)))).sort(descending=True).values
-        if cache is not None:
-            cache[keys[content]] = {"s": kept[content]}
-    return {content: replace(one, known=kept[content]) for content, one in spectra.items()}
+    try:
+        values = linalg.cached_singular_values({keys[content]: one.matrices for content, one in spectra.items()}, cache)
+    except AnalysisError as error:  # of one of them: the others go on without it
+        if len(spectra) == 1:
+            return dict.fromkeys(spectra, str(error))
+        return {content: found for one in spectra for content, found in _with_values({one: spectra[one]}, cache).items()}
+    return {content: replace(one, known=values[keys[content]]) for content, one in spectra.items()}
 
 
 def _key(content: _Content, spectrum: Spectrum) -> str:
     layout = ("/transposed" if content[1] else "") + ("/pooled" if spectrum.slices == "pooled" and spectrum.cells > 1 else "")
-    return f"{content[0].hex()}{layout}/singular values"
+    return f"{content[0].hex()}{layout}"
 
 
 def _row(spectrum: Spectrum, content: _Content, work: _Work) -> LayerSpectrum:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _INTERVALS = {"alpha": ("alpha_interval.low", "alpha_interval.high"), "alpha_hat": ("alpha_interval.hat_low", "alpha_interval.hat_high")}
 _BINS = 60
+_PANELS = 4  # in a row
 
 
 def by_layer(table: "SpectraTable", values: Sequence[str] | None = None) -> "Figure":
@@ -29,16 +30,21 @@ def by_layer(table: "SpectraTable", values: Sequence[str] | None = None) -> "Fig
     places = np.arange(len(names))
     with plotting.style():
         height = 1.0 + 0.16 * min(len(names), 2 * plotting.MOST_NAMES)
-        figure, [panels] = plotting.canvas(1, len(chosen), size=(2.4 if len(chosen) > 1 else 5.4, height), sharey=True)
-        for axes, name in zip(panels, chosen, strict=True):
+        columns = max(1, min(_PANELS, len(chosen)))
+        size = (2.4 if len(chosen) > 1 else 5.4, height)
+        figure, panels = plotting.canvas(max(1, -(-len(chosen) // columns)), columns, size=size, sharey=True)
+        for axes, name in zip(panels.flat, chosen, strict=False):
             found = _numbers(rows, name)
             axes.barh(places, found, color=plotting.BLUE, height=0.7)
             if name in _INTERVALS:
                 low, high = (_numbers(rows, end) for end in _INTERVALS[name])
                 axes.hlines(places, low, high, color=plotting.VERMILION, linewidth=1.4)
             axes.set_xlabel(name)
-        plotting.name_axis(panels[0].yaxis, names)
-        panels[0].set_ylim(len(names) - 0.4, -0.6)
+        for axes in panels.flat[len(chosen) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            plotting.name_axis(axes.yaxis, names)
+        panels[0, 0].set_ylim(len(names) - 0.4, -0.6)
     return figure
 
 
@@ -66,7 +72,7 @@ def _tail(axes: Any, row: "LayerSpectrum") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     values = row.eigenvalues[row.eigenvalues > 0]
-    name = row.layer.name if len(row.layer.name) <= 40 else f"…{row.layer.name[-39:]}"
+    name = plotting.short(row.layer.name, 40)
     plotting.note(axes, name)
     if not len(values):
         axes.text(0.5, 0.5, "all zero", transform=axes.transAxes, ha="center", color=plotting.INK)

@@ -101,7 +101,10 @@ def test_an_update_that_is_not_there_is_named() -> None:
 
 
 WRONG = [
-    (peft(), r"says nowhere what alpha its updates are scaled by; pass alpha=, or open a folder with its adapter_config.json"),
+    (
+        peft(),
+        r"says nowhere what alpha its updates are scaled by; pass alpha= .*--option alpha=16.*, or put its adapter_config.json beside it",
+    ),
     (peft({"peft_type": "IA3"}), r"an adapter of type IA3, expected LORA; merge it with peft's merge_and_unload"),
     (peft({"peft_type": "PREFIX_TUNING"}), r"an adapter of type PREFIX_TUNING, expected LORA"),
     (peft({"target_parameters": ["experts"]}), r"a LoRA with target_parameters, which is no sum of a base and low-rank updates; merge it"),

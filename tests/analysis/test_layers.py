@@ -55,3 +55,12 @@ def test_layers_of_real_networks(real_checkpoints: Path) -> None:
     assert "embedding/embedding/embeddings:0" not in [one.name for one in keras]
     torch_net = layers(ws.open(real_checkpoints / "outlier-exposure" / "baseline_epoch_9.pt"))
     assert [one.size for one in torch_net] == [(10, 25), (20, 250), (50, 320), (10, 50)]
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
+)
+def test_a_matrix_of_eight_bits_is_laid_out_in_float32(dtype: torch.dtype) -> None:
+    stored = torch.tensor([[1.0, 2.0], [4.0, 0.5], [8.0, 1.0]])
+    [layer] = layers(Checkpoint.of({"fc.weight": stored.to(dtype)}))
+    assert layer.matrix(stored.to(dtype)).dtype == torch.float32 and torch.equal(layer.matrix(stored.to(dtype)), stored)

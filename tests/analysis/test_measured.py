@@ -1,6 +1,7 @@
 """Results of measures as tables and pictures."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,20 @@ CASES: list[tuple[Scope, tuple[tuple[str, ...], ...], tuple[Values, ...]]] = [
     ("task pair", (("a", "b"),), ({"fc1|fc1": 0.5, "fc1|fc2": 0.1, "fc2|fc1": None},)),
     ("pair", (("a", "b"), ("b", "c"), ("a", "c")), ({"x": 1.0}, {"x": 2.0}, {"y": 2.0})),
 ]
+
+
+def test_a_single_number_is_labelled_with_its_model() -> None:
+    [axes] = Measured(one("model"), (("net/1",),), ({"": 3.0},)).plot().axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["net/1"]
+    [axes] = Measured(one("pair"), (("net/1", "net/2"),), ({"": 3.0},)).plot().axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["net/1 and net/2"]
+
+
+def test_what_has_a_direction_is_not_drawn_the_other_way_round() -> None:
+    for is_symmetric, blanks in ((True, 2), (False, 3)):
+        measured = Measured(replace(one("pair"), is_symmetric=is_symmetric), (("a", "b"),), ({"x": 1.0},))
+        shown: Any = measured.plot("x").axes[0].images[0].get_array()
+        assert int(np.isnan(np.ma.filled(shown, np.nan)).sum()) == blanks
 
 
 @pytest.mark.parametrize(("of", "names", "values"), CASES)

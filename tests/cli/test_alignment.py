@@ -12,6 +12,9 @@ TASKS = """
 def raises(state_dict):
     return 1 / 0
 
+def leaves(state_dict):
+    raise SystemExit(3)
+
 def rubbish(state_dict):
     return "much"
 
@@ -52,8 +55,9 @@ def test_options_of_a_method(run: Run, option: str, message: str) -> None:
     ("judge", "message"),
     [
         ("raises", "'judges:raises' raised ZeroDivisionError: division by zero ("),
+        ("leaves", "'judges:leaves' raised SystemExit: 3 ("),
         ("rubbish", "the evaluation returned loss: str; expected a number"),
-        ("three", "'judges:three' returned a int; name a function of one state dict"),
+        ("three", "'judges:three' returned something of type int; name a function of one state dict"),
         ("both", "'judges:both' takes 2 arguments; name a function of one state dict"),
         ("none", "no function in module 'judges' named 'none'"),
     ],

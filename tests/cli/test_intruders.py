@@ -1,6 +1,7 @@
 """What `weightspace intruders` prints, draws, writes and keeps, and what it says when it cannot."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,31 @@ def test_counts_are_kept_as_the_measure_keeps_them(run: Run) -> None:
     assert kept[0]["version"] == measures["intruders"].version
 
 
+@pytest.mark.parametrize("options", [["--layer", "b*"], ["--embeddings"]])
+def test_counts_of_other_layers_are_not_kept_for_those_of_all(run: Run, sandbox: Path, options: list[str]) -> None:
+    ws.save(BASE | {"b.weight": BASE["b.weight"] + spread(BASE["b.weight"], 30.0)}, sandbox / "other.safetensors")
+    run("ingest", "before.safetensors", "other.safetensors")
+    result = run("intruders", "before.safetensors", "other.safetensors", *(["--layer", "*b*"] if "--layer" in options else options))
+    assert "not kept in the catalog" in result.stderr
+    query = ("measure", "intruders", "--where", "name in ('before', 'other')", "--format", "json")
+    assert {row["key"]: row["value"] for row in json.loads(run(*query).stdout)}["layers"] == 1
+    kept = "select count(*) as n from pair_measurements where measure = 'intruders' and key = 'layers'"
+    assert json.loads(run("sql", kept, "--format", "json").stdout) == [{"n": 2}], "the query's alone, of both orders"
+
+
+def test_a_damaged_cache_is_made_anew(run: Run) -> None:
+    run("ingest", "before.safetensors", "after.safetensors")
+    first = run("intruders", "before.safetensors", "after.safetensors", "--format", "json").stdout
+    for path in Path(".weightspace/cache").rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-4])
+    assert run("intruders", "before.safetensors", "after.safetensors", "--format", "json").stdout == first
+
+
+def test_the_help_tells_the_two_models_apart(run: Run) -> None:
+    usage = run("intruders", "--help", columns=120).stdout
+    assert re.search(r"BASE\W+TUNED", usage) and not re.search(r"MODEL\W+MODEL", usage)
+
+
 ERRORS: list[tuple[list[str], int, str]] = [
     (["before.safetensors", "stranger"], 1, "the adapter fits nothing in the base"),
     (["lora", "before.safetensors"], 1, "the base is an adapter; give the model"),
@@ -129,6 +155,20 @@ ERRORS: list[tuple[list[str], int, str]] = [
         2,
         "give --mitigate or --sweep, not both",
     ),
+    (
+        ["before.safetensors", "after.safetensors", "--layer", "zz*"],
+        1,
+        "before.safetensors has no layer that fits 'zz*' that the tuned model may have changed; it has a.weight, b.weight",
+    ),
+    (["flat.safetensors", "flat.safetensors"], 1, "flat.safetensors has no weight with two axes"),
+    (
+        ["before.safetensors", "after.safetensors", "--mitigate", "0", "-o", "x.safetensors", "--merged"],
+        1,
+        "after.safetensors: is no adapter, expected one with --merged or --truncate",
+    ),
+    (["before.safetensors", "after.safetensors", "--mitigate", "0", "-o", "x.safetensors", "--truncate"], 1, "is no adapter"),
+    (["before.safetensors", "lora", "--truncate"], 2, "--merged and --truncate belong to --mitigate"),
+    (["before.safetensors", "lora", "--mitigate", "0", "-o", "x", "--truncate", "--merged"], 2, "give --merged or --truncate"),
     (["before.safetensors", "after.safetensors", "--control", "random"], 2, "--control belongs to --sweep"),
     (["before.safetensors", "after.safetensors", "--sweep", "0,a"], 2, "'0,a' is no list of numbers"),
     (["before.safetensors", "after.safetensors", "--sweep", "0", "--eval", "judges:rubbish"], 1, "the evaluation returned loss: str"),
@@ -144,6 +184,7 @@ ERRORS: list[tuple[list[str], int, str]] = [
 
 def test_errors_say_what_to_do(run: Run, models: Path) -> None:
     save_file({"a.weight": np.ones((3, 40), np.float32)}, models / "wide.safetensors")
+    save_file({"a.bias": np.ones(3, np.float32)}, models / "flat.safetensors")
     (models / "empty").mkdir()
     save_file({}, models / "empty" / "adapter_model.safetensors")
     (models / "empty" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
@@ -158,6 +199,25 @@ def test_a_layer_with_nan_is_told_and_the_others_go_on(run: Run) -> None:
     result = run("intruders", "before.safetensors", "broken.safetensors", "--format", "json")
     assert [row["layer"] for row in json.loads(result.stdout)] == ["a.weight"]
     assert "left out: b.weight: NaN or infinities in the tuned model" in result.stderr
+
+
+def test_a_layer_with_nan_is_told_of_a_mitigated_model(run: Run) -> None:
+    broken = {name: tensor.clone() for name, tensor in TUNED.items()}
+    broken["b.weight"][0, 0] = torch.nan
+    ws.save(broken, "broken.safetensors")
+    result = run("intruders", "before.safetensors", "broken.safetensors", "--mitigate", "0", "-o", "out.safetensors", columns=300)
+    assert "left out: b.weight: NaN or infinities in the tuned model" in result.stderr
+    assert (ws.open("out.safetensors").recipe or {})["left_out"] == {"b.weight": "NaN or infinities in the tuned model"}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "output"), [("after.safetensors", "after.safetensors"), ("after.safetensors", "before.safetensors"), ("lora", "lora")]
+)
+def test_no_input_is_written_over(run: Run, tuned: str, output: str) -> None:
+    before = {file: file.read_bytes() for file in (*Path("lora").iterdir(), Path("after.safetensors"), Path("before.safetensors"))}
+    said = run("intruders", "before.safetensors", tuned, "--mitigate", "0.5", "-o", output, "--force", code=1, columns=300).stderr
+    assert f"{output}: is read for this itself; choose another name for the result" in said
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_nothing_to_scale_is_said(run: Run) -> None:

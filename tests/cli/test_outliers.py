@@ -26,7 +26,7 @@ def test_the_odd_one_is_listed_with_its_layer(run: Run) -> None:
     [row] = json.loads(run("outliers", "--zoo", "family", "--format", "json").stdout)
     assert row["model"] == "net-3" and "norm of fc2.weight" in row["reason"] and row["score"] > 8
     shown = run("outliers", "--zoo", "family", "--plot", "outliers.png")
-    assert "net-3" in shown.stdout and "1 model of 7 stand out, in 1 architecture" in shown.stderr
+    assert "net-3" in shown.stdout and "1 model of 7 stands out, in 1 architecture" in shown.stderr
     assert Path("outliers.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -164,6 +164,13 @@ class TestTerminal:
         assert max(map(len, lines)) <= 60
 
 
+def test_a_csv_without_rows_has_the_header_of_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    print_data([], Format.csv, {"model": Column("model"), "score": Column("z")})
+    assert capsys.readouterr().out == "model,score\n"
+    print_data([], Format.csv)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("write", "value", "text"),
     [

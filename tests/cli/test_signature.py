@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 import weightspace as ws
@@ -108,6 +109,45 @@ def test_a_patch_is_applied_and_removed_bit_for_bit(run: Run, more: list[str]) -
     assert "noise (patch)" in made_from and "blur (patch)" in made_from
 
 
+def test_a_patch_that_leaves_the_range_of_the_dtype_is_said(run: Run) -> None:
+    save_file({name: value.astype(np.float16) for name, value in load_file(CLEAN).items()}, "half.safetensors")
+    shown = run("signature", "apply", "half.safetensors", extracted(run), "-o", "patched.safetensors", "--strength", "1e9", columns=300)
+    lost = sum(int((~np.isfinite(value)).sum()) for value in load_file("patched.safetensors").values())
+    assert lost and f"warning: {lost} elements of 4 tensors became NaN or infinite, first in 'fc1." in shown.stderr
+    assert "take a --strength below 1e+09, or patch a model of a wider dtype" in shown.stderr
+    weak = run("signature", "apply", "half.safetensors", "noise", "-o", "patched.safetensors", "--force")
+    assert "became NaN" not in weak.stderr
+
+
+def test_a_signature_of_nothing_is_said(run: Run) -> None:
+    shown = run("signature", "extract", START, START, START, "-o", "none.safetensors", columns=300)
+    assert "warning: the signature is all zeros" in shown.stderr
+    assert "all zeros" not in run("signature", "extract", START, CLEAN, NOISY, "-o", "noise.safetensors").stderr
+
+
+@pytest.mark.parametrize("over", [START, CLEAN, NOISY])
+def test_extraction_writes_over_no_input(run: Run, over: str) -> None:
+    before = Path(over).read_bytes()
+    said = run("signature", "extract", START, CLEAN, NOISY, "-o", over, "--force", code=1).stderr
+    assert f"{over}: is read for this itself; choose another name for the result" in said
+    assert Path(over).read_bytes() == before
+
+
+def test_a_quantiser_needs_bits(run: Run) -> None:
+    said = run("signature", "extract", START, CLEAN, NOISY, "-o", "x.safetensors", "--quantiser", "log", code=2, columns=300).stderr
+    assert "belongs to --bits N, without which floats are stored" in said and not Path("x.safetensors").exists()
+
+
+def test_eight_bits_are_extracted_and_patched(run: Run) -> None:
+    narrow = {name: ws.open(name)["fc1.weight"].to(torch.float8_e4m3fn) for name in (START, CLEAN, NOISY)}
+    for name, tensor in narrow.items():
+        ws.save({"fc1.weight": tensor, "norm.weight": tensor[0], "norm.running_var": tensor[0]}, f"eight-{name}")
+    run("signature", "extract", *(f"eight-{name}" for name in narrow), "-o", "eight.safetensors")
+    run("signature", "apply", f"eight-{CLEAN}", "eight.safetensors", "-o", "patched.safetensors")
+    expected = (narrow[CLEAN].double() + ws.open("eight.safetensors")["signature.fc1.weight"].double()).to(torch.float8_e4m3fn)
+    assert ws.open("patched.safetensors")["fc1.weight"].float().equal(expected.float())
+
+
 def test_a_patch_is_judged(run: Run) -> None:
     [row] = rows(run, "apply", CLEAN, extracted(run), "-o", "patched.safetensors", "--eval", "signature_judge:norm")
     assert row["loss_before"] != row["loss_after"]
@@ -166,6 +206,7 @@ def test_mistakes_are_one_line(run: Run) -> None:
     assert "expected 2 to 16 bits, found 1" in said("extract", START, CLEAN, NOISY, "-o", "x.safetensors", "--bits", "1")
     assert "is read for this itself; choose another name" in said("apply", CLEAN, "noise", "-o", CLEAN, "--force")
     assert "is read for this itself; choose another name" in said("remove", "patched", "-o", "patched.safetensors", "--force")
+    assert "is read for this itself; choose another name" in said("remove", "patched", "-o", "noise.safetensors", "--force")
     assert "expected a patched model, found one that was made otherwise" in said("remove", CLEAN, "-o", "x.safetensors")
     assert "does not exist, and without it the last bits of the model are lost" in said(
         "remove", "patched", "-o", "x.safetensors", "--kept", "no.difference"

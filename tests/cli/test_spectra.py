@@ -1,4 +1,5 @@
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,41 @@ def test_a_layer_with_nan_is_reported_and_the_others_go_on(run: Run, broken: str
     asked = run("spectra", "--where", "name = 'broken'", "--measure", "stable_rank")
     assert "broken: a.weight: nothing could be measured; weightspace spectra broken says why" in asked.stderr
     assert [line.split()[:2] for line in asked.stdout.splitlines()[1:]] == [["broken", "a.weight"], ["broken", "b.weight"]]
+
+
+def test_models_without_layers_are_told_and_a_query_without_models_is_refused(run: Run) -> None:
+    asked = run("spectra", "--where", "name = 'base' or name like '%unsound'", "--measure", "stable_rank")
+    assert "left out" in asked.stderr and "unsound" in asked.stderr and "no layer" in asked.stderr
+    refused = run("spectra", "--where", "name like '%unsound'", code=1).stderr
+    assert "spectra could be taken of none that the query finds" in refused
+    assert "the query finds no models; widen --where" in run("spectra", "--where", "name = 'nobody'", code=1).stderr
+
+
+def test_one_content_that_lies_two_ways_is_two_results(run: Run, sandbox: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    for name, bias in (("outin", 6), ("inout", 4)):
+        save_file({"fc.weight": weight, "fc.bias": np.zeros(bias, np.float32)}, sandbox / f"{name}.safetensors")
+    run("ingest", "outin.safetensors", "inout.safetensors")
+    options = ("--measure", "hyperspherical_energy")
+    asked = {row["model"]: row["hyperspherical_energy"] for row in rows(run, "--where", "name in ('outin', 'inout')", *options)}
+    alone = {name: rows(run, str(name), *options)[0]["hyperspherical_energy"] for name in asked}
+    assert asked == alone and alone["outin"] != alone["inout"]
+
+
+def test_many_panels_stand_in_rows(run: Run, sandbox: Path) -> None:
+    names = (
+        "stable_rank",
+        "effective_rank",
+        "spectral_norm",
+        "frobenius_norm",
+        "nuclear_norm",
+        "log_norm",
+        "rank_loss",
+        "condition_number",
+    )
+    run("spectra", "base.safetensors", *(word for name in names for word in ("--measure", name)), "--plot", "many.png")
+    width, height = struct.unpack(">II", (sandbox / "many.png").read_bytes()[16:24])
+    assert width < 1100 and height > width / 5
 
 
 def test_means_values_and_pictures(run: Run, sandbox: Path) -> None:

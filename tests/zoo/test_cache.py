@@ -27,9 +27,35 @@ def test_what_is_damaged_counts_as_never_kept(tmp_path: Path, damage: bytes | No
     cache["k"] = {"s": torch.arange(3.0)}
     [path] = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-4] if damage is None else damage)
-    assert cache.get("k") is None
+    assert cache.get("k") is None and "k" not in cache
     cache["k"] = {"s": torch.arange(4.0)}
     assert len(cache["k"]["s"]) == 4
+
+
+def test_a_zoo_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TensorCache(tmp_path)
+    cache["k"] = {"s": torch.ones(2)}
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert cache["k"]["s"].tolist() == [1, 1]
+
+
+def test_what_cannot_be_written_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("where the folder should be")
+    nowhere = TensorCache(tmp_path / "file")
+    nowhere["k"] = {"s": torch.ones(2)}
+    assert "k" not in nowhere and list(nowhere) == []
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    cache = TensorCache(tmp_path / "cache")
+    monkeypatch.setattr(os, "fsync", full)
+    cache["k"] = {"s": torch.ones(2)}
+    assert "k" not in cache and not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_a_file_under_a_foreign_name_is_not_believed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import RecordError, ShapeMismatchError
@@ -123,3 +124,45 @@ def test_a_function_that_gives_something_else_is_told_of_which_pair(zoo: Zoo) ->
 def test_parameters_must_be_json(zoo: Zoo) -> None:
     with pytest.raises(RecordError, match=r"parameters of measure 'd' are no JSON .*; give numbers, text, lists and mappings"):
         zoo.map(total, measure="d", parameters={"f": total})
+
+
+def test_ordered_pairs_are_taken_both_ways_and_what_is_known_of_one_is_kept(zoo: Zoo) -> None:
+    count = Counting()
+    zoo.map_pairs(count, "name in ('net/1', 'net/8')", measure="d")
+    table = zoo.map_pairs(count, "name in ('net/1', 'net/8')", measure="d", ordered=True)
+    assert [(row["a"], row["b"], row["signed"]) for row in table.to_pylist()] == [("net/1", "net/8", -28.0), ("net/8", "net/1", 28.0)]
+    assert count.calls == 2
+
+
+def reluctant(*models: Checkpoint) -> dict[str, float]:
+    if any(float(one["w"][0, 0]) == 2 for one in models):
+        raise ShapeMismatchError("nothing fits; give others")
+    return {"n": len(models)}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_does_not_fit_is_left_out_and_asked_again(zoo: Zoo, jobs: int) -> None:
+    told: list[tuple[str, str]] = []
+
+    def skip(name: str, error: Exception) -> None:
+        told.append((name, str(error)))
+
+    assert zoo.map(reluctant, measure="n", skip=skip, jobs=jobs)["model"].to_pylist() == ["net/1", "net/4", "net/8"]
+    assert told == [("net/2", "nothing fits; give others")]
+    zoo.map(reluctant, measure="n", skip=skip)
+    assert len(told) == 2, "nothing is stored of it"
+    assert zoo.map_pairs(reluctant, measure="n", skip=skip).num_rows == 3
+    assert [name for name, _ in told[2:]] == ["net/1 and net/2", "net/2 and net/4", "net/2 and net/8"]
+    with pytest.raises(RecordError, match="measure 'n' of 'net/2': nothing fits"):
+        zoo.map(reluctant, measure="n")
+
+
+def test_a_model_whose_file_is_gone_is_left_out(tmp_path: Path) -> None:
+    for value in (1, 2):
+        save_file({"w": torch.full((2, 2), float(value))}, tmp_path / f"{value}.safetensors")
+    zoo = Zoo(tmp_path)
+    zoo.ingest([tmp_path])
+    (tmp_path / "2.safetensors").unlink()
+    told: list[str] = []
+    assert zoo.map(total, measure="t", skip=lambda name, error: told.append(name))["model"].to_pylist() == ["1"]
+    assert told == ["2"]

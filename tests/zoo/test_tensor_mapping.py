@@ -102,3 +102,32 @@ def wordless(checkpoint: Checkpoint, tensors: Sequence[str], measures: Sequence[
 def test_what_a_function_cannot_do_says_of_which_model(zoo: Zoo, function: Any, message: str) -> None:
     with pytest.raises(RecordError, match=message):
         zoo.map_tensors(function, measures=MEASURES, choose=floats)
+
+
+def test_variants_of_one_content_are_told_apart(zoo: Zoo) -> None:
+    count = Counting()
+
+    def lying(checkpoint: Checkpoint) -> dict[str, str]:
+        return {"base": "transposed" if float(checkpoint["own"][0]) == 2 else ""}
+
+    zoo.map_tensors(count, measures=MEASURES[:1], choose=lying)
+    assert len(count.asked) == 2
+    with zoo.catalog.writing() as connection:
+        connection.execute("update measurements set value = 77 where parameters like '%transposed%'")
+    assert zoo.map_tensors(count, measures=MEASURES[:1], choose=lying)["size"].to_pylist() == [3.0, 77.0]
+    assert len(count.asked) == 2
+    kept = zoo.sql("select distinct parameters from measurements order by 1").to_pylist()
+    assert kept == [{"parameters": '{"variant":"transposed"}'}, {"parameters": "{}"}]
+
+
+def test_a_model_of_which_nothing_can_be_chosen_is_left_out(zoo: Zoo) -> None:
+    def choosy(checkpoint: Checkpoint) -> list[str]:
+        if float(checkpoint["own"][0]) == 1:
+            raise ShapeMismatchError("no layer; give others")
+        return ["own"]
+
+    told: list[tuple[str, str]] = []
+    table = zoo.map_tensors(said, measures=MEASURES, choose=choosy, skip=lambda name, error: told.append((name, str(error))))
+    assert table["model"].to_pylist() == ["net/2"] and told == [("net/1", "no layer; give others")]
+    with pytest.raises(ShapeMismatchError, match="no layer; give others"):
+        zoo.map_tensors(said, measures=MEASURES, choose=choosy)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from weightspace import dtypes
 from weightspace.adapters.low_rank import LowRank
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import UnknownNameError
@@ -108,5 +109,10 @@ class Adapter(_Updates):
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """A float tensor in float32, or as it is where it is wider."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+    """A float tensor in float32, or as it is where it is wider; numbers that are packed in pairs come one by one, along the last axis."""
+    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    if tensor.dtype == getattr(torch, "float4_e2m1fn_x2", None):  # which torch converts to nothing
+        values = dtypes.decode(tensor.cpu().contiguous().view(torch.uint8).numpy().reshape(-1), dtypes.dtype("F4"))
+        return torch.from_numpy(values).reshape(*tensor.shape[:-1], -1).to(tensor.device)
+    return tensor.to(torch.float32)

@@ -129,5 +129,5 @@ def _scale(
     raise FormatError(
         f"{where}: says nowhere what alpha its updates are scaled by",
         reason="missing",
-        advice="pass alpha=, or open a folder with its adapter_config.json",
+        advice="pass alpha= (as a measure's option: --option alpha=16), or put its adapter_config.json beside it",
     )

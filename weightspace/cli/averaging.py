@@ -48,6 +48,7 @@ def _draw(zoo: "Zoo", names: Sequence[str], picture: Path, seed: int, say: Calla
     from weightspace.analysis.connectivity import barrier
     from weightspace.analysis.connectivity.plot import compared
     from weightspace.analysis.matching import match
+    from weightspace.analysis.plotting import save
     from weightspace.symmetry import act
     from weightspace.task import task_for
 
@@ -55,7 +56,7 @@ def _draw(zoo: "Zoo", names: Sequence[str], picture: Path, seed: int, say: Calla
     spec, task = zoo.spec(names[0]), task_for(a)
     found = match(a, b, spec, restarts=3, generator=torch.Generator().manual_seed(seed))
     curves = {"as trained": barrier(a, b, task), "aligned": barrier(a, act(found.element, b), task)}
-    compared(curves).savefig(picture)
+    save(compared(curves), picture)
     losses = [curve.losses[len(curve.losses) // 2] for curve in curves.values()]
     accuracies = [curve.values["accuracy"][len(curve.ts) // 2] for curve in curves.values()]
     say(f"the average of {names[0]} and {names[1]}: accuracy {accuracies[0]:.1%}, loss {losses[0]:.2f}")

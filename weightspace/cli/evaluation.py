@@ -54,7 +54,7 @@ def judge_at(reference: str) -> "Task | Callable[..., Any]":
         return lambda state_dict: _called(reference, function, state_dict)
     made = _called(reference, function) if not needed else None
     if not isinstance(made, Task):
-        found = f"takes {len(needed)} arguments" if needed else f"returned a {type(made).__name__}"
+        found = f"takes {len(needed)} arguments" if needed else f"returned something of type {type(made).__name__}"
         raise TaskError(f"'{reference}' {found}; name a function of one state dict, or one without arguments that returns a Task")
     return made
 
@@ -65,7 +65,7 @@ def _called(reference: str, function: Callable[..., Any], *arguments: Any) -> An
         return function(*arguments)
     except WeightSpaceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's own exit is no end of ours
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise TaskError(f"'{reference}' raised {what} ({place.filename}:{place.lineno}); mend it") from error

@@ -4,7 +4,7 @@ import enum
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,12 +53,16 @@ ZooFolder = Annotated[
     ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print: for eyes, or for programs.")]
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", callback=_not_on_the_hub, show_default=False, help="A path, a name in the catalog, or the first digits of an id."
-    ),
-]
+
+
+def model_argument(metavar: str = "MODEL") -> Any:
+    """An argument that names a model, under a name of its own where there are several."""
+    return typer.Argument(
+        metavar=metavar, callback=_not_on_the_hub, show_default=False, help="A path, a name in the catalog, or the first digits of an id."
+    )
+
+
+Model = Annotated[str, model_argument()]
 SpecFile = Annotated[
     Path | None,
     typer.Option(
@@ -106,6 +110,21 @@ def unwritten(file: Path | None, force: bool, suffixes: tuple[str, ...]) -> None
         raise RecordError(f"{file}: its folder does not exist; make it first")
     if file.exists() and not force:
         raise RecordError(f"{file}: exists already; choose another name, or replace it with --force")
+
+
+def expect_apart(output: Path, inputs: "Iterable[Checkpoint]") -> None:
+    """See that no input is written over: tensors are read while the result is written, and what it was made from is needed later.
+
+    Args:
+        output: the file to write, or the folder to write files into.
+        inputs: what is read.
+
+    Raises:
+        RecordError: it is the file of an input, or the folder that the file lies in.
+    """
+    place = output.resolve()
+    if any(place in (file.resolve(), file.resolve().parent) for one in inputs for file in one.files):
+        raise RecordError(f"{output}: is read for this itself; choose another name for the result")
 
 
 _UNITS = {

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightspace.cli import cells
@@ -13,6 +14,7 @@ from weightspace.cli.options import Format
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from matplotlib.figure import Figure
     from rich.console import RenderableType
 
 MOST_ROWS = 1000  # a terminal shows no more of one table; pipes, JSON and CSV get every row
@@ -58,14 +60,22 @@ def print_data(data: "pa.Table | Sequence[Row]", format: Format, columns: Mappin
     Args:
         data: an Arrow table, or rows of equal keys.
         format: a table shows `columns`; JSON and CSV hold every column of the data, unrounded.
-        columns: columns of the table by key; by default all, plainly.
+        columns: columns of the table by key, and the header of a CSV without rows; by default all, plainly.
     """
     if format is Format.json:
         write(_json(rows_of(data)))
     elif format is Format.csv:
-        write(_csv(names_of(data), rows_of(data)))
+        write(_csv(names_of(data) or list(columns or {}), rows_of(data)))
     else:
         print_table(rows_of(data), columns or plain_columns(data))
+
+
+def print_figure(figure: "Figure", path: Path) -> None:
+    """Draw a figure into a file, and say so."""
+    from weightspace.analysis.plotting import save
+
+    save(figure, path)
+    say(f"drew {cells.safe(str(path))}")
 
 
 def write(chunks: Iterable[str]) -> None:
@@ -129,6 +139,8 @@ def _json(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _csv(names: Sequence[str], rows: Iterable[Row]) -> Iterator[str]:
+    if not names:
+        return
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
     for values in itertools.chain([names], ([row[name] for name in names] for row in rows)):

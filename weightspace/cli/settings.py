@@ -27,7 +27,7 @@ def settings_of(texts: Iterable[str], defaults: Mapping[str, Any], owner: str) -
         if key not in defaults:
             raise UnknownNameError.of(f"option of {owner}", key, defaults)
         value = yaml.safe_load(text)
-        wanted = {type(defaults[key])} - {type(None)} or {int, str}
+        wanted = {type(defaults[key])} - {type(None)} or {int, float, str}
         if float in wanted and isinstance(value, str | int) and not isinstance(value, bool):
             with contextlib.suppress(ValueError):
                 value = float(value)  # YAML takes 1e9 for a word

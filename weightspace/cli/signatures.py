@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightspace.cli import cells
-from weightspace.cli.output import say
+from weightspace.cli.output import print_figure, say
 from weightspace.cli.progress import progress
 from weightspace.errors import AnalysisError, WeightSpaceError
 
@@ -48,12 +48,6 @@ def kept_beside(path: Path) -> Path:
     return path.with_suffix(SUFFIX)
 
 
-def expect_apart(output: Path, inputs: "Sequence[Checkpoint]") -> None:
-    """See that no input is written over: tensors are read while the result is written, and a patch cannot be undone without its signatures."""
-    if output.resolve() in {file.resolve() for one in inputs for file in one.files}:
-        raise AnalysisError(f"{output}: is read for this itself; choose another name for the result")
-
-
 def row_of(path: Path, signature: "Signature") -> dict[str, Any]:
     """What is printed of a signature that was written: its bytes on the disk beside those of the whole model's tensors."""
     size = path.stat().st_size
@@ -64,8 +58,7 @@ def row_of(path: Path, signature: "Signature") -> dict[str, Any]:
 def draw(signature: "Signature", plot: Path | None) -> None:
     """Draw a signature, where a file is named."""
     if plot is not None:
-        signature.plot().savefig(plot)
-        say(f"drew {cells.safe(str(plot))}")
+        print_figure(signature.plot(), plot)
 
 
 def catalogue(zoo: "Zoo", inputs: "Sequence[Checkpoint]", output: Path) -> None:

@@ -8,7 +8,7 @@ from weightspace.linalg.singular import Singular as Singular
 from weightspace.linalg.singular import each as each
 from weightspace.linalg.singular import singular_values as singular_values
 from weightspace.linalg.singular import svd as svd
-from weightspace.linalg.top import Sum as Sum
+from weightspace.linalg.threads import threads_for as threads_for
 from weightspace.linalg.top import top_singular as top_singular
 from weightspace.linalg.updating import updated as updated
 
@@ -16,12 +16,12 @@ __all__ = [
     "Cache",
     "Method",
     "Singular",
-    "Sum",
     "cached_singular_values",
     "cached_svd",
     "each",
     "singular_values",
     "svd",
+    "threads_for",
     "top_singular",
     "updated",
 ]

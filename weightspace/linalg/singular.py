@@ -9,9 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.errors import AnalysisError
+from weightspace.linalg.threads import threads_for
 
-Method = Literal["exact", "certified", "uncertified"]
-"""`exact`: by a full decomposition. `certified`: by iteration, and proved to be the largest. `uncertified`: by iteration alone, which may have missed one."""
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch documents it, but does not declare it
+
+Method = Literal["exact", "certified"]
+"""`exact`: by a full decomposition. `certified`: by iteration, and proved to be the largest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,7 @@ class Singular:
         v: right vectors, a column each.
         method: how they were obtained.
         residual: the largest `|W v - s u|` or `|W.T u - s v|`, as a part of the largest value; 0 for full decompositions, which do not measure it.
+            Of an updated matrix also what the decomposition of the base is off by, which is much where the update takes away what was large in it.
         following: the largest value that was left out, or 0; to a tenth of its distance from the last of `s`. Where it is close to the last of `s`, which vector comes last is chance.
         left: the left vectors in the basis of all left vectors of the matrix that was updated; None where none was.
         right: the right vectors in the basis of its right vectors.
@@ -78,10 +82,37 @@ def svd(matrix: Float[Tensor, "*stack rows columns"]) -> Singular:
     Values are good to a few roundings of the largest; a vector to as many, divided by its gap (see `Singular.gaps`).
 
     Raises:
-        AnalysisError: NaN or infinities.
+        AnalysisError: NaN or infinities, or a matrix on which LAPACK fails.
     """
-    u, s, vh = torch.linalg.svd(finite(matrix), full_matrices=False)
+    wide = finite(matrix)
+    try:
+        with threads_for(min(wide.shape[-2:])):
+            u, s, vh = torch.linalg.svd(wide, full_matrices=False)
+    except LinAlgError:
+        u, s, vh = _slowly(wide)
     return Singular(u, s, vh.mT)
+
+
+def _slowly(wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Decompose by QR iteration, which converges where divide and conquer, that torch and everybody else begins with, fails on repeated values.
+
+    Raises:
+        AnalysisError: it fails, too.
+    """
+    import numpy as np
+    from scipy.linalg import svd as decomposed
+
+    if wide.ndim > 2:
+        u, s, vh = (torch.stack(parts) for parts in zip(*(_slowly(one) for one in wide), strict=True))
+        return u, s, vh
+    try:
+        found = decomposed(wide.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
+    except np.linalg.LinAlgError:
+        raise AnalysisError(
+            f"expected singular values of a matrix of shape {tuple(wide.shape)}, found that no method of LAPACK converges on it; leave it out"
+        ) from None
+    u, s, vh = (torch.from_numpy(part.copy()).to(wide) for part in found)
+    return u, s, vh
 
 
 def singular_values(matrix: Float[Tensor, "*stack rows columns"]) -> Float[Tensor, "*stack k"]:
@@ -91,7 +122,7 @@ def singular_values(matrix: Float[Tensor, "*stack rows columns"]) -> Float[Tenso
     for all but tiny values. Float64 weights are decomposed as they are.
 
     Raises:
-        AnalysisError: NaN or infinities.
+        AnalysisError: NaN or infinities, or a matrix on which LAPACK fails.
 
     Example:
         >>> singular_values(torch.tensor([[3.0, 0.0], [0.0, -4.0]]))
@@ -99,10 +130,14 @@ def singular_values(matrix: Float[Tensor, "*stack rows columns"]) -> Float[Tenso
     """
     wide = finite(matrix)
     values: Tensor
-    if wide.dtype == torch.float64:
-        values = torch.linalg.svdvals(wide)
-    else:
-        values = torch.linalg.eigvalsh(gram(wide.double())).flip(-1).clamp_min(0).sqrt()
+    try:
+        with threads_for(min(wide.shape[-2:])):
+            if wide.dtype == torch.float64:
+                values = torch.linalg.svdvals(wide)
+            else:
+                values = torch.linalg.eigvalsh(gram(wide.double())).flip(-1).clamp_min(0).sqrt()
+    except LinAlgError:
+        values = _slowly(wide.double())[1]
     return values
 
 

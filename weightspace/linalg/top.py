@@ -1,68 +1,40 @@
 """The top few singular triplets of a matrix, proved to be the top few or taken from a full decomposition."""
 
-from dataclasses import dataclass, replace
+import contextlib
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.adapters.low_rank import LowRank
 from weightspace.errors import AnalysisError
 from weightspace.linalg.krylov import Ritz, krylov, random_start
-from weightspace.linalg.singular import Method, Singular, finite, gram, svd
+from weightspace.linalg.singular import LinAlgError, Method, Singular, finite, gram, svd
 
-SMALL = 192  # up to this size a full decomposition takes no longer than any short cut
+_SMALL = 384  # up to this size a full decomposition takes a few milliseconds, as the import of what would save some of them does many times
 _SEARCHED = 1500  # up to this size a few vectors of the Gram matrix take no longer than a search for them
 _COLUMNS = 192  # a search that has not ended by then takes longer than what it is to spare
 _ROUNDING = torch.finfo(torch.float64).eps
 
 
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """A matrix with a low-rank update, multiplied without the sum being written out.
-
-    Attributes:
-        base: the matrix.
-        update: added to it.
-    """
-
-    base: Float[Tensor, "rows columns"]
-    update: LowRank
-
-    @property
-    def shape(self) -> torch.Size:
-        """Rows and columns."""
-        return self.base.shape
-
-    @property
-    def T(self) -> "Sum":
-        """The transposed sum."""
-        return Sum(self.base.T, self.update.T)
-
-    def __matmul__(self, vectors: Tensor) -> Tensor:
-        """Multiply vectors (columns) or (columns, count)."""
-        return self.base @ vectors + self.update @ vectors
-
-
-def top_singular(
-    matrix: Float[Tensor, "rows columns"] | Sum, k: int, *, certify: bool = True, generator: torch.Generator | None = None
-) -> Singular:
+def top_singular(matrix: Float[Tensor, "rows columns"], k: int, *, generator: torch.Generator | None = None) -> Singular:
     """Find the k largest singular triplets of a matrix; all where it has fewer.
 
     A Krylov method finds them fast but not always all: a value can hide behind its neighbours, and a slowly decaying spectrum looks like a
     few vectors. So the pairs X, t that it finds are taken out of the Gram matrix G in float64: where `m I - (G - X diag(t) X.T)` has a
     Cholesky factor for an m under the last t, by more than the rounding of G and of the factor, no other value exceeds sqrt(m), by Weyl's
     inequality. Where it has none, where the values do not end in a gap, or where the Krylov method did not get there, the Gram matrix is decomposed
-    in full; where the last value is under 1e-6 of the first, the matrix itself is. `Singular.method` says which.
+    in full; where the last value is under 1e-6 of the first, or LAPACK fails, the matrix itself is. `Singular.method` says which.
+
+    A base with a low-rank update is not for here but for `updated`, which never forms the sum.
 
     Args:
-        matrix: with an update that is not written out, only for `certify=False`; else it is.
+        matrix: in any dtype of floats.
         k: at least 1.
-        certify: whether to prove it. If not, the matrix is only multiplied with vectors, and the result is `uncertified`.
         generator: draws the start of the iteration; what is returned depends on it only by rounding. The default draws the same each time.
 
     Raises:
-        AnalysisError: k under 1, NaN or infinities.
+        AnalysisError: k under 1, NaN or infinities, or a matrix on which LAPACK fails.
 
     Example:
         >>> top_singular(torch.diag(torch.tensor([1.0, 3.0, 2.0])), 2).s
@@ -70,16 +42,17 @@ def top_singular(
     """
     if k < 1:
         raise AnalysisError(f"expected at least 1 singular vector to find, found k={k}; 10 is usual")
-    if not certify:
-        return _uncertified(matrix, k, generator)
-    wide = finite(matrix.update.applied_to(matrix.base) if isinstance(matrix, Sum) else matrix)
+    wide = finite(matrix)
     size = min(wide.shape)
-    if size <= SMALL or 8 * k > size or not bool(wide.any()):
+    if size <= _SMALL or 8 * k > size or not bool(wide.any()):
         return svd(wide).first(k)
     scale = float(wide.abs().max())  # so that squares neither overflow nor vanish
     oriented = (wide if wide.shape[0] == size else wide.T).double() / scale
-    vectors, method = _top_of_gram(gram(oriented), k, 4 * (sum(wide.shape) + 2) * _ROUNDING, generator)
-    found = _triplets(oriented, vectors, k)
+    try:
+        vectors, method = _top_of_gram(gram(oriented), k, 4 * (sum(wide.shape) + 2) * _ROUNDING, generator)
+        found = _triplets(oriented, vectors, k)
+    except LinAlgError:
+        return svd(wide).first(k)
     if float(found.s[-1]) < 1e-6 * float(found.s[0]):
         return svd(wide).first(k)
     following, values = found.following * scale, (found.s * scale).to(wide.dtype)
@@ -121,34 +94,20 @@ def _top_vectors(products: Tensor, count: int) -> Tensor:
     """Eigenvectors of the largest eigenvalues, by a method that misses none."""
     size = len(products)
     if products.device.type == "cpu":
+        from numpy.linalg import LinAlgError as Unconverged
         from scipy.linalg import eigh  # once the matrix is tridiagonal it finds a few vectors alone, in a quarter of the time
 
-        found = torch.from_numpy(eigh(products.numpy(), subset_by_index=(size - count, size - 1))[1])
-        if found.shape[1] == count:  # LAPACK may return fewer, and say nothing, where eigenvalues repeat
-            return found.flip(1)
+        with contextlib.suppress(Unconverged):
+            found = torch.from_numpy(eigh(products.numpy(), subset_by_index=(size - count, size - 1))[1])
+            if found.shape[1] == count:  # LAPACK may return fewer, and say nothing, where eigenvalues repeat
+                return found.flip(1)
     vectors: Tensor = torch.linalg.eigh(products).eigenvectors
     return vectors.flip(1)[:, :count]
 
 
-def _triplets(oriented: Tensor | Sum, vectors: Tensor, k: int) -> Singular:
+def _triplets(oriented: Tensor, vectors: Tensor, k: int) -> Singular:
     """The top k singular triplets of a matrix with no more rows than columns, in the span of left vectors, with their residual."""
     v, values, turn = torch.linalg.svd(oriented.T @ vectors, full_matrices=False)
     u = vectors @ turn.T
     off = torch.linalg.vector_norm(oriented @ v[:, :k] - u[:, :k] * values[:k], dim=0)
     return Singular(u, values, v, residual=float(off.max() / values[0])).first(k)
-
-
-def _uncertified(matrix: Tensor | Sum, k: int, generator: torch.Generator | None) -> Singular:
-    """What a search finds by products with vectors alone."""
-    weights = finite(matrix.base if isinstance(matrix, Sum) else matrix)
-    matrix = Sum(weights, matrix.update) if isinstance(matrix, Sum) else weights
-    oriented = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    start = random_start(oriented.shape[0], weights.double()[:0], generator)
-
-    def product(block: Tensor) -> Tensor:
-        return (oriented @ (oriented.T @ block.to(weights.dtype))).double()
-
-    ritz = krylov(product, start, min(k, len(start)), columns=_COLUMNS, least=0.0)
-    found = _triplets(oriented, ritz.vectors[:, : k + 1].to(weights.dtype), k)
-    found = found if oriented is matrix else found.transposed
-    return replace(found, method="uncertified")

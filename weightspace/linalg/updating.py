@@ -1,5 +1,6 @@
 """The top few singular triplets of a decomposed matrix after a low-rank update, without any work on the matrix itself."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,9 +10,11 @@ from torch import Tensor
 from weightspace.adapters.low_rank import LowRank
 from weightspace.errors import AnalysisError
 from weightspace.linalg.krylov import krylov, orthonormal, random_start
-from weightspace.linalg.singular import Singular, finite
-from weightspace.linalg.top import SMALL, top_singular
+from weightspace.linalg.singular import LinAlgError, Singular, finite
+from weightspace.linalg.threads import threads_for
+from weightspace.linalg.top import top_singular
 
+_SMALL = 192  # up to this size a full decomposition takes no longer than a search
 _COLUMNS, _PATIENCE = 640, 96  # a search that gets on slowly is better begun anew under what it has found
 _LEAST = 1e-10
 
@@ -25,6 +28,9 @@ def updated(base: Singular, update: LowRank, k: int) -> Singular:
     (Haynsworth 1968; Golub, Some modified matrix eigenvalue problems, 1973): where it counts as many as were found above it, none was
     missed. Else M is written out and left to `top_singular`. `Singular.method` says which.
 
+    So, but for that last resort, the sum is only multiplied with vectors, by the base's decomposition and the update's factors. That asks for the base's decomposition
+    of a single adapter, too: a search in `base + update` without it proves nothing, and misses vectors in a slowly decaying spectrum.
+
     Args:
         base: all triplets of the matrix, from `svd`.
         update: without magnitudes.
@@ -33,6 +39,7 @@ def updated(base: Singular, update: LowRank, k: int) -> Singular:
     Returns:
         The triplets with their coordinates among the base's vectors as `left` and `right`: `left[i, j]` is the scalar product of the base's left
         vector i and the sum's left vector j. Their sum of squares is under 1 where a vector lies partly outside.
+        Their residual counts what the base's decomposition is off by, too: much of the sum, where the update takes away most of the base.
 
     Raises:
         AnalysisError: a base that lacks triplets or is of another shape, an update with magnitudes, with NaN or infinities, or k under 1.
@@ -45,10 +52,17 @@ def updated(base: Singular, update: LowRank, k: int) -> Singular:
         tensor([4.])
     """
     _check(base, update, k)
-    core = _core(base, update)
+    with threads_for(len(base.s)):
+        return _updated(base, _core(base, update), k)
+
+
+def _updated(base: Singular, core: "_Core", k: int) -> Singular:
     size = len(core.diagonal)
-    is_searched = size > SMALL and size >= 8 * k and size >= 4 * update.rank
-    inner = (_searched(core, k) if is_searched else None) or top_singular(core.matrix(), k)
+    inner = None
+    if size > _SMALL and size >= 8 * k and size >= 4 * core.a.shape[1]:
+        with contextlib.suppress(LinAlgError):
+            inner = _searched(core, k)
+    inner = inner or top_singular(core.matrix(), k)
     dtype = base.u.dtype
     left, right = inner.u[:size].to(dtype), inner.v[:size].to(dtype)
     # Written from the other side: MKL takes thirty times as long for a large matrix times ten columns in some of their layouts.
@@ -57,7 +71,9 @@ def updated(base: Singular, update: LowRank, k: int) -> Singular:
         u += core.beyond_left @ inner.u[size:].to(dtype)
     if core.beyond_right is not None:
         v += core.beyond_right @ inner.v[size:].to(dtype)
-    return replace(inner, u=u, s=inner.s.to(dtype), v=v, left=left, right=right)
+    # Weyl: a base that is off by a rounding of its largest value puts the sum off by as much, of which far less may be left.
+    inherited = torch.finfo(dtype).eps * float(base.s.max()) / float(inner.s.max()) if size and bool(inner.s.any()) else 0.0
+    return replace(inner, u=u, s=inner.s.to(dtype), v=v, left=left, right=right, residual=inner.residual + inherited)
 
 
 def _check(base: Singular, update: LowRank, k: int) -> None:

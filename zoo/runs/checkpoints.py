@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import FormatError, RecordError, UnknownNameError, one_line
+from weightspace.errors import CatalogError, FormatError, RecordError, UnknownNameError, one_line
 from weightspace.formats import open_checkpoint
 from weightspace.zoo.discover import discover
 from weightspace.zoo.runs.places import Places, place_in_run
@@ -25,13 +25,16 @@ def checkpoints_of(zoo: "Zoo", named: Sequence[str]) -> Iterator[tuple[int, Chec
 
     Raises:
         UnknownNameError: no such run.
-        RecordError: several runs have the name, or a folder holds the steps of several or of none.
+        RecordError: several runs have the name, a folder holds the steps of several or of none, or a single checkpoint is named.
+        CatalogError: it is no path, and there is no zoo.
         FormatError: a file is gone or damaged.
     """
     if len(named) > 1:
         yield from zip(_steps(named), map(zoo.checkpoint, named), strict=True)
         return
     [run] = named
+    if Path(run).is_file():
+        raise RecordError(f"{run}: is one checkpoint; give two checkpoints or more, in order, or the folder of a run")
     places = _in_folder(Path(run)) if Path(run).is_dir() else _catalogued(zoo, run)
     for step, path in places:
         yield step, open_checkpoint(path)
@@ -63,6 +66,11 @@ def _in_folder(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _catalogued(zoo: "Zoo", run: str) -> list[tuple[int, Path]]:
+    if not zoo.catalog.exists():
+        raise CatalogError(
+            f"'{one_line(run, 120)}' is no path, and there is no zoo in {zoo.folder} that could have a run of this name; "
+            "name a folder of checkpoints, or two checkpoints or more"
+        )
     rows = zoo.sql(
         "select runs.key, step, path from runs left join files using (run_id) where runs.name = ? or runs.key = ? order by step, file_id",
         [run, run],

@@ -1,5 +1,8 @@
 """Intrinsic dimension by training in random subspaces."""
 
+import inspect
+from typing import Any
+
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -7,6 +10,7 @@ from torch import nn
 
 from tests.analysis.functional.networks import digits
 from weightspace.analysis.functional.intrinsic import _least, intrinsic_dimension, subspace
+from weightspace.analysis.measure import measures
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.task import Task
 
@@ -45,7 +49,8 @@ def test_a_problem_of_few_directions_has_few_dimensions(generator: torch.Generat
         {"fit": lambda outputs, batch: float(1 - (outputs.flatten() - batch[1]).square().mean())},
     )
     network = {"weight": torch.ones(1, 40)}
-    found = intrinsic_dimension(task, network, metric="fit", share=0.95, epochs=80, learning_rate=0.5, smallest=1, generator=generator)
+    settings: dict[str, Any] = {"share": 0.95, "epochs": 80, "learning_rate": 0.5, "smallest": 1, "projection": "dense"}
+    found = intrinsic_dimension(task, network, metric="fit", generator=generator, **settings)
     assert found.dimension in (5, 6) and found.reached[4] < found.threshold and found.baseline == 1 and found.parameters == 40
 
 
@@ -73,6 +78,12 @@ def test_digits_need_about_two_hundred_dimensions(projection: str) -> None:
     assert one.dimension is not None and 60 <= one.dimension <= 500 < one.parameters / 10
     assert one.reached[one.dimension] >= 0.9 * one.baseline
     assert isinstance(one.plot(), Figure)
+
+
+def test_the_function_and_the_measure_have_the_same_defaults() -> None:
+    ours, settings = inspect.signature(intrinsic_dimension).parameters, measures["intrinsic_dimension"].settings
+    assert {name: ours[name].default for name in settings} == settings
+    assert inspect.signature(subspace).parameters["kind"].default == settings["projection"]
 
 
 def test_messages() -> None:

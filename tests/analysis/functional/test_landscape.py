@@ -19,6 +19,35 @@ def test_directions_have_the_norms_of_filters_and_leave_vectors_alone(generator:
         torch.testing.assert_close(values.flatten(1).norm(dim=1), weights[name].double().flatten(1).norm(dim=1))
 
 
+class Conv1D(nn.Module):
+    """A linear layer whose weight is (in, out), by the name and attribute that transformers gives it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.nf = outputs
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) * torch.logspace(-1, 2, outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = x @ self.weight
+        return made
+
+
+def test_filters_lie_along_the_axis_of_outputs(generator: torch.Generator) -> None:
+    torch.manual_seed(0)
+    module = nn.ModuleDict({"linear": Conv1D(5, 3), "up": nn.ConvTranspose2d(4, 6, 3, groups=2)})
+    with torch.no_grad():
+        module["up"].weight.mul_(torch.logspace(-1, 2, 6).reshape(2, 3).repeat_interleave(2, 0)[..., None, None])  # type: ignore[operator]
+    task = Task.classification(module, torch.randn(9, 5), torch.arange(9) % 3)
+    direction = random_direction(task, module.state_dict(), generator)
+
+    def lengths(linear: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        outputs = [up[group * 2 : group * 2 + 2, output] for group in range(2) for output in range(3)]
+        return torch.cat([linear.double().norm(dim=0), torch.stack([one.double().norm() for one in outputs])])
+
+    found, wanted = (lengths(one["linear.weight"], one["up.weight"]) for one in (direction, module.state_dict()))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_buffers_and_the_network_itself_are_not_touched() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))

@@ -168,7 +168,11 @@ def test_patterns_choose_layers(runs: list[Run]) -> None:
     [
         ([(0, {"w": torch.ones(2)})], "needs two checkpoints or more, found 1"),
         ([(3, {"w": torch.ones(2)}), (3, {"w": torch.ones(2)})], "step 3 comes after step 3"),
-        ([(0, {"w": torch.ones(2, dtype=torch.int64)})], r"no float tensor at step 0 fits '\*'"),
+        (
+            [(0, {"w": torch.ones(2, dtype=torch.int64), "v": torch.ones(2, dtype=torch.uint8)})],
+            "step 0: expected float tensors to follow, found only tensors of dtype I64, U8; give checkpoints of a model",
+        ),
+        ([(0, {})], "step 0: expected float tensors to follow, found no tensors at all; give checkpoints of a model"),
         ([(0, {"w": torch.ones(2)}), (1, {"w": torch.ones(3)})], "not of one run"),
     ],
 )
@@ -183,3 +187,24 @@ def test_the_picture_marks_every_event(runs: list[Run]) -> None:
     axes = figure.axes[0]
     assert axes.get_title(loc="left") == "7 checkpoints: 1 broken"
     assert np.asarray(axes.collections[0].get_offsets()).tolist() == [[2, found.layers.index("fc2.weight")]]
+
+
+def test_a_pattern_that_fits_nothing_is_told_what_floats_there_are() -> None:
+    state = {"counts": torch.ones(2, dtype=torch.int64), "w": torch.ones(2)}
+    for given, shown in ((state, "there are w$"), ({**state, **{name: torch.ones(2) for name in "xyz"}}, "there are w, x, y and 1 more$")):
+        with pytest.raises(AnalysisError, match=rf"no float tensor at step 0 fits 'q\*'; {shown}"):
+            history([(0, Checkpoint.of(given))], "q*")
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float64]
+)
+def test_every_dtype_is_followed(dtype: torch.dtype) -> None:
+    found = looked_at([(step, {"fc.weight": torch.full((2, 2), 2.0**step).to(dtype)}) for step in range(3)])
+    assert [one.change for one in found.moments] == [None, 1.0, 1.0]
+
+
+def test_pairs_of_four_bits_are_followed() -> None:
+    ones, twos = (torch.full((2, 2), code, dtype=torch.uint8).view(torch.float4_e2m1fn_x2) for code in (0x22, 0x44))
+    first, second = looked_at([(0, {"w": ones}), (1, {"w": twos})]).moments
+    assert [first.norm, second.norm] == pytest.approx([8**0.5, 32**0.5]) and second.change == pytest.approx(1.0)

@@ -1,5 +1,6 @@
 """What counts as an intruder: against the definition written out, and where the definition misleads."""
 
+import pydoc
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.analysis.intruders.planted import adapter, counted, decaying, drawn, orthonormal, rank_one, with_spectrum
+from weightspace.adapters import LowRank
 from weightspace.analysis.intruders import Intruders, LayerIntruders, intruder_dimensions
 from weightspace.analysis.intruders.null import random_matrix, random_update, turned_update, update_rank, update_values
 from weightspace.analysis.measure import measures
@@ -154,6 +156,19 @@ class TestNull:
         assert float(drawn_one.norm()) == pytest.approx(3, rel=1e-5) and int(torch.linalg.matrix_rank(drawn_one)) == rank
         assert float(random_matrix((48, 40), 3.0, generator).norm()) == pytest.approx(3, rel=1e-5)
 
+    @pytest.mark.parametrize("spare", ["zeros", "copies"])
+    def test_an_adapter_has_the_rank_of_what_it_adds_and_not_of_its_factors(self, spare: str, generator: torch.Generator) -> None:
+        base, update = {"fc.weight": decaying(96, 96)}, adapter({"fc": (96, 96)}, rank=16).state_dict()
+        for name, wide in update.items():
+            rows = wide.T if "lora_B" in name else wide
+            rows[1:] = 0 if spare == "zeros" else rows[:1].clone()
+        given = Checkpoint.of(update, kind="adapter", metadata=adapter({"fc": (96, 96)}, rank=16).metadata)
+        b, a = update["base_model.model.fc.lora_B.weight"], update["base_model.model.fc.lora_A.weight"]
+        assert len(update_values(LowRank("", a, b, 1.0, (96, 96)))) == 1
+        merged = {"fc.weight": base["fc.weight"] + b @ a}
+        plain, written = (intruder_dimensions(base, one, null=9, generator=torch.Generator().manual_seed(0)) for one in (given, merged))
+        assert plain.null == written.null and plain.p == written.p
+
     @pytest.mark.parametrize(("dtype", "stored"), [(torch.float32, "F32"), (torch.bfloat16, "BF16"), (torch.float16, "F16")])
     def test_the_rank_of_a_merged_adapter_is_seen_through_its_rounding(self, dtype: torch.dtype, stored: str) -> None:
         base = drawn(200, 160).to(dtype).float()
@@ -194,6 +209,35 @@ class TestLayers:
             "wide.weight": "its shape is [4, 4] in the base, [4, 5] in the tuned model",
         }
 
+    @pytest.mark.parametrize("where", ["kept.svd", "top_singular"])
+    def test_a_layer_that_cannot_be_decomposed_is_reported_and_the_run_goes_on(self, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = "weightspace.linalg.kept.svd" if where == "kept.svd" else "weightspace.analysis.intruders.counting.top_singular"
+        whole = pydoc.locate(place)
+        assert callable(whole)
+
+        def failing(matrix: Tensor, *rest: Any) -> Singular:
+            if bool((matrix == 77).any()):
+                raise AnalysisError("no method of LAPACK converges on it")
+            return whole(matrix, *rest)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(place, failing)
+        base = {name: tensor.clone() for name, tensor in FIVE.items()}
+        base["b.weight"][0, 0] = 77
+        tuned = {name: tensor + rank_one((48, 40), 30.0) for name, tensor in base.items()}
+        tuned["b.weight"][0, 0] = 77
+        found = intruder_dimensions(base, tuned)
+        assert len(found.layers) == 4 and found.skipped == {"b.weight": "no method of LAPACK converges on it"}
+
+    def test_a_random_update_that_cannot_be_decomposed_is_reported_too(
+        self, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
+    ) -> None:
+        def failing(*_: object) -> Tensor:
+            raise AnalysisError("no method of LAPACK converges on it")
+
+        monkeypatch.setattr("weightspace.analysis.intruders.examining.singular_values", failing)
+        found = intruder_dimensions(decaying(), decaying() + rank_one((48, 40), 30.0), null=2, generator=generator)
+        assert found.skipped == {"matrix": "no method of LAPACK converges on it"}
+
     def test_a_base_with_nan_and_an_adapter_with_infinities(self) -> None:
         broken = {"fc.weight": decaying(), "up.weight": decaying()}
         broken["fc.weight"][3, 3] = torch.inf
@@ -224,6 +268,9 @@ class TestLayers:
             "the base's left vectors span 6 of 12 dimensions",
         )
 
+    def test_one_vector_is_one_vector(self) -> None:
+        assert only(intruder_dimensions(torch.ones(1, 6), drawn(1, 6))).notes == ("only 1 singular vector",)
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
     def test_every_float_dtype(self, dtype: torch.dtype) -> None:
         base, tuned = decaying().to(dtype), (decaying() + rank_one((48, 40), 30.0)).to(dtype)
@@ -244,7 +291,7 @@ def mixed() -> dict[str, Tensor]:
         (lambda: intruder_dimensions(mixed(), mixed(), gap=1.0), "expected a relative gap of 0 or more and under 1, found 1"),
         (lambda: intruder_dimensions(mixed(), mixed(), null=3), "and a generator to draw with, found null=3"),
         (lambda: intruder_dimensions(mixed(), mixed(), null_keeps="rank"), "expected null_keeps='norm' or 'spectrum', found 'rank'"),
-        (lambda: intruder_dimensions(mixed(), mixed(), layers="*head*"), "expected a weight whose name fits '\\*head\\*'"),
+        (lambda: intruder_dimensions(mixed(), mixed(), layers="*head*"), "the base has no layer that fits '\\*head\\*'"),
         (lambda: intruder_dimensions({"b": torch.ones(3)}, mixed()), "give models with dense or convolutional layers"),
         (
             lambda: intruder_dimensions(mixed(), {"other.weight": decaying()}),

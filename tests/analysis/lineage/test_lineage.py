@@ -1,4 +1,6 @@
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,7 +128,7 @@ def test_hashes_alone_find_copies_and_shared_tensors() -> None:
 def test_sketches_come_from_the_cache_the_second_time() -> None:
     base = network(0)
     entries = [Entry("base", Checkpoint.of(base)), Entry("a", Checkpoint.of(drifted(base, 1, 0.2)))]
-    cache: dict[str, dict[str, torch.Tensor]] = {}
+    cache: dict[str, Mapping[str, torch.Tensor]] = {}
     first = lineage(entries, cache=cache)
     assert len(cache) == 2
     assert lineage(entries, cache=cache) == first
@@ -160,20 +162,20 @@ def test_it_is_drawn() -> None:
     assert {text.get_text() for text in figure.axes[0].texts} == {"base", "a"}
 
 
-def test_the_fine_tune_of_outlier_exposure_is_found_and_the_run_of_one_seed_refused(real_checkpoints) -> None:  # type: ignore[no-untyped-def]
+def test_the_fine_tune_of_outlier_exposure_is_found_and_the_run_of_one_seed_refused(real_checkpoints: Path) -> None:
     folder = real_checkpoints / "outlier-exposure"
     names = {"base": "baseline_epoch_9", "tuned": "oe_tune_epoch_4", "scratch": "oe_scratch_epoch_9"}
     result = lineage([Entry(name, ws.open(folder / f"{file}.pt")) for name, file in names.items()])
     assert pairs(result) == {("base", "tuned", "finetune")}
 
 
-def test_textgenrnn_has_its_base(real_checkpoints) -> None:  # type: ignore[no-untyped-def]
+def test_textgenrnn_has_its_base(real_checkpoints: Path) -> None:
     names = ("base", "hacker_news", "reddit_apple_android")
     result = lineage([Entry(name, ws.open(real_checkpoints / "textgenrnn" / f"{name}.hdf5")) for name in names])
     assert pairs(result) == {("base", "hacker_news", "finetune"), ("base", "reddit_apple_android", "finetune")}
 
 
-def test_the_orbit_is_one_family_and_trainings_apart_are_none(real_checkpoints) -> None:  # type: ignore[no-untyped-def]
+def test_the_orbit_is_one_family_and_trainings_apart_are_none(real_checkpoints: Path) -> None:
     files = [*sorted((real_checkpoints / "inr_orbit").glob("*.pth"))[:24], *(real_checkpoints / "drfrankenstein").glob("resnet20*.pt")]
     result = lineage([Entry(file.stem, ws.open(file)) for file in [*files, real_checkpoints / "distiller" / "resnet20_dense.pth.tar"]])
     assert [len(family) for family in result.families] == [24, 1, 1, 1]

@@ -134,8 +134,13 @@ def test_the_recipe_says_what_was_done(generator: torch.Generator, tmp_path: Pat
 def test_what_does_not_fit_is_said(generator: torch.Generator) -> None:
     start, clean, noisy = family(generator)
     signature = extract(start, clean, noisy)
-    with pytest.raises(UnknownNameError, match=r"no tensor named 'fc\.bias'"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"no tensor named 'fc\.bias' in the model, which .*: the model is not of the signature's architecture; it has ",
+    ):
         apply({name: tensor for name, tensor in clean.items() if name != "fc.bias"}, signature)
+    with pytest.raises(UnknownNameError, match=r"it has 'd\.bias'; patch a model like the one that the signature was extracted with"):
+        apply({"d.bias": torch.ones(3)}, signature)
     with pytest.raises(ShapeMismatchError, match=r"tensor 'fc\.bias' has shape \[9\], in the signature \[4\]; patch a model of the same"):
         apply({**clean, "fc.bias": torch.ones(9)}, signature)
     with pytest.raises(AnalysisError, match=r"tensor 'fc\.bias' has dtype I64, which cannot be added to"):

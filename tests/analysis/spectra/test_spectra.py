@@ -34,6 +34,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return original(matrix)
 
     monkeypatch.setattr(linalg, "singular_values", counting)
+    monkeypatch.setattr(linalg.kept, "singular_values", counting)
     return calls
 
 
@@ -81,6 +82,34 @@ def test_a_bad_layer_is_reported_and_the_others_go_on() -> None:
     assert found.summary["stable_rank"] == pytest.approx(
         np.mean([row["stable_rank"] for row in good.table if row["layer"] != "fc2.weight"])
     )
+
+
+def test_a_layer_that_cannot_be_decomposed_is_reported_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole: Callable[[Tensor], Tensor] = linalg.singular_values
+
+    def failing(matrix: Tensor) -> Tensor:
+        if bool((matrix == 77).any()):
+            raise AnalysisError("no method of LAPACK converges on it")
+        return whole(matrix)
+
+    monkeypatch.setattr(linalg.kept, "singular_values", failing)
+    broken = state()["fc1.weight"]
+    broken[0, 0] = 77
+    table = {row["layer"]: row for row in spectra(model(**{"fc1.weight": broken}), ["stable_rank"]).table}
+    assert table["fc1.weight"]["note"] == "no method of LAPACK converges on it" and table["fc1.weight"].get("stable_rank") is None
+    assert table["fc2.weight"]["stable_rank"] > 1 and table["fc2.weight"]["note"] == ""
+
+
+def test_a_cache_that_loses_everything_costs_nothing_but_time(tmp_path: Path) -> None:
+    from weightspace.zoo.cache import TensorCache
+
+    cache = TensorCache(tmp_path)
+    first = spectra(model(), ["stable_rank"], cache=cache).table
+    files = list(tmp_path.rglob("*.safetensors"))
+    assert len(files) == 4
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-4])
+    assert spectra(model(), ["stable_rank"], cache=cache).table == first
 
 
 def test_a_measure_that_refuses_a_layer_is_noted() -> None:

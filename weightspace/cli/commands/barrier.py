@@ -9,7 +9,7 @@ import typer
 from weightspace.cli import cells
 from weightspace.cli.evaluation import Evaluation, evaluation_of, needs_task
 from weightspace.cli.options import ALIGNMENT, PICTURES, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, spec_of, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 
 PLACE = 31
@@ -112,8 +112,7 @@ def barrier(
     for note in found.notes:
         say(cells.safe(note))
     if plot is not None:
-        found.plot().savefig(plot)
-        say(f"drew {cells.safe(str(plot))}")
+        print_figure(found.plot(), plot)
 
 
 def register(app: typer.Typer) -> None:

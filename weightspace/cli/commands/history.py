@@ -7,7 +7,7 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, ZooFolder, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 
 PLACE = 45
@@ -90,8 +90,7 @@ def history(
         told = cells.counted(len(found.events), "event")
         say(f"{len(found.steps)} checkpoints, steps {found.steps[0]} to {found.steps[-1]}: {told}", style="dim")
     if plot is not None:
-        found.plot().savefig(plot)
-        say(f"drew {cells.safe(str(plot))}")
+        print_figure(found.plot(), plot)
 
 
 def register(app: typer.Typer) -> None:

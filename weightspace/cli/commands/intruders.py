@@ -1,6 +1,7 @@
 """`weightspace intruders`: singular vectors of a tuned model that its base has not, and what becomes of it when they are scaled."""
 
 import enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,10 +9,22 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.evaluation import Evaluation, evaluation_of
-from weightspace.cli.options import ANALYSIS, PICTURES, WEIGHTS, Format, Model, OutputFormat, Seed, ZooFolder, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.options import (
+    ANALYSIS,
+    PICTURES,
+    WEIGHTS,
+    Format,
+    OutputFormat,
+    Seed,
+    ZooFolder,
+    expect_apart,
+    model_argument,
+    unwritten,
+    zoo_at,
+)
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
-from weightspace.errors import RecordError
+from weightspace.errors import AnalysisError, RecordError
 
 if TYPE_CHECKING:
     from weightspace.analysis.intruders import Intruders
@@ -67,8 +80,8 @@ _LAYERS = {
 
 
 def intruders(
-    base: Model,
-    tuned: Model,
+    base: Annotated[str, model_argument("BASE")],
+    tuned: Annotated[str, model_argument("TUNED")],
     k: Annotated[int, typer.Option("--k", "-k", metavar="N", help="Singular vectors of each layer to look at.")] = 10,
     epsilon: Annotated[float, typer.Option("--epsilon", metavar="E", help="The similarity under which a vector is an intruder.")] = 0.5,
     side: Annotated[Side, typer.Option("--side", help="Vectors of the outputs (left, as in the paper) or of the inputs.")] = Side.left,
@@ -136,6 +149,10 @@ def intruders(
         raise typer.BadParameter("give --mitigate or --sweep, not both")
     if (mitigate is None) != (output is None):
         raise typer.BadParameter("--mitigate LAMBDA and -o OUT go together")
+    if (merged or truncate) and mitigate is None:
+        raise typer.BadParameter("--merged and --truncate belong to --mitigate")
+    if merged and truncate:
+        raise typer.BadParameter("give --merged or --truncate, not both: a merged model has no ranks to keep")
     if control and sweep is None:
         raise typer.BadParameter("--control belongs to --sweep")
     lambdas = _lambdas(sweep) if sweep is not None else []
@@ -144,7 +161,10 @@ def intruders(
     before, after = here.checkpoint(base), here.checkpoint(tuned)
     scope: dict[str, Any] = {"layers": layers, "embeddings": embeddings, "cache": here.cache}
     generator = torch.Generator().manual_seed(seed)
+    if (merged or truncate) and after.kind != "adapter":
+        raise AnalysisError(f"{tuned}: is no adapter, expected one with --merged or --truncate; name an adapter, or leave the option out")
     if output is not None:
+        expect_apart(output, [before, after])
         _expect_place(output, is_folder=after.kind == "adapter" and not merged, force=force)
         with progress("mitigating"):
             made = library.mitigate(
@@ -161,6 +181,7 @@ def intruders(
             )
             _write(made, output)
         print_data(_scaled(made), format)
+        _tell_left_out((made.recipe or {})["left_out"])
         say(f"wrote {cells.safe(str(output))}")
         return
     if lambdas:
@@ -180,7 +201,10 @@ def intruders(
             before, after, k, epsilon, side.value, null=null, null_keeps=null_keeps.value, generator=generator, **scope
         )
     _print(found, vectors, format)
-    _keep(here, before, after, found)
+    if layers == "*" and not embeddings:
+        _keep(here, before, after, found)
+    else:
+        say("not kept in the catalog, whose counts are of the layers that are looked at without --layer and --embeddings")
     _draw(found, plot)
 
 
@@ -232,8 +256,13 @@ def _print(found: "Intruders", vectors: bool, format: Format) -> None:
         print_data(found.table, format, shown)
     by_chance = f"; random updates gave {sum(found.null) / len(found.null):.4g}, p {found.p:.3g}" if found.null and found.p else ""
     say(f"{cells.counted(found.count, 'intruder')} in {cells.counted(len(found.layers), 'layer')}, {found.guarded} guarded{by_chance}")
+    _tell_left_out(found.skipped)
+
+
+def _tell_left_out(skipped: Mapping[str, str]) -> None:
+    """Say which layers were not looked at, by reason."""
     reasons: dict[str, list[str]] = {}
-    for name, reason in found.skipped.items():
+    for name, reason in skipped.items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         shown_names = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -252,8 +281,7 @@ def _keep(here: "Zoo", before: "Checkpoint", after: "Checkpoint", found: "Intrud
 
 def _draw(result: Any, plot: Path | None) -> None:
     if plot is not None:
-        result.plot().savefig(plot)
-        say(f"drew {cells.safe(str(plot))}")
+        print_figure(result.plot(), plot)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, Seed, ZooFolder, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def lineage(
     if kept:
         say(f"kept {cells.counted(kept, 'edge')} in the catalog")
     if plot is not None:
-        found.plot().savefig(plot)
-        say(f"drew {cells.safe(str(plot))}")
+        print_figure(found.plot(), plot)
 
 
 def _entries(zoo: "Zoo", where: str | None) -> "list[Entry]":

@@ -1,15 +1,16 @@
 """`weightspace measure`: any registered measure, of models, pairs of them, or what they compute."""
 
+import functools
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weightspace.cli import cells
 from weightspace.cli.evaluation import Evaluation, task_of
+from weightspace.cli.left_out import LeftOut
 from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, Seed, ZooFolder, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.output import Column, print_data, print_figure
 from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
 from weightspace.errors import AnalysisError
@@ -59,7 +60,7 @@ def measure(
 ) -> None:
     """Take a measure of models, of pairs of models, or of what they compute.
 
-    Results of catalogued models are kept in the catalog, in measurements and pair_measurements; with --where nothing is computed twice. Measures of single matrices are taken by `weightspace spectra`.
+    Results of catalogued models are kept in the catalog, in measurements and pair_measurements; with --where nothing is computed twice, and models that it cannot be taken of are left out. A pair is taken in both orders where the measure has a direction. Measures of single matrices are taken by `weightspace spectra`.
 
     Examples:
       weightspace measure
@@ -85,18 +86,26 @@ def measure(
         )
     task = task_of(evaluation, here.checkpoint(_first(here, models, where))) if one.of.startswith("task") else None
     taking = Taking(name, settings, seed, task)
-    parameters = taking.parameters | ({"eval": evaluation} if task is not None else {})
-    with progress("measuring"):
-        found = (
-            _over_query(here, one, taking, where, parameters, jobs)
-            if where is not None
-            else _of_models(here, one, taking, models or [], parameters)
-        )
+    parameters = taking.parameters | _code(taking, evaluation)
+    found = (
+        _over_query(here, one, taking, where, parameters, jobs)
+        if where is not None
+        else _of_models(here, one, taking, models or [], parameters)
+    )
     result = Measured(one, tuple(names for names, _ in found), tuple(values for _, values in found))
     print_data(result.table, format)
     if plot is not None:
-        result.plot(key).savefig(plot)
-        say(f"drew {cells.safe(str(plot))}")
+        print_figure(result.plot(key), plot)
+
+
+def _code(taking: "Taking", evaluation: str | None) -> dict[str, Any]:
+    """What results depend on beside settings: the task, or what builds the module, by name and as a digest."""
+    from weightspace.cli.digest import function_digest, task_digest
+
+    if taking.task is not None:
+        return {"eval": evaluation, "digest": task_digest(taking.task, evaluation)}
+    build = taking.settings.get("build")
+    return {"digest": function_digest(build)} if build else {}
 
 
 def _first(here: "Zoo", models: list[str] | None, where: str | None) -> str:
@@ -114,9 +123,13 @@ def _over_query(
 ) -> list[tuple[tuple[str, ...], "Values"]]:
     """Take it over a query; what is known is not computed again."""
     is_pair = one.of in ("pair", "task pair")
-    take = here.map_pairs if is_pair else here.map
-    rows = take(taking, where, measure=one.name, version=one.version, parameters=parameters, jobs=jobs).to_pylist()
+    left_out = LeftOut()
+    filed: dict[str, Any] = {"measure": one.name, "version": one.version, "parameters": parameters}
+    take = functools.partial(here.map_pairs, ordered=not one.is_symmetric) if is_pair else here.map
+    with progress("measuring"):
+        rows = take(taking, where, **filed, jobs=jobs, skip=left_out).to_pylist()
     titles = ("a", "b") if is_pair else ("model",)
+    left_out.report(f"'{one.name}'", is_all=not rows)
     if not rows:
         raise AnalysisError("the query finds " + ("fewer than two models" if is_pair else "no models") + "; widen --where")
     return [(tuple(row.pop(title) for title in titles), row) for row in rows]
@@ -130,7 +143,8 @@ def _of_models(
     found = []
     for group in itertools.combinations(opened, 2 if one.of in ("pair", "task pair") else 1):
         names, checkpoints = zip(*group, strict=True)
-        values = taking(*checkpoints)
+        with progress("measuring"):
+            values = taking(*checkpoints)
         filed: dict[str, Any] = {"measure": one.name, "version": one.version, "parameters": parameters}
         first, *others = checkpoints
         if not others:

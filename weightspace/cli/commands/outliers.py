@@ -7,7 +7,7 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, ZooFolder, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.output import Column, print_data, print_figure, say
 
 PLACE = 45
 
@@ -52,10 +52,10 @@ def outliers(
     print_data(data, format, _COLUMNS)
     if format is Format.table:
         looked = sum(len(family.models) for family in families)
-        say(f"{cells.counted(len(data), 'model')} of {looked} stand out, in {cells.counted(len(families), 'architecture')}", style="dim")
+        stand = "stands" if len(data) == 1 else "stand"
+        say(f"{cells.counted(len(data), 'model')} of {looked} {stand} out, in {cells.counted(len(families), 'architecture')}", style="dim")
     if plot is not None:
-        families[0].plot().savefig(plot)
-        say(f"drew {cells.safe(str(plot))}")
+        print_figure(families[0].plot(), plot)
 
 
 def register(app: typer.Typer) -> None:

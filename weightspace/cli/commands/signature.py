@@ -17,13 +17,14 @@ from weightspace.cli.options import (
     Seed,
     SpecFile,
     ZooFolder,
+    expect_apart,
     spec_of,
     unwritten,
     zoo_at,
 )
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
-from weightspace.cli.signatures import catalogue, draw, expect_apart, kept_beside, remembered, row_of, signature_at
+from weightspace.cli.signatures import catalogue, draw, kept_beside, remembered, row_of, signature_at
 from weightspace.errors import AnalysisError
 
 PLACE = 43
@@ -75,8 +76,14 @@ def extract(
         int | None, typer.Option("--bits", metavar="N", show_default=False, help="Store codes of 2 to 16 bits in place of floats.")
     ] = None,
     quantiser: Annotated[
-        str, typer.Option("--quantiser", metavar="NAME", help="What the levels of codes are even in: linear, log or tanh.")
-    ] = "linear",
+        str | None,
+        typer.Option(
+            "--quantiser",
+            metavar="NAME",
+            show_default=False,
+            help="With --bits: what levels are even in: linear (by default), log or tanh.",
+        ),
+    ] = None,
     batch_norms: Annotated[bool, typer.Option(" /--no-norms", help="Leave out the robust model's batch norms.")] = True,
     plot: Plot = None,
     force: Force = False,
@@ -94,17 +101,25 @@ def extract(
     from weightspace.analysis.signatures import extract as run
     from weightspace.analysis.signatures import quantise
 
+    if quantiser is not None and bits is None:
+        raise typer.BadParameter("belongs to --bits N, without which floats are stored; give both", param_hint="--quantiser")
     unwritten(output, force, WEIGHTS)
     unwritten(plot, force, PICTURES)
     here = zoo_at(zoo)
     models = [here.checkpoint(name) for name in (pretrained, standard, robust)]
+    expect_apart(output, models)
     with progress("extracting"):
         found = run(*models, layers=layers, batch_norms=batch_norms)
         if bits is not None:
-            found = quantise(found, bits, quantiser)
+            found = quantise(found, bits, quantiser or "linear")
         found.save(output)
     for name, reason in found.left_out.items():
         say(f"left out '{cells.safe(name)}': it {cells.safe(reason)}")
+    if not found.energy:
+        say(
+            "warning: the signature is all zeros: ROBUST did nothing to these tensors but what STANDARD did; see which models you named",
+            style="yellow",
+        )
     print_data([row_of(output, found)], format, _MADE)
     draw(found, plot)
     catalogue(here, [*models, found.stored], output)
@@ -147,7 +162,7 @@ def apply(
     """
     import weightspace
     from weightspace.analysis.signatures import apply as run
-    from weightspace.analysis.signatures import keep
+    from weightspace.analysis.signatures import keep, made_nonfinite
 
     unwritten(output, force, WEIGHTS)
     here = zoo_at(zoo)
@@ -159,6 +174,11 @@ def apply(
         patched = run(clean, given, strength=strength, weights=weight, buffers=buffers)
         weightspace.save(patched, output, {key: str(value) for key, value in patched.metadata.items()})
         keep(clean, patched, given, kept_beside(output))
+        broken = made_nonfinite(clean, patched)
+    if broken:
+        what = f"{cells.counted(sum(broken.values()), 'element')} of {cells.counted(len(broken), 'tensor')} became NaN or infinite"
+        advice = f"take a --strength below {strength:g}, or patch a model of a wider dtype"
+        say(f"warning: {what}, first in '{cells.safe(next(iter(broken)))}'; {advice}", style="yellow")
     row = {"file": str(output), "id": patched.id, "bytes": patched.num_bytes, "undo": kept_beside(output).stat().st_size}
     found: list[tuple[str, dict[str, float]]] = []
     if judge is not None:
@@ -199,9 +219,9 @@ def remove(
     unwritten(output, force, WEIGHTS)
     here = zoo_at(zoo)
     model = here.checkpoint(patched)
-    expect_apart(output, [model])
     file = kept or (kept_beside(model.path) if model.path is not None else None)
     given = [signature_at(here, name) for name in signatures] if signatures else remembered(here, patch_of(model)["signatures"])
+    expect_apart(output, [model, *(one.stored for one in given)])
     if file is None or not file.is_file():
         raise AnalysisError(f"{file}: does not exist, and without it the last bits of the model are lost; name it with --kept FILE")
     with progress("removing"):

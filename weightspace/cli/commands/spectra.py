@@ -1,6 +1,5 @@
 """`weightspace spectra`: what the singular values of each layer say."""
 
-import contextlib
 import functools
 import math
 import re
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightspace.cli import cells
+from weightspace.cli.left_out import LeftOut
 from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, Seed, ZooFolder, pairs, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
 from weightspace.errors import AnalysisError, RecordError
@@ -109,8 +109,7 @@ def spectra(
     choice = _Choice(names, layer, embeddings, {"settings": settings, "slices": "pooled" if pooled else "reshaped"}, seed)
     here = zoo_at(zoo)
     if where is not None:
-        with progress("measuring"):
-            found_rows = choice.over_query(here, where, jobs)
+        found_rows = choice.over_query(here, where, jobs)
         shown = _means(found_rows) if summary else found_rows
         print_data(shown, format, _columns(shown))
         for row in found_rows:
@@ -127,8 +126,7 @@ def spectra(
             say(cells.safe(f"{one}: {note}"), style="yellow")
     for file, draw in ((plot, "plot"), (tails, "plot_tails")):
         if file is not None:
-            getattr(found[(models or [])[0]], draw)().savefig(file)
-            say(f"drew {cells.safe(str(file))}")
+            print_figure(getattr(found[(models or [])[0]], draw)(), file)
 
 
 @dataclass(frozen=True)
@@ -165,15 +163,21 @@ class _Choice:
             for name in self.measures
         ]
         function = functools.partial(take, **self.options, seed=self.seed, cache=here.cache)
-        rows: list[dict[str, Any]] = here.map_tensors(function, where, measures=filed, choose=self._names, jobs=jobs).to_pylist()
+        left_out = LeftOut()
+        with progress("measuring"):
+            found = here.map_tensors(function, where, measures=filed, choose=self._variants, jobs=jobs, skip=left_out)
+        rows: list[dict[str, Any]] = found.to_pylist()
+        left_out.report("spectra", is_all=not rows)
+        if not rows:
+            raise AnalysisError("the query finds no models; widen --where")
         return rows
 
-    def _names(self, checkpoint: "Checkpoint") -> list[str]:
+    def _variants(self, checkpoint: "Checkpoint") -> dict[str, str]:
+        """What tells results of one content apart: how each layer lies."""
         from weightspace.analysis.spectra.choice import chosen_layers
 
-        with contextlib.suppress(AnalysisError):  # a model without such a layer is no fault of the query
-            return [one.name for one in chosen_layers(checkpoint, self.layers, self.embeddings)]
-        return []
+        chosen = chosen_layers(checkpoint, self.layers, self.embeddings)
+        return {one.name: " ".join([one.kind] * (one.kind != "dense") + ["transposed"] * one.is_transposed) for one in chosen}
 
 
 def _asked(
