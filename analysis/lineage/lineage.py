@@ -173,7 +173,11 @@ def _measured(
     spans = spans_of(sketches)
     relations = [found for told in compared(entries, sketches, spans, stated) if (found := relation_of(*told)) is not None]
     edited = _edited(relations)
-    merged = aligned_merges(entries, spans, edited) | merges_of(spans, edited)
+    merged = {
+        child: parents
+        for child, parents in (aligned_merges(entries, spans, edited) | merges_of(spans, edited)).items()
+        if child not in _made_exactly(relations)
+    }
     relations = [one for one in relations if not _ends_in(one, merged)]
     known = [one.relation for one in arborescences(relations, merged, threshold)]
     relations += orbits(entries, sketches, [span.rows for span in spans if span.rows is span.columns], relations, known, generator)
@@ -197,6 +201,12 @@ def _edited(relations: Sequence[Relation]) -> dict[int, set[int]]:
             made.setdefault(one.first, set()).add(one.second)
             made.setdefault(one.second, set()).add(one.first)
     return made
+
+
+def _made_exactly(relations: Sequence[Relation]) -> set[int]:
+    """Models that are known element by element to have been made from one other: what that one is a sum of, they are up to rounding."""
+    exact = [one for one in relations if one.finding.is_exact and one.finding.is_directed]
+    return {one.second if one.finding.direction > 0.5 else one.first for one in exact}
 
 
 def _pair(relation: Relation, names: Sequence[str]) -> Edge:

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 EXACT = 1e-4  # of the squared distance to the nearest parent that may stay unexplained
+TOTAL = (0.9, 1.3)  # what the weights of two parents add up to: 1 in an average, a little more along a sphere
+ALONE = 1e-3  # of the squared distance to another model that is left when that one may be scaled, where nothing but scale changed
 LEAST = 0.02  # weight that a parent has
 NEIGHBOURS = {2: 24, 3: 14, 4: 10}  # how many of a model's nearest are tried in sums of so many
 
@@ -56,10 +58,23 @@ def mixtures(grams: Grams, nearest: Sequence[Sequence[int]]) -> list[Mixture]:
     """
     found: dict[frozenset[int], Mixture] = {}
     for child, others in enumerate(nearest):
+        if _is_multiple(grams, child, others):
+            continue
         best = next((one for one in _candidates(grams, child, others) if one is not None), None)
         if best is not None and (best.models not in found or best.effort < found[best.models].effort):
             found[best.models] = best
     return list(found.values())
+
+
+def _is_multiple(grams: Grams, child: int, others: Sequence[int]) -> bool:
+    """Whether a model is one other, shrunk or grown: networks that died only decay, and are sums of one another in countless ways."""
+    if not len(others):
+        return False
+    squares = np.diagonal(grams, axis1=1, axis2=2)
+    inner = grams[:, child, others]
+    alone = (squares[:, child, None] - inner**2 / np.maximum(squares[:, others], 1e-300)).sum(0)
+    apart = (squares[:, child, None] + squares[:, others] - 2 * inner).sum(0)
+    return bool((alone < ALONE * apart).any())
 
 
 def _candidates(grams: Grams, child: int, others: Sequence[int]) -> Iterator[Mixture | None]:
@@ -80,7 +95,9 @@ def _pairs(grams: Grams, child: int, sets: Array) -> Mixture | None:
     square = grams[:, child, child][:, None]
     left = square - 2 * (weights * wanted).sum(-1) + np.einsum("tsi,tsij,tsj->ts", weights, matrices, weights)
     share = square / np.maximum(grams[:, child, child].sum(), 1e-300)
-    return _chosen(grams.sum(0), child, sets, (weights * share[..., None]).sum(0), left.sum(0), weights.min((0, 2)) > 0)
+    whole = (weights * share[..., None]).sum(0)
+    total = whole.sum(1)
+    return _chosen(grams.sum(0), child, sets, whole, left.sum(0), (weights.min((0, 2)) > 0) & (total > TOTAL[0]) & (total < TOTAL[1]))
 
 
 def _affine(gram: Array, child: int, sets: Array) -> Mixture | None:
