@@ -112,6 +112,7 @@ def history(checkpoints: Iterable[tuple[int, Checkpoint]], pattern: str = "*") -
             one before.
 
     Example:
+        >>> import torch
         >>> run = [(step, Checkpoint.of({"w": torch.full((2, 2), 1.0 + step)})) for step in range(3)]
         >>> [one.change for one in history(run).moments]
         [None, 1.0, 0.5]

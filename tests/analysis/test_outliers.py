@@ -118,5 +118,5 @@ def test_the_picture_has_a_row_a_model(tmp_path: Path) -> None:
     models["m7"]["fc2.weight"] *= 5
     figure = only(outliers(statistics(models))).plot()
     axes = figure.axes[0]
-    assert axes.get_title(loc="left") == "1 of 12 models stand out"
+    assert axes.get_title(loc="left") == "1 of 12 models stands out"
     assert axes.get_yticklabels()[0].get_text() == "m7"

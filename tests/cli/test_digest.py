@@ -37,7 +37,7 @@ def test_the_same_task_made_again_has_the_same_digest_whatever_its_weights() -> 
     assert task_digest(task()) == task_digest(task())
 
 
-def test_what_a_task_judges_by_is_in_its_digest() -> None:
+def test_what_a_task_digest_judges_by_is_in_its_digest() -> None:
     plain = task()
     wider = nn.Linear(2, 2)
     wider.register_buffer("mask", torch.ones(2), persistent=False)

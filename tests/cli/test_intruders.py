@@ -33,7 +33,7 @@ def models(sandbox: Path) -> Path:
     ws.save(TUNED, sandbox / "after.safetensors")
     save_adapter(adapter({"a": (48, 40)}), sandbox / "lora")
     save_adapter(adapter({"other": (48, 40)}), sandbox / "stranger")
-    (sandbox / "judges.py").write_text(JUDGES)
+    (sandbox / "intruder_judges.py").write_text(JUDGES)
     return sandbox
 
 
@@ -66,7 +66,7 @@ def test_an_adapter_is_looked_at_in_its_base(run: Run, models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--layer", "a*"], ["--sweep", "0,1", "--eval", "judges:total"]], ids=["counts", "one layer", "sweep"]
+    "options", [[], ["--layer", "a*"], ["--sweep", "0,1", "--eval", "intruder_judges:total"]], ids=["counts", "one layer", "sweep"]
 )
 def test_pictures_are_drawn(run: Run, options: list[str]) -> None:
     assert "drew picture.png" in run("intruders", "before.safetensors", "after.safetensors", *options, "--plot", "picture.png").stderr
@@ -96,7 +96,7 @@ def test_a_mitigated_adapter_is_a_folder_again(run: Run) -> None:
 
 
 def test_a_sweep_has_rows_for_each_lambda_and_control(run: Run) -> None:
-    options = ["--sweep", "0,0.5,1", "--eval", "judges:total", "--control", "neighbour", "--control", "random", "--format", "json"]
+    options = ["--sweep", "0,0.5,1", "--eval", "intruder_judges:total", "--control", "neighbour", "--control", "random", "--format", "json"]
     rows = json.loads(run("intruders", "before.safetensors", "after.safetensors", *options).stdout)
     assert [(row["scaled"], row["lambda"]) for row in rows] == [
         (what, lam) for what in ("intruders", "neighbour", "random") for lam in (0, 0.5, 1)
@@ -171,7 +171,11 @@ ERRORS: list[tuple[list[str], int, str]] = [
     (["before.safetensors", "lora", "--mitigate", "0", "-o", "x", "--truncate", "--merged"], 2, "give --merged or --truncate"),
     (["before.safetensors", "after.safetensors", "--control", "random"], 2, "--control belongs to --sweep"),
     (["before.safetensors", "after.safetensors", "--sweep", "0,a"], 2, "'0,a' is no list of numbers"),
-    (["before.safetensors", "after.safetensors", "--sweep", "0", "--eval", "judges:rubbish"], 1, "the evaluation returned loss: str"),
+    (
+        ["before.safetensors", "after.safetensors", "--sweep", "0", "--eval", "intruder_judges:rubbish"],
+        1,
+        "the evaluation returned loss: str",
+    ),
     (["before.safetensors", "after.safetensors", "--sweep", "0"], 1, "nothing is known to judge this model by"),
     (
         ["before.safetensors", "lora", "--mitigate", "0", "-o", "x.safetensors"],
