@@ -79,11 +79,10 @@ class TensorCache(_Sets):
         """Let go of what was not used for longest; the newest stays, whatever its size."""
         kept = [(path, status) for path in self.folder.glob("*/*.safetensors") if (status := _status(path)) is not None]
         total = sum(status.st_size for _, status in kept)
-        for path, status in sorted(kept, key=lambda one: one[1].st_atime_ns):
-            if total <= self.limit or path == newest:
-                return
-            path.unlink(missing_ok=True)
-            total -= status.st_size
+        for path, status in sorted(kept, key=lambda one: one[1].st_mtime_ns):  # reading a set renews it; access times need not be kept
+            if total > self.limit and path != newest:
+                path.unlink(missing_ok=True)
+                total -= status.st_size
 
     def __delitem__(self, key: str) -> None:
         try:

@@ -78,6 +78,15 @@ def test_beyond_its_limit_what_was_not_used_for_longest_goes(tmp_path: Path) -> 
     assert list(cache) == ["large"]
 
 
+def test_the_newest_stays_and_others_go_although_its_time_is_the_oldest(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path, limit=5_000)
+    cache["old"] = {"s": torch.zeros(1000)}
+    later = cache._path("old").stat().st_mtime + 3600
+    os.utime(cache._path("old"), (later, later))
+    cache["new"] = {"s": torch.zeros(1000)}
+    assert list(cache) == ["new"]
+
+
 def test_a_zoo_keeps_its_cache_in_its_house_and_one_that_does_not_exist_keeps_nothing(tmp_path: Path, tiny_zoo: Zoo) -> None:
     tiny_zoo.cache["k"] = {"s": torch.ones(1)}
     assert "k" in Zoo(tiny_zoo.folder).cache
