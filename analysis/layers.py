@@ -8,9 +8,9 @@ from typing import Literal
 from torch import Tensor
 
 from weightspace import dtypes
-from weightspace.adapters.adapter import widened
 from weightspace.adapters.layout import Layout
 from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.dtypes import widened
 
 Kind = Literal["dense", "kernel", "embedding"]
 

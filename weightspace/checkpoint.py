@@ -262,6 +262,16 @@ class Checkpoint(_Tensors):
         return replace(self, path=path)
 
 
+def state_of(weights: "_Tensors") -> "dict[str, torch.Tensor]":
+    """All tensors of a checkpoint, each read once; those of a state dict as they are."""
+    return weights.state_dict() if isinstance(weights, Checkpoint) else dict(weights)
+
+
+def checkpoint_of(weights: "_Tensors") -> Checkpoint:
+    """A checkpoint as it is; a state dict as one in memory."""
+    return weights if isinstance(weights, Checkpoint) else Checkpoint.of(weights)
+
+
 def content_of(checkpoint: Checkpoint, name: str) -> Content | None:
     """Where a tensor's bytes lie and what they are read as; None where they do not lie in a file as they are."""
     storage, info = checkpoint.storages[name], checkpoint.info[name]
@@ -311,4 +321,4 @@ def tensor_bytes(tensor: "torch.Tensor") -> memoryview:
     return plain.view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
 
 
-__all__ = ["Checkpoint", "Content", "SourceFile", "TensorInfo", "content_of", "tied"]
+__all__ = ["Checkpoint", "Content", "SourceFile", "TensorInfo", "checkpoint_of", "content_of", "state_of", "tied"]

@@ -4,12 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from weightspace.errors import FormatError, MissingDependencyError, UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -209,3 +212,15 @@ def _dequantized(raw: Bytes, kind: DType) -> npt.NDArray[np.float32]:
         advice = "read .raw(name) instead"
         raise FormatError(f"the installed gguf package cannot expand dtype '{kind.name}'", reason="unsupported", advice=advice) from None
     return np.ascontiguousarray(made, np.float32).reshape(-1)
+
+
+def widened(tensor: "torch.Tensor") -> "torch.Tensor":
+    """A float tensor in float32, or as it is where it is wider; numbers that are packed in pairs come one by one, along the last axis."""
+    import torch
+
+    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
+        return tensor
+    if tensor.dtype == getattr(torch, "float4_e2m1fn_x2", None):  # which torch converts to nothing
+        values = decode(tensor.cpu().contiguous().view(torch.uint8).numpy().reshape(-1), dtype("F4"))
+        return torch.from_numpy(values).reshape(*tensor.shape[:-1], -1).to(tensor.device)
+    return tensor.to(torch.float32)

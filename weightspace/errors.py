@@ -78,6 +78,10 @@ class AnalysisError(WeightSpaceError, ValueError):
     """Weights or models of which a question cannot be answered, or a measure not be taken."""
 
 
+class MetanetError(WeightSpaceError, ValueError):
+    """A metanet that cannot be built as asked, or networks that it cannot read or learn from."""
+
+
 class FormatError(WeightSpaceError, ValueError):
     """A file that cannot be read as a checkpoint.
 

@@ -343,6 +343,20 @@ def _number(name: str, value: Any) -> float:
     raise TaskError(f"'{name}' returned {found}, expected one number; return the mean over the batch")
 
 
+def numbers_of(found: Any) -> dict[str, float]:
+    """What a function of a state dict returned, as numbers by name; a lone one is the loss.
+
+    Raises:
+        TaskError: it is something else.
+    """
+    given = found if isinstance(found, Mapping) else {"loss": found}
+    try:
+        return {str(name): float(value) for name, value in given.items()}
+    except (TypeError, ValueError):
+        said = ", ".join(f"{name}: {type(value).__name__}" for name, value in given.items())
+        raise TaskError(f"the evaluation returned {said}; expected a number, or numbers by name") from None
+
+
 def task_for(checkpoint: Checkpoint) -> Task:
     """Build the task of the population that a checkpoint comes from, with the checkpoint's own module.
 

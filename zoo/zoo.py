@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, checkpoint_of
 from weightspace.errors import CatalogError, FormatError, RecordError
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
@@ -487,7 +487,7 @@ class Zoo:
             write_metrics(connection, [(None, numbers[run.key], metric, run.source) for run in runs for metric in run.metrics])
 
     def _stored(self, model: Added) -> tuple[str, ModelRecord]:
-        checkpoint = model.tensors if isinstance(model.tensors, Checkpoint) else Checkpoint.of(model.tensors)
+        checkpoint = checkpoint_of(model.tensors)
         if not checkpoint.info:
             raise RecordError(f"model '{model.name}' holds no tensors; nothing to add")
         [rows] = reading.measured([(checkpoint, tuple(checkpoint.info))])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.connectivity.curve import LOWER_IS_BETTER, Connectivity, along
-from weightspace.analysis.connectivity.paths import blend, quadratic, state_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.analysis.connectivity.paths import blend, quadratic
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import TaskError
 from weightspace.modules import tensors_of
 from weightspace.symmetry import StateDict

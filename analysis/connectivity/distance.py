@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from weightspace.analysis.connectivity.null import Align, null_pairs
-from weightspace.analysis.connectivity.paths import expect_alike, state_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.analysis.connectivity.paths import expect_alike
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.symmetry import StateDict
 
 _STATISTICS = ("running_mean", "running_var")

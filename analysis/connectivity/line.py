@@ -4,8 +4,8 @@ from collections.abc import Collection
 from typing import Literal
 
 from weightspace.analysis.connectivity.curve import LOWER_IS_BETTER, Connectivity, Evaluate, along
-from weightspace.analysis.connectivity.paths import line, state_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.analysis.connectivity.paths import line
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.symmetry import StateDict
 from weightspace.task import Task
 

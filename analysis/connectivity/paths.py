@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
-from weightspace.checkpoint import Checkpoint
+from weightspace.dtypes import widened
 from weightspace.errors import ShapeMismatchError, UnknownNameError
 from weightspace.symmetry import StateDict
 
@@ -46,19 +45,14 @@ def blend(weights: Sequence[float], state_dicts: Sequence[StateDict]) -> dict[st
     return made
 
 
-def state_of(weights: Checkpoint | StateDict) -> dict[str, Tensor]:
-    """Read all tensors of a checkpoint; a state dict is taken as it is."""
-    return weights.state_dict() if isinstance(weights, Checkpoint) else dict(weights)
-
-
 def _sum(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
     first = parts[0]
     if not (first.is_floating_point() or first.is_complex()):
         return first.clone()  # what is handed out may be written to
-    wide = torch.promote_types(first.dtype, torch.float32)
-    total = weights[0] * first.to(wide)
+    wide = widened(first)
+    total = weights[0] * wide
     for weight, part in zip(weights[1:], parts[1:], strict=True):
-        total = total + weight * part.to(first.device, wide)
+        total = total + weight * part.to(wide)
     return total.to(first.dtype)
 
 

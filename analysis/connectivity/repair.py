@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from weightspace.analysis.connectivity.layers import Calls, by_channel, channel_dim, scaled
 from weightspace.analysis.connectivity.moments import Gathering, Moments
-from weightspace.analysis.connectivity.paths import state_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import TaskError
 from weightspace.modules import tensors_of
 from weightspace.symmetry import StateDict

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.analysis.connectivity.null import Align, null_pairs
-from weightspace.analysis.connectivity.paths import expect_alike, state_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.analysis.connectivity.paths import expect_alike
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import TaskError, UnknownNameError
 from weightspace.symmetry import StateDict
 

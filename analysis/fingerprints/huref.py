@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.analysis.layers import Layer, layers
-from weightspace.analysis.roles import block_of, role_of
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError, UnknownNameError
+from weightspace.roles import block_of, role_of
 
 
 def huref(

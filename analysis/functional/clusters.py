@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.analysis.similarity import Moments, variances
+from weightspace.analysis.moments import Moments, variances
 from weightspace.errors import AnalysisError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.analysis.connectivity.layers import Calls, is_transposed_linear
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.modules import tensors_of
 from weightspace.symmetry import StateDict
@@ -106,7 +106,7 @@ def neural_collapse(task: Task, weights: Checkpoint | StateDict, *, layer: str |
         UnknownNameError: the module has no such layer.
         AnalysisError: no linear layer runs, batches do not end in classes, or there are fewer than two.
     """
-    state = weights.state_dict() if isinstance(weights, Checkpoint) else weights
+    state = state_of(weights)
     layer = _classifier(task, state, layer)
     sums: dict[int, Tensor] = {}
     squares: dict[int, float] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from weightspace.analysis.functional.recording import chosen, flat, recorded
-from weightspace.analysis.similarity import Moments, Sums
+from weightspace.analysis.moments import Moments, Sums
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.symmetry import StateDict

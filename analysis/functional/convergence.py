@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.analysis.functional.recording import chosen, flat, recorded, shuffled
-from weightspace.analysis.similarity import Moments
+from weightspace.analysis.functional.recording import chosen, flat, recorded_pairs, shuffled
+from weightspace.analysis.moments import Moments
 from weightspace.checkpoint import Checkpoint
 from weightspace.symmetry import StateDict
 from weightspace.task import Task
@@ -134,10 +134,8 @@ def gather(
     """
     names = chosen(task, a, layers)
     moments = {name: Moments() for name in names}
-    for left, right in zip(recorded(task, a, names, positions=positions), recorded(task, b, names, positions=positions), strict=True):
-        for name in names:
-            other = right[name] if generator is None else shuffled(right[name], generator)
-            moments[name].add(flat(left[name]), flat(other))
+    for name, left, right in recorded_pairs(task, a, b, names, positions=positions):
+        moments[name].add(flat(left), flat(right if generator is None else shuffled(right, generator)))
     return moments
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.analysis.connectivity.layers import is_transposed_linear
-from weightspace.analysis.connectivity.paths import state_of
 from weightspace.analysis.functional.moving import parameters_of, replaced
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import AnalysisError
 from weightspace.modules import tensors_of
 from weightspace.symmetry import StateDict

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from weightspace.analysis.functional.recording import chosen, flat, recorded
-from weightspace.analysis.similarity import Moments, variances
+from weightspace.analysis.functional.recording import chosen, flat, recorded_pairs
+from weightspace.analysis.moments import Moments, variances
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError
 from weightspace.symmetry import StateDict
@@ -121,10 +121,9 @@ def sparse_prediction(
     """
     names = chosen(task, a, layers)
     fitted, held_out = {name: Moments() for name in names}, {name: Moments() for name in names}
-    for left, right in zip(recorded(task, a, names, positions=positions), recorded(task, b, names, positions=positions), strict=True):
-        for name in names:
-            for part, moments in enumerate((fitted, held_out)):
-                moments[name].add(flat(left[name][part::2]), flat(right[name][part::2]))
+    for name, left, right in recorded_pairs(task, a, b, names, positions=positions):
+        for part, moments in enumerate((fitted, held_out)):
+            moments[name].add(flat(left[part::2]), flat(right[part::2]))
     return {name: predict_sparsely(fitted[name], held_out[name], penalties) for name in names}
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from weightspace.analysis.connectivity.layers import BatchNorm, Calls, channel_dim
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.symmetry import StateDict
 from weightspace.task import Task
@@ -62,9 +62,17 @@ def recorded(
     if positions not in POSITIONS:
         raise UnknownNameError.of("way with positions", positions, POSITIONS)
     modules = {name: task.module.get_submodule(name) for name in names}
-    state = weights.state_dict() if isinstance(weights, Checkpoint) else weights
+    state = state_of(weights)
     for batch in task.activations(state, names):
         yield {name: _laid(modules[name], values, positions) for name, values in batch.items()}
+
+
+def recorded_pairs(
+    task: Task, a: Checkpoint | StateDict, b: Checkpoint | StateDict, names: Sequence[str], *, positions: str = "samples"
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Iterate over what each submodule gives in two networks, batch by batch: its name, and activations as `recorded` lays them out."""
+    for left, right in zip(recorded(task, a, names, positions=positions), recorded(task, b, names, positions=positions), strict=True):
+        yield from ((name, left[name], right[name]) for name in names)
 
 
 def flat(values: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from weightspace.adapters.adapter import widened
 from weightspace.analysis.layers import Layer
 from weightspace.analysis.measures.effective_rank import effective_rank
 from weightspace.analysis.measures.stable_rank import stable_rank
 from weightspace.analysis.spectra.spectrum import Spectrum
 from weightspace.checkpoint import Checkpoint
+from weightspace.dtypes import widened
 
 Part = Literal["matrix", "vector", "gain", "variance"]
 """What a tensor is to a layer: a matrix or kernel, a bias or the like, what a norm multiplies by, or a running variance."""

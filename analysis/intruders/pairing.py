@@ -10,7 +10,7 @@ from torch import Tensor
 from weightspace.adapters import Adapter, LowRank, apply_adapter, fit, read_adapter
 from weightspace.analysis.layers import Layer
 from weightspace.analysis.layers import layers as layers_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, checkpoint_of
 from weightspace.errors import AnalysisError, one_line
 from weightspace.linalg import Cache, Singular, cached_svd
 
@@ -111,15 +111,13 @@ def paired(base: Model, tuned: Model, *, layers: str = "*", embeddings: bool = F
 
 
 def _checkpoint(model: Model) -> Checkpoint:
-    if isinstance(model, Checkpoint):
-        return model
     if isinstance(model, Adapter):
         return model.checkpoint
     if isinstance(model, Tensor):
         if model.ndim != 2 or not model.is_floating_point():
             raise AnalysisError(f"expected a matrix of floats, found {model.dtype} of shape {tuple(model.shape)}; give (out, in)")
         return Checkpoint.of({MATRIX: model})
-    return Checkpoint.of(model)
+    return checkpoint_of(model)
 
 
 def _reason(layer: Layer, base: Checkpoint, tuned: Checkpoint, embeddings: bool) -> str:

@@ -13,7 +13,7 @@ from weightspace.analysis.intruders.mitigation import scaled_tensor
 from weightspace.analysis.intruders.pairing import Model, Pairing, paired
 from weightspace.errors import AnalysisError, TaskError
 from weightspace.linalg import Cache
-from weightspace.task import Task
+from weightspace.task import Task, numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,13 +156,7 @@ def _notes(chosen: Mapping[str, Mapping[str, Directions]], lambdas: Sequence[flo
 
 
 def _values(evaluate: Task | Evaluate, state_dict: dict[str, Tensor]) -> dict[str, float]:
-    found = evaluate.evaluate(state_dict) if isinstance(evaluate, Task) else evaluate(dict(state_dict))
-    given = dict(found) if isinstance(found, Mapping) else {"loss": found}
-    try:
-        values = {str(name): float(value) for name, value in given.items()}
-    except (TypeError, ValueError):
-        said = ", ".join(f"{name}: {type(value).__name__}" for name, value in given.items())
-        raise TaskError(f"the evaluation returned {said}; expected a number, or numbers by name") from None
+    values = numbers_of(evaluate.evaluate(state_dict) if isinstance(evaluate, Task) else evaluate(dict(state_dict)))
     if not values or set(values) & set(_FIXED):
         raise TaskError(
             f"the evaluation returned {', '.join(values) or 'nothing'}; expected numbers by names other than {', '.join(_FIXED)}"

@@ -13,7 +13,7 @@ from weightspace import parallel
 from weightspace.analysis.matching.balance import balance
 from weightspace.analysis.matching.match import Match, match
 from weightspace.analysis.matching.pair import inner
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import SymmetryError, UnknownNameError
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry, act
@@ -104,7 +104,7 @@ def match_many(
         raise SymmetryError(f"expected two or more networks and a reference among them, found {len(models)} and reference {reference}")
     generator = generator or torch.Generator().manual_seed(0)
     starts = [balance(model, spec) if scales else spec.identity() for model in models]
-    states = [_floats(act(start, _state(model)), spec) for start, model in zip(starts, models, strict=True)]
+    states = [_floats(act(start, state_of(model)), spec) for start, model in zip(starts, models, strict=True)]
     find = partial(match, spec=spec, method=method, generator=generator, **options)
     shared = _Shared(spec, states, [spec.identity() for _ in models], find)
     chosen, stopped = None, "one round"
@@ -254,10 +254,6 @@ def _best_reference(shared: _Shared, candidates: Iterable[int]) -> tuple[_Shared
             best = value, k, found
     assert best is not None
     return best[2], best[1]
-
-
-def _state(model: Checkpoint | StateDict) -> StateDict:
-    return model.state_dict() if isinstance(model, Checkpoint) else model
 
 
 def _floats(state: StateDict, spec: SymmetrySpec) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from weightspace.analysis.matching.pair import inner, widened
 from weightspace.analysis.matching.search import Run
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.registry import Registry
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry, act
@@ -113,7 +113,7 @@ def match(
         return found
     from weightspace.proof import function_change
 
-    before = b.state_dict() if isinstance(b, Checkpoint) else b
+    before = state_of(b)
     return replace(found, function_change=function_change(module, before, act(found.element, before), *inputs))
 
 

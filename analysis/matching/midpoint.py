@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from weightspace.analysis.connectivity.paths import blend, state_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.analysis.connectivity.paths import blend
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import TaskError
 from weightspace.symmetry import StateDict
 from weightspace.task import Batch, Task

@@ -11,7 +11,7 @@ from torch import Tensor
 from weightspace.analysis.matching.match import Match, match
 from weightspace.analysis.matching.widening import embed, expect_alike, padded
 from weightspace.axes import Leaf
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import SymmetryError, UnknownNameError
 from weightspace.spec import NeuronGroup, SymmetrySpec
 from weightspace.symmetry import Action, StateDict, Symmetry, act
@@ -67,7 +67,7 @@ class PartialMatch:
         def norms_of(spec: SymmetrySpec) -> dict[str, str]:
             return {gain: kind for gain, kind in (norms or {}).items() if spec.shape(gain) != self.spec.shape(gain)}
 
-        right = act(self.signs, b.state_dict() if isinstance(b, Checkpoint) else b)
+        right = act(self.signs, state_of(b))
         return (
             embed(a, self.spec_a, self.spec, norms=norms_of(self.spec_a)),
             embed(right, self.spec_b, self.spec, places=self.places, norms=norms_of(self.spec_b)),

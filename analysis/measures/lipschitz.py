@@ -4,12 +4,12 @@ import math
 
 from weightspace.analysis.layers import Layer, layers
 from weightspace.analysis.measure import measure
-from weightspace.analysis.roles import role_of
 from weightspace.analysis.spectra.lipschitz import chain_bound, module_bound
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import AnalysisError, SymmetryError, TaskError
 from weightspace.inference import infer_spec
 from weightspace.modules import module_for
+from weightspace.roles import role_of
 
 _BRANCHING = ("q", "k", "v", "o", "qkv", "gate")  # roles of layers that stand beside others, not after them
 

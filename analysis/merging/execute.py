@@ -1,7 +1,6 @@
 """Carrying a plan out, one tensor at a time and of large ones a slab at a time: read, combine, round once."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
@@ -21,6 +20,7 @@ from weightspace.analysis.merging.plan import Part, Plan, Step
 from weightspace.analysis.merging.recipe import Source
 from weightspace.checkpoint import Checkpoint, Content, TensorInfo, content_of, tensor_bytes
 from weightspace.errors import MergeError, WeightSpaceError, one_line
+from weightspace.linalg import one_thread
 from weightspace.storage import FileSpan, Produced, Storage, Strided, is_contiguous
 from weightspace.storage import part as part_of
 
@@ -113,17 +113,6 @@ class Run:
         with one_thread():
             pieces = list(self.pieces(step))
         return tensor_bytes(pieces[0] if len(pieces) == 1 else torch.cat(pieces))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: sums come out the same wherever they are made."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -27,7 +27,7 @@ from weightspace.analysis.merging.tokenizer import config_changes
 from weightspace.analysis.merging.tokenizer_files import tokenizer_files
 from weightspace.analysis.merging.undo import UNDO, keep_parents
 from weightspace.analysis.merging.write import Open, Shard, Writer, fresh_folder, shards
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, checkpoint_of
 from weightspace.opening import open as open_anything
 from weightspace.provenance import stated
 from weightspace.storage import FileSpan
@@ -131,7 +131,7 @@ def _stamp(checkpoint: Checkpoint) -> list[str]:
 
 def _id(tensors: Mapping[str, Tensor]) -> str:
     """Of the content of tensors in a file, or in memory."""
-    return (tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors)).id
+    return checkpoint_of(tensors).id
 
 
 def description(plan: Plan) -> dict[str, Any]:

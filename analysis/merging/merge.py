@@ -9,8 +9,8 @@ import torch
 
 from weightspace.adapters import extract_adapter
 from weightspace.analysis.connectivity import repair_many
-from weightspace.analysis.merging.execute import Run, one_thread
-from weightspace.analysis.merging.making import SUFFIX, Making, Prepared, Progress, adapter_written, description, parents_of, written
+from weightspace.analysis.merging.execute import Run
+from weightspace.analysis.merging.making import Making, Prepared, Progress, adapter_written, description, parents_of, written
 from weightspace.analysis.merging.planner import plan
 from weightspace.analysis.merging.prepare import (
     Models,
@@ -23,17 +23,14 @@ from weightspace.analysis.merging.prepare import (
     with_vocabularies,
 )
 from weightspace.analysis.merging.recipe import Recipe, Source
-from weightspace.analysis.merging.report import MANIFEST
 from weightspace.analysis.merging.select import select
-from weightspace.analysis.merging.undo import UNDO
-from weightspace.analysis.merging.write import SHARD_BYTES, expect_room, growing
+from weightspace.analysis.merging.target import expect_target
+from weightspace.analysis.merging.write import SHARD_BYTES
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MergeError, one_line
+from weightspace.linalg import one_thread
 from weightspace.opening import open as open_anything
 from weightspace.symmetry import act
-
-FOREIGN = {".bin", ".ckpt", ".gguf", ".h5", ".keras", ".npy", ".npz", ".onnx", ".pkl", ".pt", ".pth", ".tar", ".th", ".zip"}
-"""Suffixes of files that are not written; others are of folders, as in `Llama-3.1-8B`."""
 
 
 def prepare(recipe: Path | str | Mapping[str, Any] | Recipe, opener: Opener = open_anything) -> Prepared:
@@ -111,7 +108,7 @@ def merge(
     """
     prepared = recipe if isinstance(recipe, Prepared) else prepare(recipe, opener)
     plan = prepared.plan.expect_possible()
-    target = None if out is None else _target(Path(out), prepared, force)
+    target = None if out is None else expect_target(Path(out), prepared, force)
     _keep_slabs()
     with one_thread():
         moved = alignment(plan, prepared.models.ready, spec_of) if plan.recipe.align else {}
@@ -146,30 +143,6 @@ def _ids(prepared: Prepared) -> dict[Source, str]:
     return {
         source: ids.get(str(source)) or "+".join(ids[name] for name in (source.model, *source.adapters)) for source in prepared.models.ready
     }
-
-
-def _target(out: Path, prepared: Prepared, force: bool) -> Path:
-    """See that the result can be written, before work begins."""
-    plan = prepared.plan
-    if out.suffix.lower() in FOREIGN and not out.is_dir():
-        raise MergeError(f"{out}: has the suffix '{out.suffix}'; name a {SUFFIX} file, or a folder")
-    if out.suffix == SUFFIX and plan.recipe.adapter:
-        raise MergeError(f"{out}: an adapter is a folder of two files; name a folder")
-    if out.exists() and not force:
-        raise MergeError(f"{out}: exists already; choose another name, or replace it with --force")
-    if out.is_dir() and not (out / MANIFEST).is_file():
-        raise MergeError(f"{out}: is a folder that was not written by a merge; choose another name, or remove it yourself")
-    for beside in (f"{out.stem}.{MANIFEST}", f"{out.stem}.md", f"{out.stem}.{UNDO}") if out.suffix == SUFFIX else ():
-        if out.with_name(beside).exists() and not force and not growing(out).exists():
-            raise MergeError(
-                f"{out.with_name(beside)}: exists already, and would be written beside the result; choose another name, or use --force"
-            )
-    place = out.resolve()
-    for name, checkpoint in prepared.models.parents.items():
-        if any(place in (file.resolve(), *file.resolve().parents) for file in checkpoint.files):
-            raise MergeError(f"{out}: is where '{one_line(name, 80)}' lies, which is merged; choose another name")
-    expect_room(out, plan.num_bytes)
-    return out
 
 
 def _repaired(run: Run) -> Checkpoint:

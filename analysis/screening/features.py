@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from weightspace.adapters import LowRank
-from weightspace.analysis.roles import role_of
 from weightspace.errors import AnalysisError, UnknownNameError
+from weightspace.roles import role_of
 
 FEATURES = ("sigma1", "frobenius", "concentration", "entropy", "kurtosis")
 ATTENTION = ("q", "k", "v", "o")
@@ -101,7 +101,7 @@ def adapter_features(
 
     Args:
         updates: an `Adapter`, or updates by the name of what they update.
-        roles: to look for (see `weightspace.analysis.roles`); by default those of attention, None for all that there are. A role that has no
+        roles: to look for (see `weightspace.roles`); by default those of attention, None for all that there are. A role that has no
             layer has NaN.
         aggregate: how layers of one role are put together: their `mean`, or the `max`, by which one odd layer shows.
 

@@ -9,7 +9,7 @@ import torch
 
 from weightspace import dtypes
 from weightspace.analysis.signatures.signature import CHANGE, NORM, Part, Signature, made
-from weightspace.checkpoint import Checkpoint, TensorInfo, tensor_bytes
+from weightspace.checkpoint import Checkpoint, TensorInfo, checkpoint_of, tensor_bytes
 from weightspace.errors import AnalysisError, ShapeMismatchError, UnknownNameError, one_line
 from weightspace.provenance import stated
 from weightspace.storage import Produced, Storage
@@ -53,7 +53,7 @@ def apply(
         >>> apply(clean, extract(start, clean, noisy), strength=0.5)["fc.weight"]
         tensor([[2.0000, 0.5000]])
     """
-    checkpoint = model if isinstance(model, Checkpoint) else Checkpoint.of(model)
+    checkpoint = checkpoint_of(model)
     given = [signatures] if isinstance(signatures, Signature) else list(signatures)
     shares = _shares(given, weights)
     if not math.isfinite(strength):

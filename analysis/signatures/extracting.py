@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from weightspace import dtypes
-from weightspace.adapters.adapter import widened
 from weightspace.analysis.layers import layers as layers_of
 from weightspace.analysis.signatures.packing import pack, packed_size
 from weightspace.analysis.signatures.quantisation import Grid
 from weightspace.analysis.signatures.selection import ALL, module_of, selected
 from weightspace.analysis.signatures.signature import CHANGE, GRIDS, NORM, Part, Signature, made
-from weightspace.checkpoint import Checkpoint, TensorInfo, tensor_bytes
+from weightspace.checkpoint import Checkpoint, TensorInfo, checkpoint_of, tensor_bytes
+from weightspace.dtypes import widened
 from weightspace.errors import AnalysisError, one_line
 from weightspace.storage import Memory, Produced, Storage
 from weightspace.symmetry import StateDict
@@ -60,7 +60,7 @@ def extract(
         >>> extract(start, clean, noisy)["fc.weight"]
         tensor([[0., 1.]])
     """
-    models = (_opened(pretrained), _opened(standard), _opened(robust))
+    models = (checkpoint_of(pretrained), checkpoint_of(standard), checkpoint_of(robust))
     norms = _norms(models[2])
     left_out = {name: _NOT_FINITE for name in norms if batch_norms and not bool(widened(models[2][name]).isfinite().all())}
     parts: dict[str, Part] = {}
@@ -124,10 +124,6 @@ def _norms(checkpoint: Checkpoint) -> list[str]:
 def _role(name: str) -> str:
     """What a tensor is in its module; Keras counts at the end of names."""
     return name.replace("/", ".").rpartition(".")[2].removesuffix(":0")
-
-
-def _opened(model: Checkpoint | StateDict) -> Checkpoint:
-    return model if isinstance(model, Checkpoint) else Checkpoint.of(model)
 
 
 def _is_learnt(info: TensorInfo) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from weightspace.analysis.signatures.applying import KIND, apply
 from weightspace.analysis.signatures.signature import Signature
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, checkpoint_of
 from weightspace.differences import apply_difference, write_difference
 from weightspace.errors import AnalysisError, FormatError, one_line
 from weightspace.symmetry import StateDict
@@ -31,7 +31,7 @@ def keep(model: Checkpoint | StateDict, patched: Checkpoint, signatures: Signatu
         AnalysisError: `patched` is no patched model, or of other signatures.
         FormatError: the file cannot be written.
     """
-    return write_difference(model if isinstance(model, Checkpoint) else Checkpoint.of(model), _undone(patched, signatures), path)
+    return write_difference(checkpoint_of(model), _undone(patched, signatures), path)
 
 
 def remove(patched: Checkpoint, signatures: Signature | Sequence[Signature], kept: str | Path) -> Checkpoint:

@@ -5,12 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from weightspace import dtypes
 from weightspace.adapters.low_rank import LowRank
 from weightspace.checkpoint import Checkpoint
+from weightspace.dtypes import widened as widened
 from weightspace.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -106,13 +103,3 @@ class Adapter(_Updates):
         """How many outputs and inputs (with the kernel) an update's factors have, from the header alone."""
         factors = self.factors[target]
         return self.checkpoint.info[factors.b].shape[0], math.prod(self.checkpoint.info[factors.a].shape[1:])
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """A float tensor in float32, or as it is where it is wider; numbers that are packed in pairs come one by one, along the last axis."""
-    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
-        return tensor
-    if tensor.dtype == getattr(torch, "float4_e2m1fn_x2", None):  # which torch converts to nothing
-        values = dtypes.decode(tensor.cpu().contiguous().view(torch.uint8).numpy().reshape(-1), dtypes.dtype("F4"))
-        return torch.from_numpy(values).reshape(*tensor.shape[:-1], -1).to(tensor.device)
-    return tensor.to(torch.float32)

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from weightspace import dtypes
-from weightspace.adapters.adapter import Adapter, widened
+from weightspace.adapters.adapter import Adapter
 from weightspace.adapters.fitting import fit
 from weightspace.adapters.reading import read_adapter
 from weightspace.adapters.ties import hidden_head_beside, input_embedding, is_hidden_head, owner_of, saying_untied, untied
 from weightspace.checkpoint import Checkpoint, TensorInfo, tensor_bytes
+from weightspace.dtypes import widened
 from weightspace.errors import MergeError, one_line
 from weightspace.storage import Produced, Storage
 

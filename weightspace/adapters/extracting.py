@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from weightspace import dtypes
-from weightspace.adapters.adapter import widened
 from weightspace.adapters.keys import WRAPPER
 from weightspace.adapters.layout import Layout
 from weightspace.adapters.ties import tied_with
 from weightspace.checkpoint import Checkpoint
+from weightspace.dtypes import widened
 from weightspace.errors import MergeError, one_line
 from weightspace.naming import wrapper_prefix
 

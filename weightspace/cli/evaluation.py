@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +22,16 @@ Evaluation = Annotated[
         help="A function of a state dict that returns its loss (or loss and metrics by name), or one without arguments that returns a weightspace Task; by default the task of the population that the model comes from.",
     ),
 ]
+
+
+def judge_option(what: str) -> Any:
+    """The option `--eval` where nothing is judged by default: `what` is judged by it."""
+    return typer.Option(
+        "--eval",
+        metavar="MODULE:FUNCTION",
+        show_default=False,
+        help=f"Judge {what}: a function of a state dict that returns numbers, or one without arguments that returns a Task.",
+    )
 
 
 def evaluation_of(reference: str | None, checkpoint: "Checkpoint") -> "Task | Callable[..., Any]":
@@ -93,15 +103,9 @@ def values_of(judge: "Task | Callable[..., Any]", checkpoint: "Checkpoint") -> d
     Raises:
         TaskError: it says something else.
     """
-    from weightspace.task import Task
+    from weightspace.task import Task, numbers_of
 
-    found = judge.evaluate(checkpoint) if isinstance(judge, Task) else judge(checkpoint.state_dict())
-    given = found if isinstance(found, Mapping) else {"loss": found}
-    try:
-        return {str(name): float(value) for name, value in given.items()}
-    except (TypeError, ValueError):
-        said = ", ".join(f"{name}: {type(value).__name__}" for name, value in given.items())
-        raise TaskError(f"the evaluation returned {said}; expected a number, or numbers by name") from None
+    return numbers_of(judge.evaluate(checkpoint) if isinstance(judge, Task) else judge(checkpoint.state_dict()))
 
 
 def needs_task(method: str) -> bool:

@@ -63,6 +63,14 @@ def model_argument(metavar: str = "MODEL") -> Any:
 
 
 Model = Annotated[str, model_argument()]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", show_default=False, help="Paths, names in the catalog, or first digits of ids."),
+]
+Where = Annotated[
+    str | None, typer.Option("--where", metavar="SQL", show_default=False, help="Take the models that a catalog query finds.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Processes, with --where.")]
 SpecFile = Annotated[
     Path | None,
     typer.Option(
@@ -74,6 +82,12 @@ SpecFile = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is left to chance.")]
 All = Annotated[bool, typer.Option("--all", help="Leave nothing out.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
+
+
+def plot_option(what: str) -> Any:
+    """The option that names the file for a picture of `what`."""
+    return typer.Option("--plot", metavar="FILE", show_default=False, help=f"Draw {what} into a PNG, SVG or PDF file.")
 
 
 def zoo_at(folder: Path | None) -> "Zoo":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightspace import dtypes
-from weightspace.checkpoint import Checkpoint, TensorInfo, tied
+from weightspace.checkpoint import Checkpoint, TensorInfo, checkpoint_of, tied
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
 from weightspace.provenance import told
@@ -180,7 +180,7 @@ def save(tensors: "Checkpoint | Mapping[str, torch.Tensor]", path: str | Path, m
         target = target.resolve()  # the link stays, what it leads to is written
     if not target.name or (target.exists() and not target.is_file()):
         raise FormatError(f"{path}: cannot be written, it is no regular file", reason="unreadable", advice="name a file in a folder")
-    checkpoint = tensors if isinstance(tensors, Checkpoint) else Checkpoint.of(tensors)
+    checkpoint = checkpoint_of(tensors)
     head, order = header(checkpoint.info, metadata or {})
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -8,6 +8,7 @@ from weightspace.linalg.singular import Singular as Singular
 from weightspace.linalg.singular import each as each
 from weightspace.linalg.singular import singular_values as singular_values
 from weightspace.linalg.singular import svd as svd
+from weightspace.linalg.threads import one_thread as one_thread
 from weightspace.linalg.threads import threads_for as threads_for
 from weightspace.linalg.top import top_singular as top_singular
 from weightspace.linalg.updating import updated as updated
@@ -19,6 +20,7 @@ __all__ = [
     "cached_singular_values",
     "cached_svd",
     "each",
+    "one_thread",
     "singular_values",
     "svd",
     "threads_for",

@@ -8,17 +8,19 @@ import torch
 _SMALL = 512
 
 
-@contextlib.contextmanager
-def threads_for(size: int) -> Iterator[None]:
+def threads_for(size: int) -> contextlib.AbstractContextManager[None]:
     """Work on matrices of this size with as many threads as they are worth: one, or those that torch has.
 
     Args:
         size: the shorter side.
     """
+    return contextlib.nullcontext() if size > _SMALL or torch.get_num_threads() == 1 else one_thread()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: sums come out the same wherever they are made."""
     before = torch.get_num_threads()
-    if size > _SMALL or before == 1:
-        yield
-        return
     torch.set_num_threads(1)
     try:
         yield

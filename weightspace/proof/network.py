@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import ShapeMismatchError, SymmetryError, one_line
 from weightspace.proof.arguments import expect_entries, expect_module, expect_values
 from weightspace.proof.sharing import tied
@@ -276,7 +276,7 @@ def function_change(
 
 def _named(lifted: Network, weights: StateDict | Checkpoint) -> dict[str, Tensor]:
     """Tensors under every name that the module has for them."""
-    given = weights.state_dict() if isinstance(weights, Checkpoint) else weights
+    given = state_of(weights)
     shared = {lifted.ties.get(name, name): tensor for name, tensor in given.items()}
     state: dict[str, Tensor] = {}
     for name in lifted.state:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from weightspace.analysis.connectivity.paths import blend, state_of
+from weightspace.analysis.connectivity.paths import blend
 from weightspace.analysis.matching.best import Best
 from weightspace.analysis.matching.family import Rules, solve_one
 from weightspace.analysis.matching.match import Match, matching_method, result
@@ -18,7 +18,8 @@ from weightspace.analysis.matching.pair import Local, Pair
 from weightspace.analysis.matching.search import Run, descend, usual_shakes
 from weightspace.analysis.matching.soft import relaxed_value, sinkhorn, softly
 from weightspace.axes import leaves
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, state_of
+from weightspace.dtypes import widened
 from weightspace.errors import TaskError, UnknownNameError
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry, act
@@ -199,7 +200,4 @@ def _matrix(scores: Tensor, temperature: float) -> Tensor:
 def _floats(weights: Checkpoint | StateDict, task: Task | None) -> dict[str, Tensor]:
     """All tensors of a network, on the task's device if there is one, floats in float32 or wider."""
     state_dict = on_device(weights, task) if task else {name: tensor.detach() for name, tensor in state_of(weights).items()}
-    return {
-        name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
-        for name, tensor in state_dict.items()
-    }
+    return {name: widened(tensor) for name, tensor in state_dict.items()}

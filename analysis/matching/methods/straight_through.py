@@ -11,6 +11,7 @@ from weightspace.analysis.matching.midpoint import cycled, on_device, path_loss
 from weightspace.analysis.matching.pair import Pair
 from weightspace.analysis.matching.search import descend, usual_shakes
 from weightspace.checkpoint import Checkpoint
+from weightspace.dtypes import widened
 from weightspace.errors import TaskError
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import StateDict, Symmetry, act
@@ -94,13 +95,12 @@ def _copy(state_dict: StateDict, spec: SymmetrySpec) -> dict[str, Tensor]:
     for name in spec.tensors:
         tensor = state_dict[name]
         if name not in spec.statistics and tensor.is_floating_point():
-            wide = torch.promote_types(tensor.dtype, torch.float32)
-            made[name] = tensor.to(wide, copy=True).requires_grad_()
+            made[name] = widened(tensor).clone().requires_grad_()
     return made
 
 
 def _through(moved: StateDict, copy: StateDict, spec: SymmetrySpec) -> dict[str, Tensor]:
     """The values of the moved b, with gradients that go to the copy."""
-    made = {name: moved[name] + (tensor - tensor.detach()) for name, tensor in copy.items()}
+    made = {name: widened(moved[name]) + (tensor - tensor.detach()) for name, tensor in copy.items()}
     tied = {name: made[owner] for name, owner in spec.aliases.items() if name in moved and owner in made}
     return {**moved, **made, **tied}

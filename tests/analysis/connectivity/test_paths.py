@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from weightspace.analysis.connectivity.paths import blend, line, quadratic, state_of
-from weightspace.checkpoint import Checkpoint
+from weightspace.analysis.connectivity.paths import blend, line, quadratic
+from weightspace.checkpoint import Checkpoint, state_of
 from weightspace.errors import ShapeMismatchError, UnknownNameError
 
 

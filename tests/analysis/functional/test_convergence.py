@@ -15,7 +15,7 @@ from tests.analysis.functional.networks import digits, tiny10
 from weightspace.analysis.functional.clusters import cluster_units
 from weightspace.analysis.functional.convergence import convergence, gather, pair_units
 from weightspace.analysis.functional.prediction import predict_sparsely, sparse_prediction
-from weightspace.analysis.similarity import Moments
+from weightspace.analysis.moments import Moments
 from weightspace.errors import AnalysisError
 from weightspace.inference import infer_spec
 from weightspace.symmetry import act

@@ -8,7 +8,21 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.evaluation import Evaluation, evaluation_of, needs_task
-from weightspace.cli.options import ALIGNMENT, PICTURES, Format, Model, OutputFormat, Seed, SpecFile, ZooFolder, spec_of, unwritten, zoo_at
+from weightspace.cli.options import (
+    ALIGNMENT,
+    PICTURES,
+    Force,
+    Format,
+    OutputFormat,
+    Seed,
+    SpecFile,
+    ZooFolder,
+    model_argument,
+    plot_option,
+    spec_of,
+    unwritten,
+    zoo_at,
+)
 from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 
@@ -40,8 +54,8 @@ _COLUMNS = {
 
 
 def barrier(
-    a: Model,
-    b: Model,
+    a: Annotated[str, model_argument("A")],
+    b: Annotated[str, model_argument("B")],
     evaluation: Evaluation = None,
     align: Annotated[
         str | None, typer.Option("--match", metavar="METHOD", show_default=False, help="Align B to A first, by this method.")
@@ -55,11 +69,9 @@ def barrier(
         bool, typer.Option("--calibrate", help="Also measure the loss at each network's best softmax temperature.")
     ] = False,
     curve: Annotated[bool, typer.Option("--curve", help="Print the values at every point in place of the barriers.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", show_default=False, help="Draw the curve into a PNG, SVG or PDF file.")
-    ] = None,
+    plot: Annotated[Path | None, plot_option("the curve")] = None,
     spec: SpecFile = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import CATALOG, Model, ZooFolder, zoo_at
+from weightspace.cli.options import CATALOG, Force, Model, ZooFolder, zoo_at
 from weightspace.cli.output import say
 from weightspace.cli.progress import progress
 from weightspace.errors import RecordError
@@ -17,7 +17,7 @@ PLACE = 17
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: Force = False,
     zoo: ZooFolder = None,
 ) -> None:
     """Write a model as safetensors, whatever format it has.

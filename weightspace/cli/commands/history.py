@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, ZooFolder, unwritten, zoo_at
+from weightspace.cli.options import ANALYSIS, PICTURES, Force, Format, OutputFormat, ZooFolder, plot_option, unwritten, zoo_at
 from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 
@@ -54,11 +54,8 @@ def history(
     events: Annotated[bool, typer.Option("--events", help="Print what broke, or may have, instead of layers.")] = False,
     steps: Annotated[bool, typer.Option("--steps", help="Print every layer at every step.")] = False,
     layer: Annotated[str, typer.Option("--layer", metavar="GLOB", help="Layers to follow, as in a shell: 'fc*.weight'.")] = "*",
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE", show_default=False, help="Draw change by layer and step into a PNG, SVG or PDF file."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    plot: Annotated[Path | None, plot_option("change by layer and step")] = None,
+    force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:

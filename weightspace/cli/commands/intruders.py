@@ -13,12 +13,14 @@ from weightspace.cli.options import (
     ANALYSIS,
     PICTURES,
     WEIGHTS,
+    Force,
     Format,
     OutputFormat,
     Seed,
     ZooFolder,
     expect_apart,
     model_argument,
+    plot_option,
     unwritten,
     zoo_at,
 )
@@ -120,13 +122,8 @@ def intruders(
         list[Control] | None,
         typer.Option("--control", show_default=False, help="With --sweep: scale this, too, in the intruders' place; again for more."),
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", metavar="FILE", show_default=False, help="Draw counts by layer (similarities of a single layer), or the sweep."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    plot: Annotated[Path | None, plot_option("counts by layer (similarities of a single layer), or the sweep,")] = None,
+    force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,

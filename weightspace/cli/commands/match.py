@@ -11,12 +11,13 @@ from weightspace.cli.evaluation import Evaluation, needs_task, task_of
 from weightspace.cli.options import (
     ALIGNMENT,
     WEIGHTS,
+    Force,
     Format,
-    Model,
     OutputFormat,
     Seed,
     SpecFile,
     ZooFolder,
+    model_argument,
     spec_of,
     unwritten,
     zoo_at,
@@ -45,8 +46,8 @@ _COLUMNS = {
 
 
 def match(
-    a: Model,
-    b: Model,
+    a: Annotated[str, model_argument("A")],
+    b: Annotated[str, model_argument("B")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Write the moved B as safetensors.")
     ] = None,
@@ -66,7 +67,7 @@ def match(
         ),
     ] = 0,
     evaluation: Evaluation = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,

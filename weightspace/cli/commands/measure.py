@@ -9,7 +9,21 @@ import typer
 
 from weightspace.cli.evaluation import Evaluation, task_of
 from weightspace.cli.left_out import LeftOut
-from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, Seed, ZooFolder, unwritten, zoo_at
+from weightspace.cli.options import (
+    ANALYSIS,
+    PICTURES,
+    Force,
+    Format,
+    Jobs,
+    Models,
+    OutputFormat,
+    Seed,
+    Where,
+    ZooFolder,
+    plot_option,
+    unwritten,
+    zoo_at,
+)
 from weightspace.cli.output import Column, print_data, print_figure
 from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
@@ -34,14 +48,8 @@ def measure(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", show_default=False, help="Which measure; without it all are listed.")
     ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[MODEL]...", show_default=False, help="Paths, names in the catalog, or first digits of ids."),
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", metavar="SQL", show_default=False, help="Take it of every model of a catalog query, or of all pairs."),
-    ] = None,
+    models: Models = None,
+    where: Where = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="KEY=VALUE", show_default=False, help="A setting of the measure.")
     ] = None,
@@ -49,18 +57,16 @@ def measure(
     key: Annotated[
         str | None, typer.Option("--key", metavar="KEY", show_default=False, help="The key to draw, where there are several.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", show_default=False, help="Draw it into a PNG, SVG or PDF file.")
-    ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Processes, with --where.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    plot: Annotated[Path | None, plot_option("it")] = None,
+    jobs: Jobs = 1,
+    force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:
     """Take a measure of models, of pairs of models, or of what they compute.
 
-    Results of catalogued models are kept in the catalog, in measurements and pair_measurements; with --where nothing is computed twice, and models that it cannot be taken of are left out. A pair is taken in both orders where the measure has a direction. Measures of single matrices are taken by `weightspace spectra`.
+    Results of catalogued models are kept in the catalog, in measurements and pair_measurements; with --where all models of a query are measured, or all pairs of them, nothing twice, and models that it cannot be taken of are left out. A pair is taken in both orders where the measure has a direction. Measures of single matrices are taken by `weightspace spectra`.
 
     Examples:
       weightspace measure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.evaluation import judge_at, values_of
+from weightspace.cli.evaluation import judge_at, judge_option, values_of
 from weightspace.cli.merging import catalogue, told_health
 from weightspace.cli.options import ALIGNMENT, Format, OutputFormat, ZooFolder, byte_count, zoo_at
 from weightspace.cli.output import Column, print_data, say
@@ -46,15 +46,7 @@ def merge(
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", show_default=False, help="In place of the recipe's seed of what is left to chance.")
     ] = None,
-    evaluation: Annotated[
-        str | None,
-        typer.Option(
-            "--eval",
-            metavar="MODULE:FUNCTION",
-            show_default=False,
-            help="Judge the result: a function of a state dict that returns numbers, or one without arguments that returns a Task.",
-        ),
-    ] = None,
+    evaluation: Annotated[str | None, judge_option("the result")] = None,
     gate: Annotated[
         Path | None,
         typer.Option(

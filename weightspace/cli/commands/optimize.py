@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.evaluation import judge_at, values_of
+from weightspace.cli.evaluation import judge_at, judge_option, values_of
 from weightspace.cli.merging import catalogue, told_health
 from weightspace.cli.options import ALIGNMENT, Format, OutputFormat, Seed, ZooFolder, zoo_at
 from weightspace.cli.output import Column, print_data, say
@@ -35,15 +35,7 @@ def optimize(
             help="A YAML file with {search: \\[low, high]} or {choose: \\[a, b]} in place of some values.",
         ),
     ],
-    evaluation: Annotated[
-        str,
-        typer.Option(
-            "--eval",
-            metavar="MODULE:FUNCTION",
-            show_default=False,
-            help="A function of a state dict that returns numbers, or one without arguments that returns a Task.",
-        ),
-    ],
+    evaluation: Annotated[str, judge_option("every try")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", show_default=False, help="Merge with the best values into this folder or file."),

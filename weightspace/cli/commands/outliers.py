@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, ZooFolder, unwritten, zoo_at
+from weightspace.cli.options import ANALYSIS, PICTURES, Force, Format, OutputFormat, Where, ZooFolder, plot_option, unwritten, zoo_at
 from weightspace.cli.output import Column, print_data, print_figure, say
 
 PLACE = 45
@@ -21,16 +21,12 @@ _COLUMNS = {
 
 
 def outliers(
-    where: Annotated[
-        str | None, typer.Option("--where", metavar="SQL", show_default=False, help="Look at the models of a catalog query alone.")
-    ] = None,
+    where: Where = None,
     threshold: Annotated[
         float, typer.Option("--threshold", min=0, metavar="Z", help="Distance from the family's median, in robust deviations.")
     ] = 8.0,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", show_default=False, help="Draw the largest family into a PNG, SVG or PDF file.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    plot: Annotated[Path | None, plot_option("the largest family")] = None,
+    force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 from weightspace.cli import cells
 from weightspace.cli.commands.barrier import Correction
 from weightspace.cli.evaluation import Evaluation, task_of
-from weightspace.cli.options import ALIGNMENT, WEIGHTS, Format, Model, OutputFormat, ZooFolder, unwritten, zoo_at
+from weightspace.cli.options import ALIGNMENT, WEIGHTS, Force, Format, OutputFormat, ZooFolder, model_argument, unwritten, zoo_at
 from weightspace.cli.output import print_data, say
 from weightspace.cli.progress import progress
 from weightspace.errors import TaskError
@@ -18,15 +18,15 @@ PLACE = 32
 
 
 def repair(
-    a: Model,
-    b: Model,
+    a: Annotated[str, model_argument("A")],
+    b: Annotated[str, model_argument("B")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="The file to write.")],
     evaluation: Evaluation = None,
     t: Annotated[float, typer.Option("--at", min=0, max=1, metavar="T", help="Where between A (0) and B (1).")] = 0.5,
     correction: Annotated[
         Correction, typer.Option("--repair", help="Reset running statistics alone, or repair activations.")
     ] = Correction.repair,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:

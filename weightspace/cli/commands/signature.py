@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.evaluation import judge_at, values_of
+from weightspace.cli.evaluation import judge_at, judge_option, values_of
 from weightspace.cli.options import (
     ANALYSIS,
     PICTURES,
     WEIGHTS,
+    Force,
     Format,
     Model,
     OutputFormat,
@@ -18,6 +19,7 @@ from weightspace.cli.options import (
     SpecFile,
     ZooFolder,
     expect_apart,
+    plot_option,
     spec_of,
     unwritten,
     zoo_at,
@@ -36,10 +38,7 @@ One = Annotated[
     str, typer.Argument(metavar="SIGNATURE", show_default=False, help="A path, a name in the catalog, or the first digits of an id.")
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="The .safetensors file to write.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
-Plot = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE", show_default=False, help="Draw the energy by tensor into a PNG, SVG or PDF file.")
-]
+Plot = Annotated[Path | None, plot_option("the energy by tensor")]
 _MADE = {
     "file": Column("file"),
     "id": Column("id", lambda id: id[:12]),
@@ -138,15 +137,7 @@ def apply(
     replace_norms: Annotated[
         bool, typer.Option("--replace-norms", help="Put in the batch norms of the robust models in place of the model's.")
     ] = False,
-    evaluation: Annotated[
-        str | None,
-        typer.Option(
-            "--eval",
-            metavar="MODULE:FUNCTION",
-            show_default=False,
-            help="Judge the model before and after: a function of a state dict that returns numbers, or one without arguments that returns a Task.",
-        ),
-    ] = None,
+    evaluation: Annotated[str | None, judge_option("the model before and after")] = None,
     force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,

@@ -12,7 +12,22 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.left_out import LeftOut
-from weightspace.cli.options import ANALYSIS, PICTURES, Format, OutputFormat, Seed, ZooFolder, pairs, unwritten, zoo_at
+from weightspace.cli.options import (
+    ANALYSIS,
+    PICTURES,
+    Force,
+    Format,
+    Jobs,
+    Models,
+    OutputFormat,
+    Seed,
+    Where,
+    ZooFolder,
+    pairs,
+    plot_option,
+    unwritten,
+    zoo_at,
+)
 from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
@@ -38,14 +53,8 @@ _FIXED = {
 
 
 def spectra(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[MODEL]...", show_default=False, help="Paths, names in the catalog, or first digits of ids."),
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option("--where", metavar="SQL", show_default=False, help="All models of a catalog query, in place of named ones."),
-    ] = None,
+    models: Models = None,
+    where: Where = None,
     measure: Annotated[
         list[str] | None,
         typer.Option(
@@ -75,17 +84,15 @@ def spectra(
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Tables of embeddings, too.")] = False,
     summary: Annotated[bool, typer.Option("--summary", help="Print means over the layers in place of the layers.")] = False,
     values: Annotated[bool, typer.Option("--values", help="Print the singular values in place of what they say.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", show_default=False, help="Draw the layers into a PNG, SVG or PDF file.")
-    ] = None,
+    plot: Annotated[Path | None, plot_option("the layers")] = None,
     tails: Annotated[
         Path | None,
         typer.Option(
             "--tails", metavar="FILE", show_default=False, help="Draw the eigenvalues of up to twelve layers, with the fitted tails."
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Processes, with --where.")] = 1,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    jobs: Jobs = 1,
+    force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,

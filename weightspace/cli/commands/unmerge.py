@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import ALIGNMENT, WEIGHTS, Format, Model, OutputFormat, ZooFolder, unwritten, zoo_at
+from weightspace.cli.options import ALIGNMENT, WEIGHTS, Force, Format, Model, OutputFormat, ZooFolder, unwritten, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
 from weightspace.errors import MergeError
@@ -33,7 +33,7 @@ def unmerge(
         Path | None,
         typer.Option("--kept", metavar="DIR", show_default=False, help="The folder of what the merge kept, where it lies elsewhere."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from weightspace.analysis.roles import block_of, role_of
+from weightspace.roles import block_of, role_of
 
 ROLES = {
     "model.layers.3.self_attn.q_proj.weight": "q",
