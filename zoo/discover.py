@@ -60,7 +60,7 @@ class Found:
         return f"{above}/{last}" if above else last
 
 
-def discover(roots: Sequence[str | Path]) -> Iterator[Found]:
+def discover(roots: Sequence[str | Path], *, base: Path | None = None) -> Iterator[Found]:
     """Walk files and folders in sorted order and yield everything that may be a checkpoint, once.
 
     Only formats of several files are recognised here, so that their shards are not taken for models; a single file is
@@ -68,6 +68,10 @@ def discover(roots: Sequence[str | Path]) -> Iterator[Found]:
 
     Hidden folders are passed over, as are folders behind links. A linked file is taken when it leads to a place inside
     the root or into the blobs of the Hugging Face cache that it stands in.
+
+    Args:
+        roots: files and folders.
+        base: folder below which names begin and runs are looked for, where the roots are files somewhere in it; else each root itself.
 
     Raises:
         FormatError: a root does not exist.
@@ -80,7 +84,7 @@ def discover(roots: Sequence[str | Path]) -> Iterator[Found]:
         is_folder = root.is_dir()
         places = _walk(root) if is_folder else iter([(root.parent, [root])])
         for folder, files in places:
-            for found in _in_folder(folder, files, root if is_folder else root.parent, whole=is_folder):
+            for found in _in_folder(folder, files, base or (root if is_folder else root.parent), whole=is_folder):
                 if found.path not in seen:
                     seen.add(found.path)
                     yield found

@@ -88,6 +88,7 @@ def ingest(
     tags: Mapping[str, str] | None = None,
     copy: bool = False,
     prefix: str = "",
+    base: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Catalogue every checkpoint under the roots; running it again reads only what is new or changed.
@@ -99,6 +100,7 @@ def ingest(
         tags: labels for every model found, also for those that are known already.
         copy: also keep the weights in the zoo's store.
         prefix: put before the names of new models, such as `lpips/`.
+        base: see `discover`.
         progress: called after each checkpoint.
 
     Raises:
@@ -111,7 +113,7 @@ def ingest(
     run = _Ingest(catalog, dict(tags or {}), copy, prefix, progress)
     try:
         with reading.uncollected():
-            run.take(discover(roots), jobs or parallel.available_cores())
+            run.take(discover(roots, base=base), jobs or parallel.available_cores())
         run.forget_missing(roots)
         run.flush()
     except KeyboardInterrupt:
@@ -346,7 +348,7 @@ class _Ingest:
 
     def forget_missing(self, roots: Sequence[str | Path]) -> None:
         """Forget files below the roots that are no longer there, so that a moved file is not taken for a copy."""
-        folders = [f"{os.path.abspath(root).rstrip(os.sep)}{os.sep}" for root in roots]  # noqa: PTH100 - as discovery writes paths
+        folders = [f"{os.path.abspath(root).rstrip(os.sep)}{os.sep}" for root in roots if Path(root).is_dir()]  # noqa: PTH100 - as discovery writes paths
         gone = [path for path in self.known if path.startswith(tuple(folders)) and not os.path.lexists(path)]
         if gone:
             with self.catalog.writing() as connection:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,12 +15,13 @@ from weightspace import parallel
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import RecordError, WeightSpaceError, one_line
 from weightspace.zoo import query
+from weightspace.zoo.results import Pending, write
 from weightspace.zoo.write import Connection
 
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
 
-FLUSH_SECONDS = 2.0  # between writes
+COLUMNS = {1: ("model_id",), 2: ("a_id", "b_id")}  # of models and of pairs
 
 Function = Callable[..., Mapping[str, Any]]
 Skip = Callable[[str, Exception], None]
@@ -85,33 +85,21 @@ def apply_to(
         wanted = list((itertools.permutations if ordered else itertools.combinations)(names, arity))
         known = _known(connection, measure, arity)
     missing = [key for key in wanted if key not in known]
-    pending: dict[Key, dict[str, float | str | None]] = {}
-    written = time.monotonic()
-
-    def flush() -> None:
-        if pending:
-            with zoo.catalog.writing() as connection:
-                _write(connection, measure, pending)
-            pending.clear()
-
-    try:
-        tasks = _tasks(zoo, names, missing, is_strict=skip is None)
-        # Closed here, so that after Ctrl-C no worker goes on while the rest is written.
-        with contextlib.closing(parallel.run(partial(_apply, function, measure.name), tasks, jobs=jobs)) as results:
-            for done, (key, values) in enumerate(zip(missing, results, strict=True), 1):
-                if not isinstance(values, _Failed):
-                    pending[key] = values
-                elif skip is not None:
-                    skip(" and ".join(names[k] for k in key), RecordError(values.reason))
-                else:
-                    raise RecordError(f"{_said_of(measure.name, [names[k] for k in key])}: {values.reason}")
-                if time.monotonic() - written > FLUSH_SECONDS:
-                    flush()
-                    written = time.monotonic()
-                if progress:
-                    progress(Progress(done, len(missing)))
-    finally:
-        flush()
+    # Results are closed before what is pending is written, so that after Ctrl-C no worker goes on meanwhile.
+    tasks = _tasks(zoo, names, missing, is_strict=skip is None)
+    with (
+        Pending(zoo.catalog, *COLUMNS[arity]) as pending,
+        contextlib.closing(parallel.run(partial(_apply, function, measure.name), tasks, jobs=jobs)) as results,
+    ):
+        for done, (key, values) in enumerate(zip(missing, results, strict=True), 1):
+            if not isinstance(values, _Failed):
+                pending.add(key, measure.columns, values)
+            elif skip is not None:
+                skip(" and ".join(names[k] for k in key), RecordError(values.reason))
+            else:
+                raise RecordError(f"{_said_of(measure.name, [names[k] for k in key])}: {values.reason}")
+            if progress:
+                progress(Progress(done, len(missing)))
     with zoo.catalog.reading() as connection:
         return _table(_known(connection, measure, arity), wanted, names)
 
@@ -128,7 +116,8 @@ def record(zoo: "Zoo", models: Sequence[Checkpoint], measure: Measure, values: M
         connection.unregister("wanted")
         if not all(model.id in keys for model in models):
             return False
-        _write(connection, measure, {tuple(keys[model.id] for model in models): kept})
+        of = tuple(keys[model.id] for model in models)
+        write(connection, COLUMNS[len(of)], [(of, measure.columns, key, value) for key, value in kept.items()])
         return True
 
 
@@ -228,25 +217,6 @@ def _value(value: object, key: str, where: str, *, is_text_allowed: bool) -> flo
     except (TypeError, ValueError, RuntimeError):  # text, or an array of several numbers
         raise RecordError(f"{where} has {one_line(repr(value), 80)} for '{key}', expected a number") from None
     return read if math.isfinite(read) else None
-
-
-def _write(connection: Connection, measure: Measure, results: Mapping[Key, Mapping[str, float | str | None]]) -> None:
-    """Write whole models or pairs; results of a process that measured the same meanwhile are replaced."""
-    arity = len(next(iter(results)))
-    keys, table = (("model_id",), "measurements") if arity == 1 else (("a_id", "b_id"), "pair_measurements")
-    rows = [(key, name, value) for key, values in results.items() for name, value in values.items()]
-    name, version, parameters = measure.columns
-    columns = {column: pa.array([key[place] for key, _, _ in rows], pa.int32()) for place, column in enumerate(keys)}
-    columns |= {c: pa.array([v] * len(rows), pa.string()) for c, v in (("measure", name), ("version", version), ("parameters", parameters))}
-    columns["key"] = pa.array([k for _, k, _ in rows], pa.string())
-    columns["value"] = pa.array([None if isinstance(v, str) else v for _, _, v in rows], pa.float64())
-    if arity == 1:
-        columns["text"] = pa.array([v if isinstance(v, str) else None for _, _, v in rows], pa.string())
-    connection.register("fresh", pa.table(columns))
-    same = " and ".join(f"{table}.{c} = fresh.{c}" for c in (*keys, "measure", "version", "parameters"))
-    connection.execute(f"delete from {table} using fresh where {same}{' and tensor_id is null' if arity == 1 else ''}")
-    connection.execute(f"insert into {table} by name select * from fresh")
-    connection.unregister("fresh")
 
 
 def _table(found: Mapping[Key, Mapping[str, Any]], wanted: Sequence[Key], names: Mapping[int, str]) -> pa.Table:

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,8 @@ import pyarrow as pa
 from weightspace import parallel
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import RecordError, WeightSpaceError, one_line
-from weightspace.zoo.mapping import FLUSH_SECONDS, Measure, Progress, Skip, checked, selected
+from weightspace.zoo.mapping import Measure, Progress, Skip, checked, selected
+from weightspace.zoo.results import Pending
 from weightspace.zoo.write import Connection
 
 if TYPE_CHECKING:
@@ -62,29 +62,19 @@ def apply_to_tensors(
     with zoo.catalog.reading() as connection:
         known = _known(connection, measures, {variant for _, variant in contents.values()})
     tasks = list(_tasks(models, chosen, contents, known, [one.name for one in measures]))
-    total, done, written = sum(len(task.tensors) for task, _ in tasks), 0, time.monotonic()
-    pending: dict[_Key, dict[str, Any]] = {}
-
-    def flush() -> None:
-        if pending:
-            with zoo.catalog.writing() as connection:
-                _write(connection, {one.name: one for one in measures}, pending)
-            pending.clear()
-
-    try:
-        with contextlib.closing(parallel.run(partial(_apply, function), (task for task, _ in tasks), jobs=jobs)) as results:
-            for (task, measured), said in zip(tasks, results, strict=True):
-                fresh = {(measured[tensor], measure): said[tensor][measure] for tensor in task.tensors for measure in task.measures}
-                pending |= fresh
-                known |= fresh
-                done += len(task.tensors)
-                if time.monotonic() - written > FLUSH_SECONDS:
-                    flush()
-                    written = time.monotonic()
-                if progress:
-                    progress(Progress(done, total))
-    finally:
-        flush()
+    total, done, by_name = sum(len(task.tensors) for task, _ in tasks), 0, {one.name: one for one in measures}
+    with (
+        Pending(zoo.catalog, "tensor_id") as pending,
+        contextlib.closing(parallel.run(partial(_apply, function), (task for task, _ in tasks), jobs=jobs)) as results,
+    ):
+        for (task, measured), said in zip(tasks, results, strict=True):
+            for tensor, measure in itertools.product(task.tensors, task.measures):
+                content = number, variant = measured[tensor]
+                known[content, measure] = said[tensor][measure]
+                pending.add((number,), _filed(by_name[measure], variant).columns, said[tensor][measure])
+            done += len(task.tensors)
+            if progress:
+                progress(Progress(done, total))
     rows = [(models[number], tensor, contents[number, tensor]) for number, (_, tensors) in chosen.items() for tensor in tensors]
     return _table(rows, known, [one.name for one in measures])
 
@@ -164,26 +154,6 @@ def _apply(function: Function, task: _Task) -> dict[str, dict[str, dict[str, flo
         }
         for tensor in task.tensors
     }
-
-
-def _write(connection: Connection, measures: Mapping[str, Measure], results: Mapping[_Key, Mapping[str, float | str | None]]) -> None:
-    """Write results by content; those of a process that measured the same meanwhile are replaced."""
-    rows = [
-        (tensor, _filed(measures[name], variant), key, value)
-        for ((tensor, variant), name), values in results.items()
-        for key, value in values.items()
-    ]
-    columns = {"tensor_id": pa.array([row[0] for row in rows], pa.int64())}
-    for place, column in enumerate(("measure", "version", "parameters")):
-        columns[column] = pa.array([row[1].columns[place] for row in rows], pa.string())
-    columns["key"] = pa.array([row[2] for row in rows], pa.string())
-    columns["value"] = pa.array([None if isinstance(row[3], str) else row[3] for row in rows], pa.float64())
-    columns["text"] = pa.array([row[3] if isinstance(row[3], str) else None for row in rows], pa.string())
-    connection.register("fresh", pa.table(columns))
-    same = " and ".join(f"measurements.{column} = fresh.{column}" for column in ("tensor_id", "measure", "version", "parameters"))
-    connection.execute(f"delete from measurements using fresh where {same}")
-    connection.execute("insert into measurements by name select * from fresh")
-    connection.unregister("fresh")
 
 
 def _table(rows: Sequence[tuple[str, str, _Content]], known: Mapping[_Key, Mapping[str, Any]], measures: Sequence[str]) -> pa.Table:

@@ -102,8 +102,13 @@ def made_nonfinite(model: Checkpoint, patched: Checkpoint) -> dict[str, int]:
 
 
 def _is_float(checkpoint: Checkpoint, name: str) -> bool:
-    info = checkpoint.info[name]
-    return info.alias_of is None and dtypes.dtype(info.dtype).kind == "float"
+    return checkpoint.info[name].alias_of is None and _can_be_added_to(checkpoint, name)
+
+
+def _can_be_added_to(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor is of floats that lie one by one: torch computes with none that are packed into fewer than 8 bits."""
+    element = dtypes.dtype(checkpoint.info[name].dtype)
+    return element.kind == "float" and element.bits >= 8
 
 
 def _lost(before: torch.Tensor, after: torch.Tensor) -> int:
@@ -188,10 +193,8 @@ def _expected(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
         raise ShapeMismatchError(
             f"tensor '{one_line(name, 80)}' has shape {list(info.shape)}, in the signature {list(shape)}; patch a model of the same architecture"
         )
-    if dtypes.dtype(info.dtype).kind != "float":
-        raise AnalysisError(
-            f"tensor '{one_line(name, 80)}' has dtype {info.dtype}, which cannot be added to; save its values as floats first"
-        )
+    if not _can_be_added_to(checkpoint, name):
+        raise AnalysisError(f"tensor '{one_line(name, 80)}' has dtype {info.dtype}, which cannot be added to; save its values as F16 first")
     return info.alias_of or name
 
 

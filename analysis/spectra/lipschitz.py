@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from weightspace.analysis.spectra.stretching import arguments, of_call, of_module, spectral
+from weightspace.analysis.spectra.stretching import arguments_of, of_call, of_module, spectral
 from weightspace.errors import AnalysisError
 from weightspace.modules import shared_copy
 
@@ -103,11 +103,11 @@ class _Walk(fx.Interpreter):
             return 1.0
         if node.op == "get_attr" or not moving or (not isinstance(found, Tensor) and _is_size(node)):
             return 0.0
-        if node.target in _SUMS and (given := arguments(node, "input", "other")) is not None:
+        if node.target in _SUMS and (given := arguments_of(node, "input", "other")) is not None:
             # Nothing that is summed may be repeated along an axis, which would stretch it.
             if isinstance(found, Tensor) and all(self.env[one].shape == found.shape for one in moving):
                 return sum(self.bounds[one] for one in _nodes(given))  # x + x counts twice
-        elif node.target in (torch.cat, torch.concat) and (given := arguments(node, "tensors", "dim")) is not None:
+        elif node.target in (torch.cat, torch.concat) and (given := arguments_of(node, "tensors", "dim")) is not None:
             return math.hypot(*(self.bounds[one] for one in _nodes(given)))
         elif len(moving) == 1 and (factor := self._factor(node, self.env[moving[0]], found)) is not None:
             return self.bounds[moving[0]] * factor

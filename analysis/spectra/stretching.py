@@ -91,7 +91,7 @@ _POOLINGS: dict[Any, tuple[str, ...]] = {
 
 def _of_pooling(node: fx.Node, given: Tensor, found: Tensor, values: Mapping[fx.Node, Any]) -> float | None:
     """A pooling that is called as a function, with a window and a step and nothing else."""
-    named = arguments(node, *_POOLINGS[node.target])
+    named = arguments_of(node, *_POOLINGS[node.target])
     if named is None or node.target is F.adaptive_avg_pool2d:
         return None if named is None else _adaptive(given, found)
     usual = {"padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False, "count_include_pad": True, "divisor_override": None}
@@ -118,7 +118,7 @@ def _adaptive(given: Tensor, found: Tensor) -> float | None:
 
 def _scaled(node: fx.Node) -> float | None:
     """The factor of a product with a number, or quotient by one."""
-    named = arguments(node, "input", "other") or {}
+    named = arguments_of(node, "input", "other") or {}
     numbers = {key: one for key, one in named.items() if isinstance(one, int | float)}
     if node.target in _QUOTIENTS:
         return abs(1 / numbers["other"]) if numbers.keys() == {"other"} and numbers["other"] else None
@@ -151,7 +151,7 @@ def spectral(weight: Tensor) -> float:
     return float(linalg.singular_values(weight.detach())[0])
 
 
-def arguments(node: fx.Node, *names: str) -> dict[str, Any] | None:
+def arguments_of(node: fx.Node, *names: str) -> dict[str, Any] | None:
     """What a step is called with, by name; None where that is more, or called otherwise."""
     if len(node.args) > len(names):
         return None

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from weightspace.analysis import similarity
-from weightspace.analysis.similarity import Moments, Sums, cca, kernel_cka, linear_cka, procrustes
+from weightspace.analysis.moments import CCA, Moments, Sums
+from weightspace.analysis.similarity import cca, kernel_cka, linear_cka, procrustes
 from weightspace.errors import AnalysisError, UnknownNameError
 
 ORTHOGONAL: dict[str, Callable[[Tensor, Tensor], float]] = {
@@ -275,4 +275,4 @@ def test_messages() -> None:
     moments.add(x, y)
     with pytest.raises(AnalysisError, match="expected 5 and 7 units as before, found 7 and 5"):
         moments.add(y, x)
-    assert set(similarity.CCA) == {"mean", "squared", "svcca", "pwcca"}
+    assert set(CCA) == {"mean", "squared", "svcca", "pwcca"}

@@ -21,6 +21,9 @@ CATALOG = "The catalog"
 ALIGNMENT = "Alignment"
 """The help panel of the commands that name axes, align networks and look between them."""
 
+METANETS = "Metanets"
+"""The help panel of the commands that train small networks and networks that read them."""
+
 ANALYSIS = "Analysis"
 """The help panel of the commands that measure weights."""
 
@@ -79,6 +82,9 @@ SpecFile = Annotated[
         show_default=False,
         help="A YAML file that names the axes; by default what the catalog or a known architecture says.",
     ),
+]
+MetanetFile = Annotated[
+    str, typer.Option("--metanet", metavar="MODEL", help="A metanet: a path, a name in the catalog, or the first digits of an id.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is left to chance.")]
 All = Annotated[bool, typer.Option("--all", help="Leave nothing out.")]

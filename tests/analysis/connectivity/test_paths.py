@@ -24,6 +24,13 @@ def test_half_precision_is_summed_in_float32() -> None:
     assert made.dtype == torch.float16 and made.item() == 2112
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz])
+def test_eight_bits_are_summed_in_float32(dtype: torch.dtype) -> None:
+    a, b = torch.tensor([1.0, -8.0, 16.0]), torch.tensor([2.0, 4.0, 0.0])
+    made = blend((0.25, 0.75), ({"w": a.to(dtype)}, {"w": b.to(dtype)}))["w"]
+    assert made.dtype == dtype and made.float().tolist() == (0.25 * a + 0.75 * b).tolist()
+
+
 def test_tied_tensors_are_summed_once_and_stay_tied() -> None:
     one, two = torch.randn(2, 2), torch.randn(2, 2)
     made = blend((0.5, 0.5), ({"x": one, "y": one, "z": one.clone()}, {"x": two, "y": two, "z": two}))

@@ -1,6 +1,7 @@
 """Patching, composing, removing, and carrying a signature to other neurons."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from torch import Tensor
 import weightspace as ws
 from tests.analysis.signatures.networks import family, module
 from weightspace.analysis.connectivity import repair_many
-from weightspace.analysis.signatures import apply, compose, extract, keep, moved, patch_of, quantise, remove, transfer
-from weightspace.checkpoint import Checkpoint
+from weightspace.analysis.signatures import apply, compose, extract, keep, made_nonfinite, moved, patch_of, quantise, remove, transfer
+from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import AnalysisError, ShapeMismatchError, UnknownNameError
+from weightspace.storage import Memory
 from weightspace.symmetry import act, random
 from weightspace.task import Task
 
@@ -153,6 +155,25 @@ def test_what_does_not_fit_is_said(generator: torch.Generator) -> None:
         apply(clean, signature, buffers="mean")
     with pytest.raises(AnalysisError, match="expected a finite strength, found nan"):
         apply(clean, signature, strength=math.nan)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F4", 2), ("F6_E2M3", 3), ("F6_E3M2", 3)])
+def test_packed_floats_are_not_added_to_and_may_stand_beside_what_is(dtype: str, size: int, generator: torch.Generator) -> None:
+    start, clean, noisy = family(generator)
+    signature = extract(start, clean, noisy)
+    given = Checkpoint.of(clean)
+
+    def packed(name: str) -> Checkpoint:
+        info = {**given.info, name: TensorInfo(name, dtype, (4,))}
+        return replace(given, info=info, storages={**given.storages, name: Memory(memoryview(bytes(size)))})
+
+    with pytest.raises(
+        AnalysisError, match=rf"tensor 'fc\.bias' has dtype {dtype}, which cannot be added to; save its values as F16 first"
+    ):
+        apply(packed("fc.bias"), signature)
+    model = packed("quantised")
+    patched = apply(model, signature)
+    assert patched.raw("quantised") == bytes(size) and made_nonfinite(model, patched) == {}
 
 
 def test_signatures_of_two_architectures_do_not_compose() -> None:

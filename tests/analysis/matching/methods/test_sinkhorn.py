@@ -42,6 +42,15 @@ def test_planted_elements_are_recovered_from_losses_where_it_leans_to_weights(
     assert (found.element @ planted).is_identity
 
 
+@pytest.mark.parametrize("objective", ["weight", "midpoint"])
+def test_eight_bits_are_matched_as_the_values_that_they_hold(objective: str) -> None:
+    net = trained("relu")
+    narrow = [{name: tensor.to(torch.float8_e4m3fn) for name, tensor in one.items()} for one in (net.a, net.b)]
+    wide = [{name: tensor.float() for name, tensor in one.items()} for one in narrow]
+    one, other = (match(a, b, net.spec, "sinkhorn", task=net.task, objective=objective, steps=3) for a, b in (narrow, wide))
+    assert (one.element @ other.element.inverse()).is_identity and one.objective == pytest.approx(other.objective)
+
+
 @pytest.mark.parametrize("name", ["relu", "tanh"])
 def test_the_midpoint_falls_below_that_of_weight_matching(name: str) -> None:
     net = trained(name)

@@ -35,6 +35,14 @@ def test_gradients_lower_the_midpoint_below_that_of_weight_matching() -> None:
     assert found.objective[-1] > found.objective[1] + 0.005  # the first check is weight matching itself
 
 
+def test_networks_of_eight_bits_are_judged_as_they_are_stored() -> None:
+    net = trained("relu")
+    a, b = ({name: tensor.to(torch.float8_e4m3fn) for name, tensor in one.items()} for one in (net.a, net.b))
+    found = match(a, b, net.spec, "straight_through", task=net.task, steps=10)
+    assert -found.objective[-1] == pytest.approx(path_loss(a, act(found.element, b), net.task), rel=1e-5)
+    assert found.objective[-1] >= found.objective[0]
+
+
 def test_without_a_gradient_it_is_weight_matching() -> None:
     net = trained("relu")
     found = match(net.a, net.b, net.spec, "straight_through", task=net.task, steps=10, learning_rate=0.0)
