@@ -11,6 +11,8 @@ from weightspace.analysis.lineage.entry import Entry
 from weightspace.analysis.lineage.sketch import Sketch, flat
 from weightspace.analysis.lineage.tensor_pair import TensorPair, compare
 
+FAINT = 0.1  # cosine of two models under which nothing is taken to be left of the one in the other
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -80,12 +82,15 @@ class Comparison:
         total = sum(weight for weight, _ in told)
         return sum(weight * ratio for weight, ratio in told) / total if total else 0.0
 
-    @cached_property
-    def sharpening(self) -> float:
-        """Sum over the matrices of how much more kurtosis they have in the second, in logarithms."""
-        one, other = self.sketches
-        rows = [(one.kurtosis[a], other.kurtosis[b]) for a, b in self.places if one.is_matrix[a]]
-        return float(sum(np.log(y / x) for x, y in rows if x > 0 and y > 0))
+    @property
+    def retained(self) -> float:
+        """How much of the smaller model is still in the larger: <a, b> / min(|a|^2, |b|^2), between 0 and 1; 0 for strangers of any norms.
+
+        Of a model that is next to nothing beside the other, no more than chance would be seen; that counts as nothing.
+        """
+        inner, apart = 1 - self.relative, min(1.0, abs(self.growth) * self.relative)  # of |a|^2 + |b|^2
+        cosine = inner / math.sqrt(max(1 - apart**2, 1e-12))
+        return min(1.0, inner / max(1 - apart, 1e-12)) if cosine > FAINT else 0.0
 
     @cached_property
     def _sums(self) -> tuple[float, float, float]:

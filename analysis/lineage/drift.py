@@ -12,7 +12,7 @@ UNTOUCHED = 0.3  # what a distance counts where a part did nothing but decay
 
 @evidence("drift")
 def drift(pair: Comparison) -> Finding | None:
-    """Distance against the norms, growth of the norms against the distance, and kurtosis (Horwitz et al., MoTHer, ICLR 2025)."""
+    """Distance against the norms, growth of the norms against the distance, and decay of what was not touched."""
     if not pair.changed:
         return None
     probability, forward = related_probability(pair), forward_probability(pair)

@@ -29,7 +29,8 @@ class Edge:
     Attributes:
         parent, child: names. Where the direction cannot be known, the order is that of the tree.
         kind: copy, renamed, permuted, rescaled, cast, quantised, pruned, finetune, lora, continued, merge, adapter, or what was declared.
-        probability: that the two are parent and child, in either direction.
+        probability: that the one was made from the other, or both from a common trained ancestor. Which of several relatives it was is the
+            tree's choice beyond that; how often it is right by kind of evidence is in `weightspace.analysis.lineage.probability`.
         direction: that the parent is the parent, given that they are; .5 where it cannot be known.
         is_directed: whether the direction can be known at all: a permuted copy has none.
         weight: share of the parent in a merge, else 1.

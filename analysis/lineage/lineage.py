@@ -1,6 +1,6 @@
 """The lineage of a set of models: the edges that hold, the families they make, and who descends from whom."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,13 @@ from weightspace.analysis.lineage.aligned import aligned_merges
 from weightspace.analysis.lineage.declared import by_hash, declared, supported, trajectories
 from weightspace.analysis.lineage.edge import Edge
 from weightspace.analysis.lineage.entry import Entry, expect_distinct
+from weightspace.analysis.lineage.evidence import Finding
+from weightspace.analysis.lineage.mosaics import mosaics
 from weightspace.analysis.lineage.orbits import orbits
-from weightspace.analysis.lineage.search import Cache, compared, merges_of, relation_of, sketches_of, spans_of
+from weightspace.analysis.lineage.search import compared, merges_of, relation_of, sketches_of, spans_of
 from weightspace.analysis.lineage.tree import Relation, arborescences
 from weightspace.errors import UnknownNameError
+from weightspace.linalg import Cache
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +135,7 @@ def lineage(
         entries: the models.
         threshold: probability from which an edge holds.
         weights: whether to compare weights; else only what is declared and what hashes tell.
-        cache: where sketches are kept, so that a second run reads no weights.
+        cache: where sketches are kept, so that a second run reads the weights of those models alone that it compares.
         generator: source of chance of the matching of permuted copies.
 
     Raises:
@@ -172,10 +175,14 @@ def _measured(
     sketches = sketches_of(entries, cache)
     spans = spans_of(sketches)
     relations = [found for told in compared(entries, sketches, spans, stated) if (found := relation_of(*told)) is not None]
-    edited = _edited(relations)
+    edited = _paired(relations, lambda one: one.is_exact)
     merged = {
         child: parents
-        for child, parents in (aligned_merges(entries, spans, edited) | merges_of(spans, edited)).items()
+        for child, parents in (
+            aligned_merges(entries, spans, edited)
+            | mosaics(entries, spans, _paired(relations, lambda one: one.is_exact or one.kind == "lora"))
+            | merges_of(entries, spans, edited)
+        ).items()
         if child not in _made_exactly(relations)
     }
     relations = [one for one in relations if not _ends_in(one, merged)]
@@ -193,11 +200,11 @@ def _ends_in(one: Relation, merged: Mapping[int, Sequence[Relation]]) -> bool:
     return any(_is_of(one, other) for end in (one.first, one.second) for other in merged.get(end, ()))
 
 
-def _edited(relations: Sequence[Relation]) -> dict[int, set[int]]:
-    """For each model, those that differ from it by an edit that holds element by element."""
+def _paired(relations: Sequence[Relation], holds: Callable[[Finding], bool]) -> dict[int, set[int]]:
+    """For each model, those that what was found of the two holds for."""
     made: dict[int, set[int]] = {}
     for one in relations:
-        if one.finding.is_exact:
+        if holds(one.finding):
             made.setdefault(one.first, set()).add(one.second)
             made.setdefault(one.second, set()).add(one.first)
     return made

@@ -6,6 +6,7 @@ from weightspace.analysis.lineage.evidence import Finding, evidence
 from weightspace.analysis.lineage.probability import LOW_RANK, forward_probability
 
 WIDE = 16  # directions that a matrix has to have, so that few of them say something
+LENGTH = 0.02  # what a distance counts at full rank; of two adapted siblings the difference has the ranks of both, and the parent less
 SHARE = 0.5  # of the directions there could be: a random difference has all
 
 
@@ -18,4 +19,4 @@ def low_rank(pair: Comparison) -> Finding | None:
     highest, most = max((one.rank for one in matrices), key=lambda rank: rank[0] / rank[1])
     text = f"the difference has rank {highest} of {most} where it is highest, in {len(matrices)} matrices"
     reason = Reason("low rank", text, {"rank": float(highest), "of": float(most), "matrices": float(len(matrices))})
-    return Finding("lora", LOW_RANK, forward_probability(pair), reason, length=0.01)
+    return Finding("lora", LOW_RANK, forward_probability(pair), reason, length=LENGTH * (highest / most) ** 2)

@@ -1,6 +1,6 @@
 """Merges: a model that is a weighted sum of others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -11,8 +11,9 @@ from jaxtyping import Float
 EXACT = 1e-4  # of the squared distance to the nearest parent that may stay unexplained
 TOTAL = (0.9, 1.3)  # what the weights of two parents add up to: 1 in an average, a little more along a sphere
 ALONE = 1e-3  # of the squared distance to another model that is left when that one may be scaled, where nothing but scale changed
+ALIKE = 100  # times what the best sum leaves, that another may leave and count as no worse
 LEAST = 0.02  # weight that a parent has
-NEIGHBOURS = {2: 24, 3: 14, 4: 10}  # how many of a model's nearest are tried in sums of so many
+NEIGHBOURS = {2: 32, 3: 24, 4: 12}  # how many of a model's nearest are tried in sums of so many
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Grams = Float[np.ndarray, "tensors models models"]
@@ -35,35 +36,38 @@ class Mixture:
     residual: float
 
     @property
-    def models(self) -> frozenset[int]:
-        """All that the relation is of."""
-        return frozenset((self.child, *self.parents))
-
-    @property
     def effort(self) -> float:
         """Sum of the weights' magnitudes: 1 for an average. The same relation solved for a parent needs more."""
         return sum(abs(weight) for weight in self.weights)
 
 
-def mixtures(grams: Grams, nearest: Sequence[Sequence[int]]) -> list[Mixture]:
+def mixtures(grams: Grams, nearest: Sequence[Sequence[int]], noise: Sequence[float]) -> list[Mixture]:
     """Find the models that are sums of two to four others.
 
     Sums of two may have other weights in each tensor and need not add up to 1 (spherical interpolation); those of more have one
     weight a model, and these add up to 1, one of them below 0 at most (a base, from which differences are taken). A relation can
-    be solved for each of its models; the merge is the one that needs the least weights.
+    be solved for each of its models; the merge is the one that needs the least weights, and no model is a sum of what is a sum of it.
 
     Args:
         grams: inner products of all models, or of their projections, for each tensor.
         nearest: for each model, those that it may be a sum of, nearest first.
+        noise: for each model, the sum of squares that storing it in few bits takes or adds, at the scale of `grams`.
     """
-    found: dict[frozenset[int], Mixture] = {}
+    found = []
     for child, others in enumerate(nearest):
-        if _is_multiple(grams, child, others):
-            continue
-        best = next((one for one in _candidates(grams, child, others) if one is not None), None)
-        if best is not None and (best.models not in found or best.effort < found[best.models].effort):
-            found[best.models] = best
-    return list(found.values())
+        if not _is_multiple(grams, child, others):
+            found += [one for one in _candidates(grams, child, others, noise[child]) if one is not None][:1]
+    made: dict[int, Mixture] = {}
+    for one in sorted(found, key=lambda one: one.effort):
+        if not any(one.child in _origins(parent, made) for parent in one.parents):
+            made[one.child] = one
+    return list(made.values())
+
+
+def _origins(model: int, made: Mapping[int, Mixture]) -> set[int]:
+    """A model and all that it is a sum of, directly or through others."""
+    parents = made[model].parents if model in made else ()
+    return {model}.union(*(_origins(parent, made) for parent in parents))
 
 
 def _is_multiple(grams: Grams, child: int, others: Sequence[int]) -> bool:
@@ -77,15 +81,15 @@ def _is_multiple(grams: Grams, child: int, others: Sequence[int]) -> bool:
     return bool((alone < ALONE * apart).any())
 
 
-def _candidates(grams: Grams, child: int, others: Sequence[int]) -> Iterator[Mixture | None]:
+def _candidates(grams: Grams, child: int, others: Sequence[int], noise: float) -> Iterator[Mixture | None]:
     """The best sum of two, of three, of four."""
     for count, limit in NEIGHBOURS.items():
         sets = np.array(list(combinations(others[:limit], count)), np.int64)
         if len(sets):
-            yield _pairs(grams, child, sets) if count == 2 else _affine(grams.sum(0), child, sets)
+            yield _pairs(grams, child, sets, noise) if count == 2 else _affine(grams.sum(0), child, sets, noise)
 
 
-def _pairs(grams: Grams, child: int, sets: Array) -> Mixture | None:
+def _pairs(grams: Grams, child: int, sets: Array, noise: float) -> Mixture | None:
     """Least squares in every tensor apart."""
     matrices = grams[:, sets[:, :, None], sets[:, None, :]]
     wanted = grams[:, child, sets]
@@ -97,10 +101,11 @@ def _pairs(grams: Grams, child: int, sets: Array) -> Mixture | None:
     share = square / np.maximum(grams[:, child, child].sum(), 1e-300)
     whole = (weights * share[..., None]).sum(0)
     total = whole.sum(1)
-    return _chosen(grams.sum(0), child, sets, whole, left.sum(0), (weights.min((0, 2)) > 0) & (total > TOTAL[0]) & (total < TOTAL[1]))
+    allowed = (weights.min((0, 2)) > 0) & (total > TOTAL[0]) & (total < TOTAL[1])
+    return _chosen(grams.sum(0), child, sets, whole, left.sum(0) - noise, allowed)
 
 
-def _affine(gram: Array, child: int, sets: Array) -> Mixture | None:
+def _affine(gram: Array, child: int, sets: Array, noise: float) -> Mixture | None:
     """Least squares over all tensors, the weights adding up to 1: sums of differences from the last."""
     at = np.concatenate([sets[:, :-1], np.full((len(sets), 1), child)], 1)
     last = sets[:, -1]
@@ -111,17 +116,19 @@ def _affine(gram: Array, child: int, sets: Array) -> Mixture | None:
     weights = np.linalg.solve(matrices + ridge, wanted[..., None])[..., 0]
     left = square - 2 * (weights * wanted).sum(-1) + np.einsum("si,sij,sj->s", weights, matrices, weights)
     weights = np.concatenate([weights, 1 - weights.sum(1, keepdims=True)], 1)
-    return _chosen(gram, child, sets, weights, left, (weights < 0).sum(1) < 2)
+    return _chosen(gram, child, sets, weights, left - noise, (weights < 0).sum(1) < 2)
 
 
 def _chosen(gram: Array, child: int, sets: Array, weights: Array, left: Array, allowed: Array) -> Mixture | None:
-    """The set that leaves least, if that is as good as nothing and every member is needed."""
+    """Of the sets that leave as good as nothing, and of which every member is needed, that of the least weights."""
     square = np.diag(gram)
-    apart = square[sets] + square[child] - 2 * gram[sets, child]
-    share = np.maximum(left, 0) / np.maximum(apart.min(1), 1e-300)
-    needed = allowed & (np.abs(weights).min(1) > LEAST) & (apart.min(1) > 1e-10 * square[child]) & (np.abs(weights).sum(1) < 4)
+    apart = (square[sets] + square[child] - 2 * gram[sets, child]).min(1)
+    share = np.maximum(left, 0) / np.maximum(apart, 1e-300)
+    effort = np.abs(weights).sum(1)
+    needed = allowed & (np.abs(weights).min(1) > LEAST) & (apart > 1e-10 * square[child]) & (effort < 4)
     share = np.where(needed, share, np.inf)
-    best = int(share.argmin())
-    if share[best] > EXACT:
+    if share.min() > EXACT:
         return None
+    alike = share <= max(ALIKE * share.min(), EXACT / ALIKE)
+    best = int(np.lexsort((left, np.where(alike, effort.round(3), np.inf)))[0])
     return Mixture(child, tuple(sets[best].tolist()), tuple(weights[best].tolist()), float(share[best]))

@@ -143,7 +143,7 @@ def _matched(i: int, j: int, here: Mapping[str, Tensor], there: Mapping[str, Ten
     text = f"matched onto each other, {left:.3f} of the squared distance of strangers is left"
     reason = Reason("matching", text, {"profile": distance, "left": left})
     whole = sum(float(t.square().sum()) for one in (here, there) for t in one.values() if t.is_floating_point() and t.ndim > 1)
-    return Relation(i, j, (Finding("finetune", matched_probability(left), 0.5, reason),), left * whole, step=step)
+    return Relation(i, j, (Finding("finetune", matched_probability(left, distance), 0.5, reason),), left * whole, step=step)
 
 
 def _families(count: int, relations: Sequence[Relation]) -> dict[int, int]:

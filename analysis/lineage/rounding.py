@@ -7,6 +7,7 @@ from weightspace.analysis.lineage.evidence import Finding, evidence
 from weightspace.analysis.lineage.probability import CERTAIN
 
 ENOUGH = 64  # elements that have to keep their order, so that chance does not
+LOST = 0.01  # of the distinct values that rounding takes at least: changes of the size of rounding errors keep the order, too
 _CAST_BITS = 16
 
 
@@ -23,10 +24,10 @@ def rounding(pair: Comparison) -> Finding | None:
     elif not forward and not backward:
         return None
     parent, child = values if forward else values[::-1]
-    if child == parent and _bits(pair, 0) == _bits(pair, 1):
-        return None
     name = pair.second if forward else pair.first
     cast = _cast(pair, 1 if forward else 0)
+    if not cast and child > (1 - LOST) * parent:
+        return None
     text = f"{name.name} is the other {f'cast to {cast}' if cast else 'rounded'}: {parent} distinct values became {child}"
     reason = Reason("rounding", text, {"values in parent": float(parent), "values in child": float(child)})
     return Finding("cast" if cast else "quantised", CERTAIN, CERTAIN if forward else 1 - CERTAIN, reason, is_exact=True)

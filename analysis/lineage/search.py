@@ -1,10 +1,10 @@
 """The search: which pairs of models are worth a look, and what is found of each; weights are read for those alone."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence, Set
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from weightspace.analysis.lineage.comparison import Comparison, Reader, comparison
 from weightspace.analysis.lineage.edge import Reason
@@ -16,19 +16,18 @@ from weightspace.analysis.lineage.probability import CERTAIN
 from weightspace.analysis.lineage.sketch import VERSION, Sketch, restored, sketched
 from weightspace.analysis.lineage.steps import step
 from weightspace.analysis.lineage.tree import Relation
+from weightspace.linalg import Cache
 
 NEAR = 0.97  # relative squared distance under which two models may be relatives
 NEAREST, SLACK = 24, 1.3  # models whose distance is taken from the weights: so many, as far away as this times the nearest
-CLOSEST = (
-    4,
-    2,
-    3,
-    6,
-)  # of those, how many are compared in full: by distance, by distance against the norms, by equal elements, by small steps
+CLOSEST = (4, 2, 3, 6)
+"""Of those, how many are compared in full: by distance, by distance against the norms, by equal elements, by small steps."""
 
 PRECEDENCE = ("copy", "renamed", "pruned", "cast", "quantised", "lora", "finetune")
 
-Cache = MutableMapping[str, Mapping[str, Tensor]]
+ROUNDED = 1.5  # times the error that is expected of half precision, that a sum may be off by
+_BITS = {"BF16": 7, "F16": 10}  # of the fraction
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -138,10 +137,11 @@ def relation_of(i: int, j: int, pair: Comparison, moved: float) -> Relation | No
     return Relation(i, j, tuple(found), pair.distance, step=moved)
 
 
-def merges_of(spans: Sequence[Distances], skip: Mapping[int, set[int]]) -> dict[int, list[Relation]]:
+def merges_of(entries: Sequence[Entry], spans: Sequence[Distances], skip: Mapping[int, set[int]]) -> dict[int, list[Relation]]:
     """Which models are sums of others.
 
     Args:
+        entries: the models.
         spans: distances within every group; merges across groups are not looked for.
         skip: models that each may not be a sum of: copies of it, and what was rounded or pruned from it.
     """
@@ -150,7 +150,9 @@ def merges_of(spans: Sequence[Distances], skip: Mapping[int, set[int]]) -> dict[
         members = span.rows.members
         if span.rows is not span.columns or len(members) < 3:
             continue
-        for found in mixtures(_grams(span), [_nearest(span, row, skip) for row in range(len(members))]):
+        grams = _grams(span)
+        noise = [float(grams[:, row, row].sum()) * _noise(entries[one]) for row, one in enumerate(members)]
+        for found in mixtures(grams, [_nearest(span, row, skip) for row in range(len(members))], noise):
             made[members[found.child]] = [*_parents(span, found)]
     return made
 
@@ -161,6 +163,13 @@ def _nearest(span: Distances, row: int, skip: Mapping[int, set[int]]) -> list[in
     barred = skip.get(members[row], set())
     order = np.argsort(span.relative[row], kind="stable").tolist()
     return [k for k in order if k != row and members[k] not in barred and span.relative[row, k] < NEAR]
+
+
+def _noise(entry: Entry) -> float:
+    """Share of the squares of a model that storing it in half precision takes or adds: digits from 1 to 2, evenly in their logarithms."""
+    bits = [_BITS.get(dtype, 23) for dtype in {info.dtype for info in entry.checkpoint.info.values()}]
+    step = 2.0 ** -min(bits, default=23)
+    return ROUNDED * step**2 / 12 * (2 * math.log(2) / 3)
 
 
 def _grams(span: Distances) -> Array:

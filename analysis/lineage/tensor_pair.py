@@ -11,7 +11,7 @@ ENERGY = 1 - 1e-5  # of a difference that its leading directions have to hold
 WIDEST = 64  # rank that is looked for in large matrices
 STILL = 0.02  # share of the elements that have to have one ratio before it counts
 _FEW, _WINDOW = 16, 1e-4
-_LONG = 16  # elements that a row needs for its order to say something
+CHANCE = 40.0  # logarithm of how many orders rows have to have, so that the right one is no chance
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,17 +88,29 @@ def compare(x: Float[np.ndarray, " elements"], y: Float[np.ndarray, " elements"]
 def is_rounded(x: Float[np.ndarray, " elements"], y: Float[np.ndarray, " elements"], shape: tuple[int, ...]) -> bool:
     """Whether y is x, rounded: a non-decreasing function of it, in the whole or by row or column.
 
-    Any rounding is such a function: casts, even steps, code books. A small random change is not.
+    Any rounding is such a function: casts, even steps, code books. A small random change is not. Short rows say little each, but much together.
     """
-    rows = shape[0] if shape else 1
-    lengths = {1: len(x), rows: len(x) // max(rows, 1)}
-    for count, length in lengths.items():
-        if length >= min(_LONG, len(x)) and _is_step_function(x.reshape(count, length), y.reshape(count, length)):
-            return True
-    if len(shape) < 2 or shape[-1] == len(x):
-        return _is_step_function(x[None], y[None])
-    across = (len(x) // shape[-1], shape[-1])
-    return bool(_is_step_function(x.reshape(across).T, y.reshape(across).T)) if across[0] >= _LONG else False
+    if _is_step_function(x[None], y[None]):
+        return True
+    if len(shape) < 2:
+        return False
+    rows, columns = (shape[0], -1), (-1, shape[-1])
+    return _is_rounded_by_row(x.reshape(rows), y.reshape(rows)) or _is_rounded_by_row(x.reshape(columns).T, y.reshape(columns).T)
+
+
+def _is_rounded_by_row(x: Array, y: Array) -> bool:
+    """Whether in each row y is a non-decreasing function of x, where this is no chance: rows of one element always are."""
+    return _is_step_function(x, y) and _orders(y) > CHANCE
+
+
+def _orders(y: Array) -> float:
+    """Logarithm of how many orders the elements of the rows could be in, those that tell equal elements apart left out."""
+    total = len(y) * math.lgamma(y.shape[1] + 1)
+    ends = np.diff(np.sort(y, axis=1), axis=1) != 0
+    for row in ends:
+        runs = np.diff(np.flatnonzero(np.concatenate([[True], row, [True]])))
+        total -= sum(math.lgamma(run + 1) for run in runs[runs > 1].tolist())
+    return total
 
 
 def _is_step_function(x: Array, y: Array) -> bool:

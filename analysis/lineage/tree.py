@@ -1,21 +1,22 @@
 """The model tree: of all edges that could be, those of the most probable arborescence, and how sure each direction then is."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from weightspace.analysis.lineage.evidence import Finding
 
+LEAST = 1e-60  # that a length counts, so that it has a logarithm
 SHARPNESS = 3.0  # how much less probable an edge is that is so many times longer
 DOUBT = 4.0  # weight of the probability that the two are related at all
 PROVED = 1e3  # what an edit that is known element by element goes before all others by
 EXACT = 5.0  # weight of the direction there, which is as sure
-_LEAST = 1e-12
 GROWN = 0.6  # weight of the prior over roots
 SURE = 0.999
 BASE = 0.8  # of a merge's distance to its parents, from which a relative is taken to stand above it
 SURELY = 0.9  # probability from which two models are taken for relatives when a third is judged by them
+DISTANCES = ("drift", "matching")  # evidence that is a distance, whose probability that of nearer relatives bounds
 STRANGE = 0.02  # probability under which a relation is not even a link that would have to be cut
 
 
@@ -47,9 +48,9 @@ class Relation:
         """What the tree pays for the edge from this one of the two: the logarithms of its length and of its probabilities."""
         doubt = -DOUBT * math.log(self.finding.probability)
         if self.finding.is_exact:
-            return SHARPNESS * math.log(max(_LEAST, self.distance)) - EXACT * math.log(self.forward(parent)) + doubt - PROVED
+            return SHARPNESS * math.log(max(LEAST, self.distance)) - EXACT * math.log(self.forward(parent)) + doubt - PROVED
         length = self.distance if self.step is None else self.step
-        return SHARPNESS * math.log(max(_LEAST, length * self.finding.length)) - math.log(self.forward(parent)) + doubt
+        return SHARPNESS * math.log(max(LEAST, length * self.finding.length)) - math.log(self.forward(parent)) + doubt
 
     def forward(self, parent: int) -> float:
         """Probability that this one of the two is the parent."""
@@ -102,26 +103,28 @@ def arborescences(relations: Sequence[Relation], merged: Mapping[int, Sequence[R
 
 
 def _capped(relations: Sequence[Relation]) -> list[Relation]:
-    """Believe a link no more than that of nearer relatives: a model that came from another lies nearer to it than to its parent."""
+    """Believe a distance no more than those of nearer relatives: a model that came from another lies nearer to it than to its parent."""
     known: dict[int, dict[int, Relation]] = {}
     for one in relations:
         known.setdefault(one.first, {})[one.second] = known.setdefault(one.second, {})[one.first] = one
     made = []
     for one in relations:
-        least = one.finding.probability
-        for end, far in ((one.first, one.second), (one.second, one.first)):
-            for relative, link in known[end].items():
-                nearer = known[far].get(relative)
-                if (
-                    nearer is not None
-                    and nearer.distance < one.distance
-                    and link.distance < one.distance
-                    and link.finding.probability > SURELY
-                ):
-                    least = min(least, nearer.finding.probability)
-        finding = one.finding if one.finding.is_exact else replace(one.finding, probability=least)
-        made.append(replace(one, findings=(finding, *one.findings[1:])))
+        if one.finding.reason.evidence in DISTANCES:
+            least = min([one.finding.probability, *_of_nearer(one, known)])
+            one = replace(one, findings=(replace(one.finding, probability=least), *one.findings[1:]))
+        made.append(one)
     return made
+
+
+def _of_nearer(one: Relation, known: Mapping[int, Mapping[int, Relation]]) -> Iterator[float]:
+    """For the sure relatives of either of two models that are nearer to it and to the other than the two are: what is known of them and the other."""
+    for end, far in ((one.first, one.second), (one.second, one.first)):
+        for relative, link in known[end].items():
+            if link.finding.probability <= SURELY or link.distance >= one.distance:
+                continue
+            nearer = known[far].get(relative)
+            if nearer is not None and nearer.distance < one.distance:
+                yield nearer.finding.probability
 
 
 def _is_above(relation: Relation, parents: Sequence[Relation]) -> bool:

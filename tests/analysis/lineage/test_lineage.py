@@ -8,6 +8,7 @@ import torch
 import weightspace as ws
 from tests.analysis.lineage.histories import drifted, found, network, pairs
 from weightspace.analysis.lineage import Declared, Entry, lineage
+from weightspace.analysis.merging import merge
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError, UnknownNameError
 
@@ -52,6 +53,19 @@ def test_rounding_by_row_and_pruning_tell_their_direction() -> None:
     assert all(edge.is_directed and edge.direction > 0.99 for edge in result.edges)
 
 
+def test_rounding_by_rows_as_short_as_a_kernel_of_one_channel_is_found() -> None:
+    draw = torch.Generator().manual_seed(0)
+    base = {"conv.weight": torch.randn(16, 1, 3, 3, generator=draw)}
+    rounded = {"conv.weight": _rounded(base["conv.weight"].flatten(1)).reshape(16, 1, 3, 3)}
+    assert pairs(found(rounded=rounded, base=base)) == {("base", "rounded", "quantised")}
+
+
+def test_a_change_of_the_size_of_rounding_errors_is_no_quantisation() -> None:
+    base = network(0)
+    [edge] = found(base=base, nudged={name: t * (1 + 1e-7) for name, t in base.items()}).edges
+    assert edge.kind == "finetune"
+
+
 def _rounded(t: torch.Tensor) -> torch.Tensor:
     step = t.abs().amax(1, keepdim=True) / 7
     return (t / step).round() * step
@@ -91,6 +105,44 @@ def test_a_merge_has_its_parents_and_their_weights(weights: tuple[float, float])
     assert merged == pytest.approx({"a": weights[0], "b": weights[1]}, abs=1e-4)
     assert {edge.kind for edge in result.edges if edge.child == "soup"} == {"merge"}
     assert result.tree["soup"] in (["a", "b"], ["b", "a"])
+
+
+def test_a_merge_in_half_precision_has_its_parents() -> None:
+    base = network(0)
+    a, b = drifted(base, 1, 0.3), drifted(base, 2, 0.3)
+    mean = {name: (0.3 * a[name] + 0.7 * b[name]).bfloat16() for name in a}
+    merged = {edge.parent: edge.weight for edge in found(base=base, a=a, b=b, mean=mean).edges if edge.child == "mean"}
+    assert merged == pytest.approx({"a": 0.3, "b": 0.7}, abs=0.02)
+
+
+def test_a_merge_that_elects_changes_has_those_models_for_parents_that_they_came_from() -> None:
+    base = network(0)
+    tuned = {name: drifted(base, seed, 0.3) for seed, name in enumerate("ab", 1)}
+    models = {name: Checkpoint.of(state) for name, state in (tuned | {"base": base}).items()}
+    recipe = {"merge_method": "ties", "base_model": "base", "models": [{"model": name, "parameters": {"weight": 0.5}} for name in tuned]}
+    merged = merge(recipe | {"parameters": {"density": 0.5}}, opener=models.__getitem__).state_dict()
+    edges = [edge for edge in found(base=base, **tuned, merged=merged).edges if edge.child == "merged"]
+    assert {(edge.parent, edge.kind) for edge in edges} == {(name, "merge") for name in ("base", "a", "b")}
+    assert "its elements are those of 3 models" in edges[0].evidence
+
+
+def test_a_parent_is_no_mosaic_of_children_that_kept_most_of_it() -> None:
+    base = network(0)
+    draw = torch.Generator().manual_seed(4)
+
+    def touched() -> dict[str, torch.Tensor]:
+        return {
+            name: t + 0.3 * t.std() * torch.randn(t.shape, generator=draw) * (torch.rand(t.shape, generator=draw) > 0.6)
+            for name, t in base.items()
+        }
+
+    assert pairs(found(base=base, a=touched(), b=touched())) == {("base", "a", "finetune"), ("base", "b", "finetune")}
+
+
+def test_a_network_that_died_is_no_relative_of_a_stranger() -> None:
+    dead = {name: 1e-3 * t for name, t in network(3).items()}
+    result = found(dead=dead, other=network(0))
+    assert not result.edges and all(pair.probability < 0.5 for pair in result.pairs)
 
 
 def test_sums_of_differences_have_the_tuned_models_for_parents() -> None:
