@@ -68,7 +68,9 @@ def embedding_map(
     """
     points, shares = principal_axes(vectors)
     given = list(values) if values is not None else [None] * len(points)
-    is_number = any(isinstance(one, int | float) and not isinstance(one, bool) for one in given) and not any(isinstance(one, str) for one in given)
+    is_number = any(isinstance(one, int | float) and not isinstance(one, bool) for one in given) and not any(
+        isinstance(one, str) for one in given
+    )
     with style():
         figure, [[axes]] = canvas(size=(6.4, 5.2))
         size = float(np.clip(6000 / len(points), 3, 30))

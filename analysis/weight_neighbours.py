@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from weightspace.checkpoint import Checkpoint
@@ -27,6 +26,7 @@ def weight_cosines(model: Checkpoint, others: Iterable[tuple[str, Checkpoint]]) 
         AnalysisError: the network itself is all zeros, is not finite or has no floats, or another one has other tensors.
 
     Example:
+        >>> import torch
         >>> one, other = Checkpoint.of({"w": torch.tensor([3.0, 4.0])}), Checkpoint.of({"w": torch.tensor([3.0, -4.0])})
         >>> weight_cosines(one, [("other", other)])
         {'other': -0.28}
@@ -34,7 +34,9 @@ def weight_cosines(model: Checkpoint, others: Iterable[tuple[str, Checkpoint]]) 
     own = _floats(model)
     size = math.sqrt(_product(own, own))
     if not own or not math.isfinite(size) or not size:
-        raise AnalysisError("its weights are all zeros, not finite, or none, so that no other network lies in their direction; take another model")
+        raise AnalysisError(
+            "its weights are all zeros, not finite, or none, so that no other network lies in their direction; take another model"
+        )
     found: dict[str, float] = {}
     for name, other in others:
         theirs = _floats(other)

@@ -5,19 +5,32 @@ Every metanet follows from an architecture's `SymmetrySpec`: a tensor unfolds in
 """
 
 from weightspace.metanets.batch import WeightBatch, WeightSet
+from weightspace.metanets.embedding import embed
+from weightspace.metanets.heads import Editor, heads
 from weightspace.metanets.layout import Layout, Slot
 from weightspace.metanets.metanet import EquivariantMetaNet, MetaNet, build, load_metanet, metanet, metanets, save_metanet
+from weightspace.metanets.predictor import Examples, Predictor, load_predictor, save_predictor
+from weightspace.metanets.training import Schedule, train
 
 __all__ = [
+    "Editor",
     "EquivariantMetaNet",
+    "Examples",
     "Layout",
     "MetaNet",
+    "Predictor",
+    "Schedule",
     "Slot",
     "WeightBatch",
     "WeightSet",
     "build",
+    "embed",
+    "heads",
     "load_metanet",
+    "load_predictor",
     "metanet",
     "metanets",
     "save_metanet",
+    "save_predictor",
+    "train",
 ]

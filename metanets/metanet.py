@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import MetanetError, SymmetryError
+from weightspace.errors import MetanetError
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
 from weightspace.metanets.batch import WeightBatch, WeightSet
@@ -21,6 +21,9 @@ from weightspace.registry import Registry
 from weightspace.spec import SymmetrySpec
 
 Honours = Literal["permutation", "sign", "scale", "rotation", "orthogonal", "linear"]
+PREDICTOR = "predictor."
+"""What the names of a predictor's own tensors begin with, in a file that also holds its metanet."""
+
 Reads = Literal["weights", "function", "names"]
 
 
@@ -180,45 +183,59 @@ def save_metanet(net: MetaNet, path: str | Path, metadata: Mapping[str, str] | N
         path: where to.
         metadata: of one's own, text by text.
     """
-    recipe = {
-        "name": net.recipe.name,
-        "settings": dict(net.recipe.settings),
-        "specs": [spec.to_dict() for spec in net.recipe.specs],
-    }
-    return save(
-        {name: tensor.detach() for name, tensor in net.state_dict().items()},
-        Path(path),
-        {"metanet": json.dumps(recipe, sort_keys=True), **(metadata or {})},
-    )
+    tensors = {name: tensor.detach() for name, tensor in net.state_dict().items()}
+    return save(tensors, Path(path), {"metanet": recipe_of(net), **(metadata or {})})
 
 
 def load_metanet(source: str | Path | Checkpoint) -> MetaNet:
-    """Load a metanet that `save_metanet` saved.
+    """Load a metanet that `save_metanet` saved, or that of a predictor.
 
     Raises:
         FormatError: the file cannot be read.
         MetanetError: it holds no metanet, or one of settings that are not known here.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(Path(source))
-    text = checkpoint.metadata.get("metanet")
+    return built_from(source if isinstance(source, Checkpoint) else open_checkpoint(Path(source)))
+
+
+def recipe_of(net: MetaNet) -> str:
+    """What a metanet was built with, as JSON."""
+    specs = [spec.to_dict() for spec in net.recipe.specs]
+    return json.dumps({"name": net.recipe.name, "settings": dict(net.recipe.settings), "specs": specs})
+
+
+def built_from(checkpoint: Checkpoint) -> MetaNet:
+    """Build the metanet that a checkpoint holds, and load it.
+
+    Raises:
+        MetanetError: it holds no metanet, or one of settings that are not known here.
+    """
+    where, text = checkpoint.path or "the checkpoint", checkpoint.metadata.get("metanet")
     if text is None:
-        raise MetanetError(
-            f"'{checkpoint.path or source}' holds no metanet; give a file that save_metanet or 'weightspace train-metanet' wrote"
-        )
+        raise MetanetError(f"'{where}' holds no metanet; give a file that save_metanet or 'weightspace train-metanet' wrote")
     try:
         recipe = json.loads(text) if isinstance(text, str) else text
         specs = [SymmetrySpec.from_yaml(json.dumps(spec)) for spec in recipe["specs"]]
         net = build(recipe["name"], specs, **recipe["settings"])
-    except (KeyError, TypeError, ValueError, SymmetryError) as error:
-        raise MetanetError(
-            f"the metanet in '{checkpoint.path or source}' cannot be built again ({error}); save it with this version"
-        ) from error
-    missing, extra = net.load_state_dict(checkpoint.state_dict(), strict=False)
-    if missing or extra:
-        raise MetanetError(
-            f"the metanet in '{checkpoint.path or source}' has other tensors than '{recipe['name']}' has here; train it again"
-        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MetanetError(f"the metanet in '{where}' cannot be built again ({error}); save it with this version") from error
+    own = {name: tensor for name, tensor in checkpoint.state_dict().items() if not name.startswith(PREDICTOR)}
+    try:
+        net.load_state_dict(own)
+    except RuntimeError as error:
+        raise MetanetError(f"the metanet in '{where}' has other tensors than '{recipe['name']}' has here; train it again") from error
     return net.eval()
 
 
-__all__ = ["BuiltFrom", "EquivariantMetaNet", "Family", "MetaNet", "build", "load_metanet", "metanet", "metanets", "save_metanet"]
+__all__ = [
+    "BuiltFrom",
+    "EquivariantMetaNet",
+    "Family",
+    "MetaNet",
+    "build",
+    "built_from",
+    "load_metanet",
+    "metanet",
+    "metanets",
+    "recipe_of",
+    "save_metanet",
+]

@@ -15,6 +15,7 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MissingDependencyError, ShapeMismatchError, TaskError, UnknownNameError
 from weightspace.modules import load_function, module_builders, module_for, shared_copy, tensors_of
 from weightspace.zoo import Zoo
+from weightspace.zoo.demo.demo import POPULATIONS
 from weightspace.zoo.populations import populations
 from weightspace.zoo.populations.digits import load_digits
 
@@ -41,7 +42,7 @@ class Tied(nn.Module):
 
 
 class TestPopulation:
-    @pytest.mark.parametrize("name", list(populations))
+    @pytest.mark.parametrize("name", POPULATIONS)
     def test_a_model_of_the_catalog_runs_again_with_the_accuracy_that_was_recorded(self, name: str, tmp_path: Path) -> None:
         [*_, added] = populations[name](widths=(8,), learning_rates=(0.1,), steps=(0, 60))
         zoo = Zoo(tmp_path)

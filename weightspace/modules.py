@@ -29,8 +29,10 @@ module_builders: Registry[Callable[[Mapping[str, Any]], "torch.nn.Module"]] = Re
 )
 """What builds the module of a recipe, by the recipe's `name`; a population registers its own beside its training."""
 
-task_builders: Registry[Callable[["torch.nn.Module"], "Task"]] = Registry("task builder", package="weightspace.zoo.populations")
-"""What builds the task that a recipe's networks are judged by, on data that training did not see; likewise."""
+task_builders: Registry[Callable[["torch.nn.Module", Mapping[str, Any]], "Task"]] = Registry(
+    "task builder", package="weightspace.zoo.populations"
+)
+"""What builds the task that a module is judged by, from the module and its recipe, on data that training did not see; likewise."""
 
 _FETCHING = (
     "_attn_implementation_internal",

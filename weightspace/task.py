@@ -363,10 +363,11 @@ def task_for(checkpoint: Checkpoint) -> Task:
     Raises:
         TaskError: it comes from no population that has one.
     """
-    name = (checkpoint.recipe or {}).get("name")
+    recipe = checkpoint.recipe or {}
+    name = recipe.get("name")
     if not isinstance(name, str) or name not in task_builders:
         known = ", ".join(task_builders)
         raise TaskError(
             f"nothing is known to judge this model by (only the populations {known} say so themselves); name a function with --eval module:function"
         )
-    return task_builders[name](module_for(checkpoint))
+    return task_builders[name](module_for(checkpoint), recipe)

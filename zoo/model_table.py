@@ -6,7 +6,7 @@ from weightspace.zoo.literals import identifier, quoted
 
 MAX_METRIC_COLUMNS = 200  # further metric names stay rows of `metrics`; a table wider than this helps nobody
 
-_COLUMNS = {
+COLUMNS = {
     "model_id": "models.model_id",
     "id": "lower(hex(models.id))",
     "name": "models.name",
@@ -53,7 +53,7 @@ def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
         "select split, name from metrics where model_id is not null group by all order by count(*) desc, split, name limit ?",
         [MAX_METRIC_COLUMNS],
     ).fetchall()
-    taken = {column.lower() for column in _COLUMNS}
+    taken = {column.lower() for column in COLUMNS}
     pivot = []
     for split, name in sorted(names, key=lambda row: (row[0] or "", row[1])):
         column = f"{split}_{name}" if split else name
@@ -70,7 +70,7 @@ def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _select(pivot: list[str], chosen: str) -> str:
-    fixed = ", ".join(f"{expression} as {column}" for column, expression in _COLUMNS.items())
+    fixed = ", ".join(f"{expression} as {column}" for column, expression in COLUMNS.items())
     if not pivot:
         return f"select {fixed} {_SOURCES.format(chosen=chosen)}"
     wide = f"select model_id, {', '.join(pivot)} from metrics where {chosen} group by model_id"

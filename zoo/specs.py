@@ -1,8 +1,9 @@
 """The symmetry specification chosen for each architecture of a zoo, kept in its catalog."""
 
 import contextlib
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from weightspace.architectures import spec_for
 from weightspace.checkpoint import Checkpoint
@@ -15,18 +16,20 @@ if TYPE_CHECKING:
 
 
 def chosen(catalog: "Catalog", checkpoint: Checkpoint) -> SymmetrySpec:
-    """The spec of a checkpoint: the one kept for its architecture, else the one its names tell, which is kept from then on.
+    """The spec of a checkpoint: the one kept for its architecture, else what its module or its names tell, which is kept from then on.
 
-    A spec that was made with values of a configuration is made again for each checkpoint, since equal names and shapes may go
-    with another number of heads; one that a person chose is for all.
+    The module of a network that a population made is traced. A spec that was made so, or with values of a configuration, is made again
+    for each checkpoint, since equal names and shapes may go with another activation or number of heads; one that a person chose is
+    for all.
 
     Raises:
         SymmetryError: none is kept, and no known architecture fits.
+        RecordError: the data that a population's network was trained on is not there any more.
     """
     kept = _kept(catalog, checkpoint)
     if kept is not None and not any(note.startswith(CONFIGURATION) for note in kept.notes):
         return kept
-    spec = spec_for(checkpoint)
+    spec = _of_population(checkpoint) or spec_for(checkpoint)
     if kept is None:
         with contextlib.suppress(CatalogError):  # a zoo that cannot be written to is still good to ask
             _keep(catalog, checkpoint, spec)
@@ -44,6 +47,35 @@ def choose(catalog: "Catalog", checkpoint: Checkpoint, spec: SymmetrySpec) -> No
     own = replace(spec, notes=tuple(note for note in spec.notes if not note.startswith(CONFIGURATION)))
     if not _keep(catalog, checkpoint, own):
         raise CatalogError("no model of this architecture is in the catalog; 'weightspace ingest' takes one in")
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """A module with inputs for it, told apart by what it prints."""
+
+    text: str
+    module: Any = field(compare=False)
+    inputs: Any = field(compare=False)
+
+
+def _of_population(checkpoint: Checkpoint) -> SymmetrySpec | None:
+    """Trace the module of a network that a population made; None for others."""
+    from weightspace.modules import module_for, task_builders
+
+    recipe = checkpoint.recipe or {}
+    name = recipe.get("name")
+    if not isinstance(name, str) or name not in task_builders:
+        return None
+    module = module_for(checkpoint, load=False)
+    inputs = next(iter(task_builders[name](module, recipe).batches))[0][:2]
+    return replace(_traced(_Architecture(f"{module} {tuple(inputs.shape)}", module, inputs)), notes=(f"{CONFIGURATION}population {name}",))
+
+
+@lru_cache(maxsize=512)
+def _traced(architecture: _Architecture) -> SymmetrySpec:
+    from weightspace.tracing import trace
+
+    return trace(architecture.module, architecture.inputs)
 
 
 def _kept(catalog: "Catalog", checkpoint: Checkpoint) -> SymmetrySpec | None:

@@ -2,14 +2,16 @@
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import CatalogError, FormatError
 from weightspace.formats.safetensors import open_safetensors, save
+from weightspace.zoo.reading import Read
 from weightspace.zoo.records import Description, ModelRecord, Place
 
 STAMP = 0  # files of the store never change: their name is the identity of what is in them
@@ -64,6 +66,38 @@ def copied(home: Path, checkpoint: Checkpoint, record: ModelRecord) -> ModelReco
     """Copy a checkpoint into the store and describe the copy as a further file of the same model."""
     path = put(home, checkpoint, record.id.hex())
     return replace(record, place=place_of(home, path), description=Description(tags=record.description.tags))
+
+
+def kept(
+    home: Path, checkpoint: Checkpoint, read: Read, name: str, description: Description, recipe: Mapping[str, Any] | None = None
+) -> ModelRecord:
+    """Put a checkpoint that was read and measured into the store, and describe it there.
+
+    Args:
+        home: the zoo's `.weightspace`.
+        checkpoint: whose weights are written.
+        read: what was measured of it.
+        name: in the catalog.
+        description: what else is known.
+        recipe: in place of the checkpoint's own.
+
+    Raises:
+        FormatError, CatalogError: see `put`.
+    """
+    path = put(home, checkpoint, read.id.hex())
+    return ModelRecord(
+        place=place_of(home, path),
+        name=name,
+        id=read.id,
+        weights_id=read.weights_id,
+        fingerprint=read.fingerprint,
+        kind=read.kind,
+        num_params=read.num_params,
+        num_bytes=read.num_bytes,
+        tensors=read.rows,
+        description=description,
+        recipe=recipe if recipe is not None else checkpoint.recipe,
+    )
 
 
 def place_of(home: Path, path: Path) -> Place:

@@ -20,6 +20,9 @@ from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.diff import TensorDiff, diff
 from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.edges import Edge, write_edges
+from weightspace.zoo.embeddings import embeddings as stored_embeddings
+from weightspace.zoo.embeddings import similar as nearest
+from weightspace.zoo.embeddings import write_embeddings
 from weightspace.zoo.ingest import Progress, Report, ingest
 from weightspace.zoo.look import Look, is_checkpoint_path, look
 from weightspace.zoo.metrics import Metric, metrics_of, number, whole
@@ -110,7 +113,7 @@ class Zoo:
         return ingest(self.catalog, roots, jobs=jobs, tags=tags, copy=copy, prefix=prefix, progress=progress)
 
     def import_runs(self, source: str | Path, *, reader: str | None = None) -> ImportReport:
-        """Read runs and metrics of an experiment tracker and match them to checkpoints; see `weightspace.zoo.runs.importing.import_runs`."""
+        """Read the runs of an experiment tracker or a model zoo, with their checkpoints; see `weightspace.zoo.runs.importing.import_runs`."""
         return import_runs(self.catalog, source, reader=reader)
 
     @contextmanager
@@ -474,6 +477,62 @@ class Zoo:
         with self.catalog.writing() as connection:
             return write_edges(connection, edges, among, self.folder)
 
+    def record_embeddings(self, metanet_id: str, version: str, vectors: Mapping[str, Any]) -> int:
+        """Keep the vectors that a metanet gives to models, in place of those that they had of it in this version.
+
+        Args:
+            metanet_id: name or id of the metanet.
+            version: its version; embeddings of one version have one length.
+            vectors: one by model (catalog name, id prefix or path): numbers, an array or a tensor of float32's range.
+
+        Returns:
+            How many models they are of.
+
+        Raises:
+            UnknownNameError: a model is not in the catalog.
+            RecordError: a vector is none, has another length, or is not finite; nothing is kept then.
+        """
+        with self.catalog.writing() as connection:
+            return write_embeddings(connection, metanet_id, version, vectors, self.folder)
+
+    def embeddings(self, metanet: str | None = None, *, version: str | None = None) -> pa.Table:
+        """The embeddings of a metanet: `model` and `vector`, in the order in which the models were catalogued.
+
+        Args:
+            metanet: its name or id; the only one if left out.
+            version: the one that was recorded last if left out.
+
+        Raises:
+            CatalogError: there are none yet, or of several metanets.
+            UnknownNameError: there are none of this one.
+        """
+        with self.catalog.reading() as connection:
+            return stored_embeddings(connection, metanet, version)
+
+    def similar(
+        self, model_or_vector: Any, metanet: str | None = None, limit: int = 10, where: str | None = None, *, version: str | None = None
+    ) -> pa.Table:
+        """The models whose embeddings have the largest cosine with that of a model, or with a vector; exact, every one is looked at.
+
+        An embedding of zeros has no direction and is similar to nothing.
+
+        Args:
+            model_or_vector: catalog name, id prefix or path of a model, which is not among its own neighbours; or a vector.
+            metanet: see `embeddings`.
+            limit: models at most.
+            where: SQL condition on models, as in `models`.
+            version: see `embeddings`.
+
+        Returns:
+            `name`, `similarity` (-1 to 1, falling), then the metrics of the zoo's models.
+
+        Raises:
+            CatalogError: no embeddings yet, or none of this model.
+            RecordError: a vector of another length, or of zeros.
+        """
+        with self.catalog.reading() as connection:
+            return nearest(connection, model_or_vector, self.folder, metanet=metanet, version=version, limit=limit, where=where)
+
     @property
     def cache(self) -> "MutableMapping[str, Mapping[str, torch.Tensor]]":
         """Small sets of tensors by key, such as decompositions: kept as files in the zoo, or in memory where there is no zoo yet."""
@@ -492,13 +551,8 @@ class Zoo:
             raise RecordError(f"model '{model.name}' holds no tensors; nothing to add")
         [rows] = reading.measured([(checkpoint, tuple(checkpoint.info))])
         read = reading.finished(checkpoint, rows)
-        path = store.put(self.catalog.home, checkpoint, read.id.hex())
-        recipe = model.recipe if model.recipe is not None else checkpoint.recipe
         description = Description(run=model.run, step=model.step, tags=dict(model.tags or {}))
-        record = ModelRecord(
-            place=store.place_of(self.catalog.home, path), name=model.name, id=read.id, weights_id=read.weights_id, fingerprint=read.fingerprint,
-            kind=read.kind, num_params=read.num_params, num_bytes=read.num_bytes, tensors=read.rows, description=description, recipe=recipe,
-        )  # fmt: skip
+        record = store.kept(self.catalog.home, checkpoint, read, model.name, description, model.recipe)
         return read.id.hex(), record
 
 

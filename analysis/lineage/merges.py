@@ -12,7 +12,8 @@ EXACT = 1e-4  # of the squared distance to the nearest parent that may stay unex
 TOTAL = (0.9, 1.3)  # what the weights of two parents add up to: 1 in an average, a little more along a sphere
 ALONE = 1e-3  # of the squared distance to another model that is left when that one may be scaled, where nothing but scale changed
 ALIKE = 100  # times what the best sum leaves, that another may leave and count as no worse
-LEAST = 0.02  # weight that a parent has
+LEAST = 0.02  # weight that a parent has, in every tensor: fine-tunes of different layers otherwise have their parent for a merge
+CLEAR = 10  # times what storing a model in few bits takes or adds, that its nearest parent is away: noise may not be all there is to explain
 NEIGHBOURS = {2: 32, 3: 24, 4: 12}  # how many of a model's nearest are tried in sums of so many
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -101,8 +102,8 @@ def _pairs(grams: Grams, child: int, sets: Array, noise: float) -> Mixture | Non
     share = square / np.maximum(grams[:, child, child].sum(), 1e-300)
     whole = (weights * share[..., None]).sum(0)
     total = whole.sum(1)
-    allowed = (weights.min((0, 2)) > 0) & (total > TOTAL[0]) & (total < TOTAL[1])
-    return _chosen(grams.sum(0), child, sets, whole, left.sum(0) - noise, allowed)
+    allowed = (weights.min((0, 2)) > LEAST) & (total > TOTAL[0]) & (total < TOTAL[1])
+    return _chosen(grams.sum(0), child, sets, whole, left.sum(0), allowed, noise)
 
 
 def _affine(gram: Array, child: int, sets: Array, noise: float) -> Mixture | None:
@@ -116,16 +117,16 @@ def _affine(gram: Array, child: int, sets: Array, noise: float) -> Mixture | Non
     weights = np.linalg.solve(matrices + ridge, wanted[..., None])[..., 0]
     left = square - 2 * (weights * wanted).sum(-1) + np.einsum("si,sij,sj->s", weights, matrices, weights)
     weights = np.concatenate([weights, 1 - weights.sum(1, keepdims=True)], 1)
-    return _chosen(gram, child, sets, weights, left - noise, (weights < 0).sum(1) < 2)
+    return _chosen(gram, child, sets, weights, left, (weights < 0).sum(1) < 2, noise)
 
 
-def _chosen(gram: Array, child: int, sets: Array, weights: Array, left: Array, allowed: Array) -> Mixture | None:
+def _chosen(gram: Array, child: int, sets: Array, weights: Array, left: Array, allowed: Array, noise: float) -> Mixture | None:
     """Of the sets that leave as good as nothing, and of which every member is needed, that of the least weights."""
     square = np.diag(gram)
     apart = (square[sets] + square[child] - 2 * gram[sets, child]).min(1)
-    share = np.maximum(left, 0) / np.maximum(apart, 1e-300)
+    share = np.maximum(left - noise, 0) / np.maximum(apart, 1e-300)
     effort = np.abs(weights).sum(1)
-    needed = allowed & (np.abs(weights).min(1) > LEAST) & (apart > 1e-10 * square[child]) & (effort < 4)
+    needed = allowed & (np.abs(weights).min(1) > LEAST) & (apart > max(1e-10 * square[child], CLEAR * noise)) & (effort < 4)
     share = np.where(needed, share, np.inf)
     if share.min() > EXACT:
         return None

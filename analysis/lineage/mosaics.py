@@ -19,7 +19,8 @@ SAMPLE = 1 << 16  # elements of a model that are looked at
 SAME = 2.0**-21  # of an element that it may be off by: changes are added to a base in float32
 PIECE = 0.05  # share of the elements that each model gives and none of the others
 COVERED = 0.3  # share that all give together: the rest are means of changes that agree, and lie between them
-OUTSIDE = 0.01  # share that may not; of a model beside its children, as much as they changed alike does not
+BETWEEN = 0.005  # share that is such means at least: a parent may be covered by children that trained different parts of it
+OUTSIDE = 0.02  # share of the rest that may lie elsewhere; of a parent, what both of two children changed lies between them half the time
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,11 +72,12 @@ def _independent(samples: Array, others: Sequence[Sequence[int]]) -> Iterator[Mo
 
 
 def _sample(entry: Entry, span: Distances, read: Reader) -> Array:
-    """Elements of a model's matrices, the same ones of all models of a group."""
+    """Elements of a model's matrices, the same ones of all models of a group; matrices that are finite in all."""
     first = span.rows.first
-    whole = [read(entry, name) for name, matrix in zip(first.names, first.is_matrix.tolist(), strict=True) if matrix]
-    step = 1 + sum(map(len, whole)) // SAMPLE
-    return np.concatenate([values[::step] for values in whole]) if whole else np.zeros(0)
+    usable = np.flatnonzero(first.is_matrix & span.rows.is_finite.all(0)).tolist()
+    step = 1 + int(first.sizes[usable].sum()) // SAMPLE
+    # Copied, so that of a large model one matrix at a time is held.
+    return np.concatenate([np.zeros(0), *(read(entry, first.names[t])[::step].copy() for t in usable)])
 
 
 def _mosaic(samples: Array, row: int, others: Sequence[int]) -> Mosaic | None:
@@ -83,7 +85,7 @@ def _mosaic(samples: Array, row: int, others: Sequence[int]) -> Mosaic | None:
     x, present = samples[row], samples[row] != 0
     if len(others) < 2 or not present.any():
         return None
-    equal = (np.abs(samples[others] - x) <= SAME * np.abs(x)) & present
+    equal = np.stack([np.abs(samples[at] - x) <= SAME * np.abs(x) for at in others]) & present
     pieces: dict[int, float] = {}
     left = present
     while (shares := (equal & left).mean(1)).max() >= PIECE:
@@ -93,8 +95,9 @@ def _mosaic(samples: Array, row: int, others: Sequence[int]) -> Mosaic | None:
     if len(pieces) < 2 or sum(pieces.values()) < COVERED:
         return None
     sources = samples[list(pieces)][:, left]
-    outside = (x[left] < sources.min(0) - SAME) | (x[left] > sources.max(0) + SAME)
-    return Mosaic(row, pieces) if np.count_nonzero(outside) <= OUTSIDE * len(x) else None
+    slack = SAME * np.abs(sources).max(0)
+    outside = (x[left] < sources.min(0) - slack) | (x[left] > sources.max(0) + slack)
+    return Mosaic(row, pieces) if left.mean() >= BETWEEN and outside.mean() <= OUTSIDE else None
 
 
 def _relation(span: Distances, found: Mosaic, parent: int) -> Relation:

@@ -3,12 +3,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from tests.cli.conftest import Run, mlp
 from tests.cli.test_main import commands
 from weightspace.cli.main import app
+from weightspace.zoo.runs.run import Run as Training
+from weightspace.zoo.zoo import Added, Zoo
 
 SLOW = {"demo"}  # trains networks
 
@@ -73,6 +76,20 @@ def digits():
 """
 
 
+def catalogue_runs() -> None:
+    """Thirty runs with an accuracy, two of them without."""
+    models = [
+        Added(
+            {name: torch.from_numpy(values) for name, values in mlp(seed).items()},
+            f"run-{seed}",
+            run=Training(f"population:run-{seed}", f"run-{seed}", "population", seed),
+            metrics={"test": {"accuracy": seed / 30}} if seed < 28 else None,
+        )
+        for seed in range(30)
+    ]
+    Zoo().add_many(models)
+
+
 @pytest.mark.usefixtures("networks")
 @pytest.mark.parametrize(("command", "line"), CASES)
 def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
@@ -80,10 +97,20 @@ def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
         Path("aligned.safetensors").unlink()
     if command == ("unmerge",):
         run("merge", "ties.yaml", "-o", "merged")
+    if command == ("import",):
+        (Path("siren_mnist_wts") / "randinit_smaller_7s").mkdir(parents=True)
+        torch.save({"net.0.linear.weight": torch.ones(4, 2)}, "siren_mnist_wts/randinit_smaller_7s/net12.pth")
     if command == ("outliers",):
         for seed in range(5):
             save_file(mlp(seed), f"sibling-{seed}.safetensors")
         run("ingest", ".")
+    if command[0] in ("train-metanet", "predict", "embed", "suggest", "similar"):
+        catalogue_runs()
+        train = ("train-metanet", "statistics", "--target", "test_accuracy", "--where", "run is not null", "--epochs", "5")
+        if command[0] != "train-metanet":
+            run(*train, "-o", "predictor.safetensors")
+        if command[0] in ("suggest", "similar"):
+            run("embed", "--metanet", "predictor.safetensors")
     if command[0] == "signature" and command[1] != "extract":
         for name in ("noise", "blur"):
             run("signature", "extract", "base.safetensors", "a.safetensors", "b.safetensors", "-o", f"{name}.safetensors")

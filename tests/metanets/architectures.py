@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import weightspace as ws
 from weightspace.metanets import WeightBatch
+from weightspace.metanets.low_rank import adapter_spec
 from weightspace.spec import SymmetrySpec
 
 
@@ -50,6 +51,28 @@ class Transformer(nn.Module):
         return made
 
 
+class LowRankLinear(nn.Module):
+    def __init__(self, inputs: int, rank: int, outputs: int) -> None:
+        super().__init__()
+        self.lora_A, self.lora_B = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = x.sum(-1, keepdim=True) + self.lora_B(self.lora_A(x))
+        return made
+
+
+class Adapter(nn.Module):
+    """Two low-rank updates of bases that stay as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.v = LowRankLinear(3, 2, 6), LowRankLinear(6, 3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.v(torch.tanh(self.q(x)))
+        return made
+
+
 def _mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     layers: list[tuple[str, nn.Module]] = []
     for at in range(len(sizes) - 1):
@@ -86,7 +109,7 @@ def _grouped() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A module, an input, and the spec traced from them."""
+    """A module, an input, and the spec traced from them, or for an adapter that of its factors."""
 
     module: nn.Module
     spec: SymmetrySpec
@@ -123,6 +146,7 @@ _MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, (2, 3)),
     "lstm": (Recurrent, (2, 4, 3)),
     "transformer": (Transformer, (2, 4, 3)),
+    "lora": (Adapter, (2, 3)),
 }
 
 ARCHITECTURES = tuple(_MODULES)
@@ -135,4 +159,4 @@ def architecture(name: str) -> Architecture:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module, inputs = build().eval(), torch.randn(shape)
-    return Architecture(module, ws.trace(module, inputs), inputs)
+    return Architecture(module, adapter_spec(module.state_dict()) if name == "lora" else ws.trace(module, inputs), inputs)

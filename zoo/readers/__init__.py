@@ -55,7 +55,10 @@ def read_runs(source: str | Path, kind: str | None = None) -> Iterator[Run]:
         raise RecordError(f"{text}: does not exist; name a tracker's folder, file or server")
     reader = tracker_readers[kind] if kind else next((one for one in tracker_readers.values() if one.sniff(text)), None)
     if reader is None:
-        raise RecordError(f"{text}: no tracker's records are recognised there; readers: {', '.join(tracker_readers)}, or name the kind")
+        from weightspace.zoo.readers.model_zoos import zoo_readers  # which needs this package
+
+        known = ", ".join([*tracker_readers, *zoo_readers])
+        raise RecordError(f"{text}: no tracker's records and no model zoo are recognised there; readers: {known}, or name the kind")
     return _guarded(reader, text)
 
 

@@ -1,7 +1,8 @@
-"""Importing runs: what an experiment tracker knows, written to the catalog and matched to its checkpoints."""
+"""Importing runs: what an experiment tracker or a model zoo knows, written to the catalog and joined with its checkpoints."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
@@ -9,14 +10,19 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from weightspace.errors import RecordError, UnknownNameError
 from weightspace.zoo.catalog import Catalog
+from weightspace.zoo.ingest import Report
 from weightspace.zoo.model_table import refresh_model_table
-from weightspace.zoo.readers import read_runs
+from weightspace.zoo.readers import read_runs, tracker_readers
+from weightspace.zoo.readers.model_zoos import Training, ZooReader, read_zoo, zoo_reader_for, zoo_readers
 from weightspace.zoo.runs.matching import File, Match, match_runs
+from weightspace.zoo.runs.networks import catalogue_networks
 from weightspace.zoo.runs.run import Run
-from weightspace.zoo.write import write_metrics, write_runs
+from weightspace.zoo.write import write_metrics, write_runs, write_tags
 
-BATCH = 200  # runs a transaction
+BATCH = 200  # runs of a tracker a transaction
+NETWORKS = 4096  # of a model zoo; a transaction costs as much as reading some hundred of them
 
 
 @dataclass
@@ -28,28 +34,38 @@ class ImportReport:
         points: metric values among them.
         matches: checkpoints that were found to belong to one of them, with the evidence.
         notes: what was left out or damaged, a line each.
+        networks: what was catalogued of a model zoo; None for a tracker, which has runs alone.
     """
 
     runs: int = 0
     points: int = 0
     matches: list[Match] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    networks: Report | None = None
 
 
 def import_runs(catalog: Catalog, source: str | Path, *, reader: str | None = None) -> ImportReport:
-    """Write the runs of a tracker to the catalog and give each catalogued checkpoint its run, step and metrics.
+    """Write the runs of a tracker or a model zoo to the catalog and give each checkpoint its run, step and metrics.
 
     A checkpoint gets the points logged at its own step; a run's last checkpoint also gets what was logged without a
-    step. Importing again refreshes; a checkpoint that matches no run, or more than one, stays as it is.
+    step. Importing again refreshes; a checkpoint that matches no run, or more than one, stays as it is. A tracker's runs are matched to
+    what is catalogued; a model zoo says which checkpoints are its own, and those are catalogued with it.
 
     Args:
         catalog: created if it does not exist.
-        source: a tracker's folder, file or server address.
-        reader: name of the tracker reader, when the content does not tell.
+        source: a tracker's folder, file or server address, or the folder or split file of a model zoo.
+        reader: name of the reader, when the content does not tell.
 
     Raises:
         RecordError: nothing there, or damaged records; batches already written stay good.
     """
+    # Trackers are asked first: they look at one folder, zoos at those below it too.
+    is_tracked = reader is None and any(one.sniff(str(source)) for one in tracker_readers.values())
+    zoo = None if is_tracked else zoo_reader_for(str(source), reader)
+    if zoo is not None:
+        return _import_zoo(catalog, zoo, Path(source).absolute())
+    if reader is not None and reader not in tracker_readers:
+        raise UnknownNameError.of("tracker reader", reader, [*tracker_readers, *zoo_readers])
     runs = read_runs(source, reader)
     report = ImportReport()
     catalog.create()
@@ -59,6 +75,57 @@ def import_runs(catalog: Catalog, source: str | Path, *, reader: str | None = No
         with catalog.writing() as connection:
             _settle(connection, report.matches, files)
     return report
+
+
+def _import_zoo(catalog: Catalog, reader: ZooReader, source: Path) -> ImportReport:
+    """Catalogue the networks of a model zoo batch by batch, each with its run.
+
+    Raises:
+        RecordError: nothing could be read; else what went wrong is among the notes.
+        KeyboardInterrupt: pressed while networks were read; what was done is in the catalog.
+    """
+    report = ImportReport(networks=Report())
+    assert report.networks is not None
+    started = time.monotonic()
+    catalog.create()
+    base = source if source.is_dir() else source.parent
+    for batch in _batches(read_zoo(reader, source), report.notes):
+        catalogued = catalogue_networks(catalog, batch, base, report.networks)
+        _write(catalog, [one.run for one in batch], report)
+        matches = [
+            Match(one.key, File(*one.file), one.step, f"the zoo's own files, read by '{reader.name}'") for one in catalogued.networks
+        ]
+        with catalog.writing() as connection:
+            if matches:
+                _settle(connection, matches, {match.file: one.file_id for match, one in zip(matches, catalogued.networks, strict=True)})
+            write_tags(connection, catalogued.labels)
+        report.matches += matches
+        report.notes += catalogued.notes
+        if report.networks.interrupted:
+            raise KeyboardInterrupt
+    report.networks.seconds = time.monotonic() - started
+    if not report.runs:
+        raise RecordError(
+            report.notes[0] if report.notes else f"{source}: the reader '{reader.name}' finds no training there; name another folder"
+        )
+    return report
+
+
+def _batches(found: Iterable[Training | str], notes: list[str]) -> Iterator[list[Training]]:
+    """Gather trainings until they have enough networks; lines go among the notes."""
+    batch: list[Training] = []
+    count = 0
+    for one in found:
+        if isinstance(one, str):
+            notes.append(one)
+            continue
+        batch.append(one)
+        count += max(1, len(one.networks))
+        if count >= NETWORKS:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
 
 
 def _files(catalog: Catalog) -> dict[File, int]:
@@ -75,13 +142,17 @@ def _written(catalog: Catalog, runs: Iterable[Run], report: ImportReport) -> Ite
     """Write runs in batches as they are read, and pass them on."""
     stream = iter(runs)
     while batch := list(itertools.islice(stream, BATCH)):
-        with catalog.writing() as connection:
-            numbers = write_runs(connection, batch)
-            write_metrics(connection, [(None, numbers[run.key], metric, run.source) for run in batch for metric in run.metrics])
-        report.runs += len(batch)
-        report.points += sum(len(run.metrics) for run in batch)
-        report.notes += [f"{run.name}: {note}" for run in batch for note in run.notes]
+        _write(catalog, batch, report)
         yield from batch
+
+
+def _write(catalog: Catalog, batch: Sequence[Run], report: ImportReport) -> None:
+    with catalog.writing() as connection:
+        numbers = write_runs(connection, batch)
+        write_metrics(connection, [(None, numbers[run.key], metric, run.source) for run in batch for metric in run.metrics])
+    report.runs += len(batch)
+    report.points += sum(len(run.metrics) for run in batch)
+    report.notes += [f"{run.name}: {note}" for run in batch for note in run.notes]
 
 
 def _settle(connection: duckdb.DuckDBPyConnection, matches: list[Match], files: dict[File, int]) -> None:

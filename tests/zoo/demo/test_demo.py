@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from weightspace.zoo.demo import packages
-from weightspace.zoo.demo.demo import Demo, demo
+from weightspace.zoo.demo.demo import POPULATIONS, Demo, demo
 from weightspace.zoo.demo.questions import QUESTIONS, ask
 from weightspace.zoo.populations import populations
 from weightspace.zoo.populations.digits import load_digits
@@ -42,7 +42,7 @@ def page(shown: tuple[Zoo, Demo, list[str]]) -> str:
     return shown[1].report.read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", list(populations))
+@pytest.mark.parametrize("name", POPULATIONS)
 class TestPopulation:
     def test_same_seed_same_bytes(self, name: str) -> None:
         for one, two in zip(trained(name, seed=3), trained(name, seed=3), strict=True):
@@ -210,7 +210,7 @@ def test_report_is_replaced_whole(shown: tuple[Zoo, Demo, list[str]], tmp_path: 
 def few_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import weightspace.zoo.demo.demo
 
-    small = {name: lambda recipe=populations[name], **settings: recipe(**{**settings, **SMALL}) for name in populations}
+    small = {name: lambda recipe=populations[name], **settings: recipe(**{**settings, **SMALL}) for name in POPULATIONS}
     monkeypatch.setattr(weightspace.zoo.demo.demo, "populations", small)
     yield
 

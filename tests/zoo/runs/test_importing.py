@@ -80,7 +80,7 @@ def test_nothing_there_and_nothing_recognised_are_one_clear_line(zoo: Zoo, tmp_p
     with pytest.raises(RecordError, match="does not exist; name a tracker's folder, file or server"):
         zoo.import_runs(tmp_path / "nowhere")
     (tmp_path / "x.bin").write_bytes(os.urandom(64))
-    with pytest.raises(RecordError, match="no tracker's records are recognised there; readers: "):
+    with pytest.raises(RecordError, match="no tracker's records and no model zoo are recognised there; readers: "):
         zoo.import_runs(tmp_path / "x.bin")
     with pytest.raises(UnknownNameError, match="no tracker reader named 'wandbb'; did you mean 'wandb'"):
         zoo.import_runs(tmp_path, reader="wandbb")

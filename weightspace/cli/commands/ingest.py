@@ -50,7 +50,7 @@ def ingest(
     if format is Format.table:
         write(f"{line}\n" for line in summary(report))
     else:
-        print_data([_row(report)], format)
+        print_data([row_of(report)], format)
     if report.interrupted:
         say("interrupted: everything counted here is safe in the catalog; run the same command again to go on")
         raise typer.Exit(130)
@@ -82,7 +82,8 @@ def _speed(report: "Report") -> str:
     return f"{read}, {report.bytes_read / report.seconds / 1e9:.2f} GB/s" if report.bytes_read > 1e7 and report.seconds > 0 else read
 
 
-def _row(report: "Report") -> dict[str, Any]:
+def row_of(report: "Report") -> dict[str, Any]:
+    """What an ingest did, for programs."""
     return {
         "catalogued": report.catalogued,
         "new_models": report.new_models,

@@ -1,0 +1,36 @@
+"""Standardising features over the networks that a metanet is trained on."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+CONSTANT = 1e-6
+"""A feature whose deviation is below this share of its size is taken for a constant, and only centred."""
+
+
+class Standardise(nn.Module):
+    """Subtracts the mean of each feature and divides by its deviation, both of the networks it was fitted on.
+
+    Example:
+        >>> layer = Standardise(2)
+        >>> layer.fit(torch.tensor([[1., 5.], [3., 5.]]))
+        >>> layer(torch.tensor([[5., 6.]]))
+        tensor([[3., 1.]])
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.mean, self.std = nn.Buffer(torch.zeros(features)), nn.Buffer(torch.ones(features))
+
+    def fit(self, values: Float[Tensor, "networks features"]) -> None:
+        """Take mean and deviation; constant features keep a deviation of one."""
+        mean, std = values.mean(0), values.std(0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > CONSTANT * mean.abs().clamp_min(CONSTANT), std, torch.ones_like(std)))
+
+    def forward(self, values: Float[Tensor, "networks features"]) -> Float[Tensor, "networks features"]:
+        """Bring features to mean zero and deviation one."""
+        return (values - self.mean) / self.std
+
+
+__all__ = ["CONSTANT", "Standardise"]

@@ -1,0 +1,145 @@
+"""The commands train-metanet, embed, predict and suggest, from a zoo of small networks to the catalog."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tests.cli.conftest import Run, mlp
+from weightspace.zoo.runs.run import Run as Training
+from weightspace.zoo.zoo import Added, Zoo
+
+STATS = ("train-metanet", "statistics", "--zoo", "nets")
+
+
+@pytest.fixture(autouse=True)
+def nets(sandbox: Path) -> Zoo:
+    """Forty runs of two checkpoints, whose property is the size of their first layer; of another architecture there is one."""
+    zoo = Zoo(sandbox / "nets")
+    (sandbox / "nets").mkdir()
+    models = []
+    for seed in range(40):
+        run = Training(f"population:net{seed}", f"net{seed}", "population", seed, {"width": 8 + seed % 2})
+        for step in (0, 10):
+            state = mlp(1000 * seed + step)
+            state["fc1.weight"] = state["fc1.weight"] * np.float32(0.5 + seed / 20)
+            size = float(np.abs(state["fc1.weight"]).mean())
+            models.append(Added(_tensors(state), f"net{seed}/step-{step}", run=run, step=step, metrics={"test": {"size": size}}))
+    models.append(Added(_tensors(mlp(7, width=5)), "other", metrics={"test": {"size": 1.0}}))
+    zoo.add_many(models)
+    return zoo
+
+
+def _tensors(state: dict[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(values) for name, values in state.items()}
+
+
+def test_from_training_to_neighbours(run: Run, nets: Zoo) -> None:
+    trained = run(
+        *STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "40", "-o", "p.safetensors", "--format", "json"
+    )
+    metanet, guess = json.loads(trained.stdout)
+    assert metanet["tau"] > 0.7 and metanet["r2"] > 0.6 > guess["r2"]
+    assert "networks: 56 train, 12 val, 12 test" in trained.stderr and not list(Path.cwd().glob(".*training"))
+    [row] = nets.models("kind <> 'adapter' and test_tau is not null").to_pylist()
+    assert row["test_tau"] == pytest.approx(metanet["tau"])
+
+    found = json.loads(run("predict", "--metanet", "p.safetensors", "--zoo", "nets", "--where", "step = 10", "--format", "json").stdout)
+    truth = {row["name"]: row["test_size"] for row in nets.models("step = 10").to_pylist()}
+    held = [row["low"] <= truth[row["model"]] <= row["high"] for row in found]
+    assert len(found) == 40 and sum(held) >= 32
+    alone = json.loads(run("predict", "net3/step-10", "--metanet", "p.safetensors", "--zoo", "nets", "--format", "json").stdout)
+    assert alone[0]["predicted"] == pytest.approx(next(row["predicted"] for row in found if row["model"] == "net3/step-10"), rel=1e-4)
+
+    embedded = run("embed", "--metanet", "p.safetensors", "--zoo", "nets")
+    assert "81 vectors kept under metanet" in embedded.stderr and "left out" not in embedded.stderr
+    again = run("embed", "--metanet", "p.safetensors", "--zoo", "nets", "--where", "step = 0")
+    assert "40 vectors kept" in again.stderr
+    assert len(nets.embeddings()) == 81
+    near = json.loads(run("similar", "net3/step-0", "--zoo", "nets", "--limit", "3", "--format", "json").stdout)
+    assert len(near) == 3 and near[0]["similarity"] >= near[2]["similarity"] and near[0]["test_size"] > 0
+
+
+def test_classes_are_told_by_name_and_known_numbers_may_stand_beside(run: Run) -> None:
+    wanted = ("--target", "case when test_size > 1 then 'large' else 'small' end", "--head", "classification", "--beside", "test_size")
+    run(*STATS, *wanted, "--where", "run is not null", "--epochs", "30", "-o", "c.safetensors")
+    found = json.loads(run("predict", "--metanet", "c.safetensors", "--zoo", "nets", "--where", "step = 10", "--format", "json").stdout)
+    assert {row["predicted"] for row in found} == {"large", "small"} and set(found[0]) == {"model", "predicted"}
+    by_name = run("predict", "net30/step-10", "--metanet", "c.safetensors", "--zoo", "nets").stdout
+    assert "large" in by_name
+    refused = run("predict", "base.safetensors", "--metanet", "c.safetensors", "--zoo", "nets", code=1)
+    assert "in no catalog, but the predictor was made with test_size; ingest it first" in refused.stderr
+
+
+def test_an_interrupted_training_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weightspace.metanets.training import _Loop
+
+    whole = run(*STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "6", "-o", "a.safetensors", "--format", "json")
+    honest = _Loop.epoch
+    done: list[int] = []
+
+    def stopped(*arguments: object) -> float:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(1)
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_Loop, "epoch", stopped)
+    asked = (*STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "6", "-o", "b.safetensors", "--format", "json")
+    run(*asked, code=130)
+    assert Path(".b.training").exists() and not Path("b.safetensors").exists()
+    monkeypatch.setattr(_Loop, "epoch", honest)
+    assert json.loads(run(*asked).stdout) == json.loads(whole.stdout)
+
+
+def test_suggest_names_and_evaluates(run: Run, nets: Zoo) -> None:
+    run(*STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "10", "-o", "p.safetensors")
+    run("embed", "--metanet", "p.safetensors", "--zoo", "nets", "--where", "step = 10")
+    for seed in range(5):
+        nets.record(f"net{seed}/step-10", metrics={"score": seed / 20})
+    Path("judging.py").write_text("def score(state):\n    return {'score': float(abs(state['fc1.weight']).mean())}\n")
+    named = json.loads(run("suggest", "--metric", "score", "--budget", "3", "--zoo", "nets", "--format", "json").stdout)
+    assert len({row["model"] for row in named}) == 3
+    asked = ("suggest", "--metric", "score", "--budget", "6", "--eval", "judging:score", "--zoo", "nets", "--format", "json")
+    tried = json.loads(run(*asked).stdout)
+    assert [row["best"] for row in tried] == sorted(row["best"] for row in tried) and len({row["model"] for row in tried}) == 6
+    assert nets.models("score is not null").num_rows == 11
+    wrong = run("suggest", "--metric", "tests", "--eval", "judging:score", "--zoo", "nets", code=1)
+    assert "'judging:score' says score, not 'tests'; name one of them by --metric" in wrong.stderr
+    many = run("suggest", "--metric", "score", "--budget", "100", "--zoo", "nets", code=1)
+    assert "100 networks are to be chosen, but of only 29 the value is not known" in many.stderr
+
+
+def test_families_are_listed_and_bad_input_is_one_line(run: Run, nets: Zoo) -> None:
+    from weightspace.metanets import metanets
+
+    listed = json.loads(run("train-metanet", "--format", "json").stdout)
+    assert {row["family"] for row in listed} == set(metanets) and all(row["what"] for row in listed)
+    for line, told in {
+        (*STATS, "-o", "x.safetensors"): "found no --target",
+        (*STATS, "--target", "test_size"): "found no -o",
+        (*STATS, "--target", "test_sise", "-o", "x.safetensors"): "test_sise",
+        (*STATS, "--target", "name", "--where", "run is not null", "-o", "x.safetensors"): "expected a number",
+        (*STATS, "--target", "test_size", "--where", "run = 'net0'", "-o", "x.safetensors"): "leave none for split",
+        (
+            *STATS,
+            "--target",
+            "test_size",
+            "--where",
+            "run is not null or name = 'other'",
+            "-o",
+            "x.safetensors",
+        ): "reads one architecture, found 2",
+        ("train-metanet", "statistic", "--target", "test_size", "-o", "x.safetensors", "--zoo", "nets"): "did you mean 'statistics'",
+        ("predict", "--metanet", "base.safetensors", "base.safetensors"): "holds no predictor",
+        ("predict", "--metanet", "base.safetensors"): "found neither",
+        ("embed", "--metanet", "base.safetensors", "--zoo", "nets"): "holds no metanet",
+        ("suggest", "--metric", "test_size", "--zoo", "nets"): "weightspace embed",
+    }.items():
+        refused = run(*line, code=1)
+        assert told in refused.stderr and refused.stderr.count("\n") <= 2, refused.stderr
+    assert not Path("x.safetensors").exists()

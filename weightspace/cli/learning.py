@@ -1,0 +1,138 @@
+"""A metanet trained on a catalog query: networks split by run, trained on, judged beside a guess."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weightspace.cli.networks import Network, numbers_in, weights_of
+from weightspace.errors import MetanetError
+
+if TYPE_CHECKING:
+    from weightspace.metanets import Examples, Predictor, Schedule
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be trained.
+
+    Attributes:
+        family: of the metanet.
+        settings: of the family.
+        head: regression, ranking or classification.
+        target: the column of the rows that is to be told; classes may be words.
+        beside: columns that the head sees beside the weights.
+        schedule: of the training.
+        seed: of the first parameters and of the split.
+    """
+
+    family: str
+    settings: Mapping[str, Any]
+    head: str
+    target: str
+    beside: Sequence[str]
+    schedule: "Schedule"
+    seed: int
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What training made, and how good it is on networks held out.
+
+    Attributes:
+        predictor: the metanet with its head.
+        classes: their names, where the head tells classes.
+        rows: how the predictor, then a guess, do on the networks held out.
+        sizes: networks of each split.
+    """
+
+    predictor: "Predictor"
+    classes: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+    sizes: Mapping[str, int]
+
+
+def learn(networks: Sequence[Network], request: Request, state: Path) -> Learned:
+    """Train a predictor.
+
+    Args:
+        networks: of a query.
+        request: what is to be trained.
+        state: the file to keep the state of training in, and to go on from where it exists.
+
+    Raises:
+        MetanetError: a split has no networks, or the family does not read them.
+    """
+    import torch
+
+    from weightspace.metanets import Examples, Predictor, build, train
+
+    classes, targets = _targets(networks, request)
+    covariates = torch.tensor([numbers_in(networks, name) for name in request.beside]).T if request.beside else None
+    everything = Examples(weights_of(networks), torch.tensor(targets), covariates)
+    splits = _split(networks, request.seed)
+    parts = [everything.take(torch.tensor(at)) for at in splits.values()]
+    torch.manual_seed(request.seed)
+    net = build(request.family, list({one.spec: None for one in networks}), **request.settings)
+    settings = {"classes": len(classes)} if classes else {}
+    predictor = Predictor(net, request.head, covariates=len(request.beside), **settings)
+    kept = torch.load(state, weights_only=True) if state.exists() else None
+    try:
+        done = train(predictor, parts[0], parts[1], request.schedule, keep=lambda found: _keep(found, state), state=kept)
+    except RuntimeError as error:
+        if kept is None:
+            raise
+        raise MetanetError(f"{state}: is the state of another training ({error}); remove it to begin anew") from None
+    rows = ({"predictor": request.family, **done.predictor.judge(parts[2])}, {"predictor": "a guess", **_guess(done.predictor, parts)})
+    return Learned(done.predictor, classes, rows, {name: len(at) for name, at in splits.items()})
+
+
+def _targets(networks: Sequence[Network], request: Request) -> tuple[tuple[str, ...], list[float]]:
+    """What is to be told, as numbers; of classes the number of each, in the order of their names."""
+    if request.head != "classification":
+        return (), numbers_in(networks, request.target)
+    names = tuple(sorted({str(one.row[request.target]) for one in networks}, key=lambda name: (len(name), name)))
+    return names, [float(names.index(str(one.row[request.target]))) for one in networks]
+
+
+def _split(networks: Sequence[Network], seed: int) -> dict[str, list[int]]:
+    """Networks of each split: the population's own where every network has one, else by run or datum."""
+    from weightspace.metanets.predictor import group_split
+
+    own = [one.row["split"] for one in networks]
+    if set(own) == set(SPLITS):
+        found = {name: [at for at, split in enumerate(own) if split == name] for name in SPLITS}
+    else:
+        drawn = group_split([one.group for one in networks], seed=seed)
+        found = {name: [at for at, split in enumerate(drawn) if split == k] for k, name in enumerate(SPLITS)}
+    for name, at in found.items():
+        if not at:
+            groups = len({one.group for one in networks})
+            raise MetanetError(
+                f"{len(networks)} networks of {groups} runs leave none for split '{name}'; widen --where to at least 10 runs"
+            )
+    return found
+
+
+def _guess(predictor: "Predictor", parts: "Sequence[Examples]") -> dict[str, float]:
+    """How the mean of the targets, or the most frequent class, does."""
+    import torch
+
+    train, test = parts[0].targets, parts[2].targets
+    is_class = predictor.head_recipe["head"] == "classification"
+    guess = Counter(train.tolist()).most_common(1)[0][0] if is_class else float(train.mean())
+    return predictor.head.judge(torch.full_like(test, guess), test)
+
+
+def _keep(state: dict[str, Any], path: Path) -> None:
+    import torch
+
+    fresh = path.with_suffix(".new")
+    torch.save(state, fresh)
+    fresh.replace(path)
+
+
+__all__ = ["SPLITS", "Learned", "Request", "learn"]
