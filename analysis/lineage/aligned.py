@@ -9,9 +9,8 @@ import numpy as np
 from weightspace.analysis.lineage.comparison import Reader
 from weightspace.analysis.lineage.edge import Reason
 from weightspace.analysis.lineage.entry import Entry
-from weightspace.analysis.lineage.evidence import Finding
 from weightspace.analysis.lineage.groups import Distances, Group
-from weightspace.analysis.lineage.probability import CERTAIN
+from weightspace.analysis.lineage.merges import parenthood
 from weightspace.analysis.lineage.sketch import quantiles
 from weightspace.analysis.lineage.tree import Relation
 
@@ -99,7 +98,5 @@ def _left(entries: Sequence[Entry], group: Group, rows: tuple[int, int, int], we
 
 
 def _relation(span: Distances, parent: int, child: int, weight: float) -> Relation:
-    members = span.rows.members
     text = f"a sum of two models with weights {weight:.3f}, {1 - weight:.3f}, the one in the order of the other"
-    finding = Finding("merge", CERTAIN, CERTAIN, Reason("merge", text, {"weight": weight}), is_exact=True)
-    return Relation(members[parent], members[child], (finding,), float(span.apart[child, parent]), weight)
+    return parenthood(span, parent, child, weight, Reason("merge", text, {"weight": weight}))

@@ -12,9 +12,10 @@ from weightspace.analysis.lineage.declared import by_hash, declared, supported, 
 from weightspace.analysis.lineage.edge import Edge
 from weightspace.analysis.lineage.entry import Entry, expect_distinct
 from weightspace.analysis.lineage.evidence import Finding
+from weightspace.analysis.lineage.merges import merges_of
 from weightspace.analysis.lineage.mosaics import mosaics
 from weightspace.analysis.lineage.orbits import orbits
-from weightspace.analysis.lineage.search import compared, merges_of, relation_of, sketches_of, spans_of
+from weightspace.analysis.lineage.search import compared, relation_of, sketches_of, spans_of
 from weightspace.analysis.lineage.tree import Relation, arborescences
 from weightspace.errors import UnknownNameError
 from weightspace.linalg import Cache
@@ -135,7 +136,7 @@ def lineage(
         entries: the models.
         threshold: probability from which an edge holds.
         weights: whether to compare weights; else only what is declared and what hashes tell.
-        cache: where sketches are kept, so that a second run reads the weights of those models alone that it compares.
+        cache: where sketches are kept, so that a second run reads the weights alone that it compares.
         generator: source of chance of the matching of permuted copies.
 
     Raises:

@@ -1,5 +1,6 @@
 """Merges: a model that is a weighted sum of others."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -8,12 +9,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from weightspace.analysis.lineage.edge import Reason
+from weightspace.analysis.lineage.entry import Entry
+from weightspace.analysis.lineage.evidence import Finding
+from weightspace.analysis.lineage.groups import Distances
+from weightspace.analysis.lineage.probability import CERTAIN
+from weightspace.analysis.lineage.tree import Relation
+
+NEAR = 0.97  # relative squared distance under which a model may be a part of another
 EXACT = 1e-4  # of the squared distance to the nearest parent that may stay unexplained
 TOTAL = (0.9, 1.3)  # what the weights of two parents add up to: 1 in an average, a little more along a sphere
 ALONE = 1e-3  # of the squared distance to another model that is left when that one may be scaled, where nothing but scale changed
 ALIKE = 100  # times what the best sum leaves, that another may leave and count as no worse
 LEAST = 0.02  # weight that a parent has, in every tensor: fine-tunes of different layers otherwise have their parent for a merge
-CLEAR = 10  # times what storing a model in few bits takes or adds, that its nearest parent is away: noise may not be all there is to explain
+CLEAR = 10  # times the error of storing a model in few bits, that its nearest parent is away: else any sum explains it
+ROUNDED = 1.5  # times the error that is expected of half precision, that a sum may be off by
+_BITS = {"BF16": 7, "F16": 10}  # of the fraction
 NEIGHBOURS = {2: 32, 3: 24, 4: 12}  # how many of a model's nearest are tried in sums of so many
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -40,6 +51,66 @@ class Mixture:
     def effort(self) -> float:
         """Sum of the weights' magnitudes: 1 for an average. The same relation solved for a parent needs more."""
         return sum(abs(weight) for weight in self.weights)
+
+
+def merges_of(entries: Sequence[Entry], spans: Sequence[Distances], skip: Mapping[int, set[int]]) -> dict[int, list[Relation]]:
+    """Which models are sums of others.
+
+    Args:
+        entries: the models.
+        spans: distances within every group; merges across groups are not looked for.
+        skip: models that each may not be a sum of: copies of it, and what was rounded or pruned from it.
+    """
+    made: dict[int, list[Relation]] = {}
+    for span in spans:
+        members = span.rows.members
+        if span.rows is not span.columns or len(members) < 3:
+            continue
+        grams = _grams(span)
+        noise = [float(grams[:, row, row].sum()) * _noise(entries[one]) for row, one in enumerate(members)]
+        for found in mixtures(grams, [_nearest(span, row, skip) for row in range(len(members))], noise):
+            made[members[found.child]] = [*_parents(span, found)]
+    return made
+
+
+def _nearest(span: Distances, row: int, skip: Mapping[int, set[int]]) -> list[int]:
+    """Rows of the models that one may be a sum of."""
+    members = span.rows.members
+    barred = skip.get(members[row], set())
+    order = np.argsort(span.relative[row], kind="stable").tolist()
+    return [k for k in order if k != row and members[k] not in barred and span.relative[row, k] < NEAR]
+
+
+def _noise(entry: Entry) -> float:
+    """Share of the squares of a model that storing it in half precision takes or adds: digits from 1 to 2, evenly in their logarithms."""
+    bits = [_BITS.get(dtype, 23) for dtype in {info.dtype for info in entry.checkpoint.info.values()}]
+    step = 2.0 ** -min(bits, default=23)
+    return ROUNDED * step**2 / 12 * (2 * math.log(2) / 3)
+
+
+def _grams(span: Distances) -> Array:
+    """Inner products of the projections of each matrix, all at the same scale."""
+    group = span.rows
+    scale = group.squares.mean(0)
+    kept = np.flatnonzero(group.is_finite.all(0) & (scale > 0) & group.first.is_matrix)
+    products = [group.projections[:, t] @ group.projections[:, t].T * (group.first.sizes[t] ** 0.5 / scale[t]) for t in kept]
+    return np.stack(products) if products else np.zeros((1, len(group.members), len(group.members)))
+
+
+def _parents(span: Distances, found: Mixture) -> Iterator[Relation]:
+    """The parents of a merge; a base that only differences were taken from is none."""
+    shares = ", ".join(f"{weight:.3f}" for weight in found.weights)
+    for parent, weight in zip(found.parents, found.weights, strict=True):
+        if weight > 0:
+            text = f"a sum of {len(found.parents)} models with weights {shares}; {found.residual:.1e} of the squared distance left"
+            yield parenthood(span, parent, found.child, weight, Reason("merge", text, {"weight": weight, "residual": found.residual}))
+
+
+def parenthood(span: Distances, parent: int, child: int, weight: float, reason: Reason) -> Relation:
+    """That one row of a group is a parent of another, a merge, by what holds element by element."""
+    members = span.rows.members
+    finding = Finding("merge", CERTAIN, CERTAIN, reason, is_exact=True)
+    return Relation(members[parent], members[child], (finding,), float(span.apart[child, parent]), weight)
 
 
 def mixtures(grams: Grams, nearest: Sequence[Sequence[int]], noise: Sequence[float]) -> list[Mixture]:

@@ -9,9 +9,8 @@ import numpy as np
 from weightspace.analysis.lineage.comparison import Reader
 from weightspace.analysis.lineage.edge import Reason
 from weightspace.analysis.lineage.entry import Entry
-from weightspace.analysis.lineage.evidence import Finding
 from weightspace.analysis.lineage.groups import Distances
-from weightspace.analysis.lineage.probability import CERTAIN
+from weightspace.analysis.lineage.merges import parenthood
 from weightspace.analysis.lineage.tree import Relation
 
 FAR = 0.6  # relative distance up to which models are looked at
@@ -101,8 +100,7 @@ def _mosaic(samples: Array, row: int, others: Sequence[int]) -> Mosaic | None:
 
 
 def _relation(span: Distances, found: Mosaic, parent: int) -> Relation:
-    members = span.rows.members
     shares = ", ".join(f"{share:.0%}" for share in found.pieces.values())
-    reason = Reason("merge", f"its elements are those of {len(found.pieces)} models: {shares} of them", {"share": found.pieces[parent]})
-    finding = Finding("merge", CERTAIN, CERTAIN, reason, is_exact=True)
-    return Relation(members[parent], members[found.child], (finding,), float(span.apart[found.child, parent]), found.pieces[parent])
+    text = f"its elements are those of {len(found.pieces)} models: {shares} of them"
+    share = found.pieces[parent]
+    return parenthood(span, parent, found.child, share, Reason("merge", text, {"share": share}))

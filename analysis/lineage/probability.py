@@ -1,7 +1,7 @@
 """The probabilities: what the numbers of a comparison are worth, set by hand and then measured on families whose history is known.
 
 A probability says that two models are of one family: the one made from the other, or both from a common trained ancestor. How often that
-held on the development zoos of seeds 4, 5 and 6 (`tests.benchmarks.lineage_calibration`; 1,500 models) stands beside each. Distances are
+held on the development zoos of seeds 4, 5 and 6 (`tests.benchmarks.lineage_calibration`; 1,400 models) stands beside each. Distances are
 doubted more than those zoos call for: there all pairs stated at .3 to .5 are of one family but 3 of 182, while two real networks that were trained
 apart from one seed (the outlier-exposure baseline and its run from scratch) lie as near, at 0.18 of strangers' squared distance.
 

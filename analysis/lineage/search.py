@@ -1,18 +1,14 @@
 """The search: which pairs of models are worth a look, and what is found of each; weights are read for those alone."""
 
-import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from weightspace.analysis.lineage.comparison import Comparison, Reader, comparison
-from weightspace.analysis.lineage.edge import Reason
 from weightspace.analysis.lineage.entry import Entry
-from weightspace.analysis.lineage.evidence import Finding, evidences
+from weightspace.analysis.lineage.evidence import evidences
 from weightspace.analysis.lineage.groups import Distances, distances, groups
-from weightspace.analysis.lineage.merges import Mixture, mixtures
-from weightspace.analysis.lineage.probability import CERTAIN
 from weightspace.analysis.lineage.sketch import VERSION, Sketch, restored, sketched
 from weightspace.analysis.lineage.steps import step
 from weightspace.analysis.lineage.tree import Relation
@@ -24,9 +20,6 @@ CLOSEST = (4, 2, 3, 6)
 """Of those, how many are compared in full: by distance, by distance against the norms, by equal elements, by small steps."""
 
 PRECEDENCE = ("copy", "renamed", "pruned", "cast", "quantised", "lora", "finetune")
-
-ROUNDED = 1.5  # times the error that is expected of half precision, that a sum may be off by
-_BITS = {"BF16": 7, "F16": 10}  # of the fraction
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -135,60 +128,3 @@ def relation_of(i: int, j: int, pair: Comparison, moved: float) -> Relation | No
         return None
     found.sort(key=lambda one: (not one.is_exact, PRECEDENCE.index(one.kind)))
     return Relation(i, j, tuple(found), pair.distance, step=moved)
-
-
-def merges_of(entries: Sequence[Entry], spans: Sequence[Distances], skip: Mapping[int, set[int]]) -> dict[int, list[Relation]]:
-    """Which models are sums of others.
-
-    Args:
-        entries: the models.
-        spans: distances within every group; merges across groups are not looked for.
-        skip: models that each may not be a sum of: copies of it, and what was rounded or pruned from it.
-    """
-    made: dict[int, list[Relation]] = {}
-    for span in spans:
-        members = span.rows.members
-        if span.rows is not span.columns or len(members) < 3:
-            continue
-        grams = _grams(span)
-        noise = [float(grams[:, row, row].sum()) * _noise(entries[one]) for row, one in enumerate(members)]
-        for found in mixtures(grams, [_nearest(span, row, skip) for row in range(len(members))], noise):
-            made[members[found.child]] = [*_parents(span, found)]
-    return made
-
-
-def _nearest(span: Distances, row: int, skip: Mapping[int, set[int]]) -> list[int]:
-    """Rows of the models that one may be a sum of."""
-    members = span.rows.members
-    barred = skip.get(members[row], set())
-    order = np.argsort(span.relative[row], kind="stable").tolist()
-    return [k for k in order if k != row and members[k] not in barred and span.relative[row, k] < NEAR]
-
-
-def _noise(entry: Entry) -> float:
-    """Share of the squares of a model that storing it in half precision takes or adds: digits from 1 to 2, evenly in their logarithms."""
-    bits = [_BITS.get(dtype, 23) for dtype in {info.dtype for info in entry.checkpoint.info.values()}]
-    step = 2.0 ** -min(bits, default=23)
-    return ROUNDED * step**2 / 12 * (2 * math.log(2) / 3)
-
-
-def _grams(span: Distances) -> Array:
-    """Inner products of the projections of each matrix, all at the same scale."""
-    group = span.rows
-    scale = group.squares.mean(0)
-    kept = np.flatnonzero(group.is_finite.all(0) & (scale > 0) & group.first.is_matrix)
-    products = [group.projections[:, t] @ group.projections[:, t].T * (group.first.sizes[t] ** 0.5 / scale[t]) for t in kept]
-    return np.stack(products) if products else np.zeros((1, len(group.members), len(group.members)))
-
-
-def _parents(span: Distances, found: Mixture) -> Iterator[Relation]:
-    """The parents of a merge; a base that only differences were taken from is none."""
-    members = span.rows.members
-    shares = ", ".join(f"{weight:.3f}" for weight in found.weights)
-    for parent, weight in zip(found.parents, found.weights, strict=True):
-        if weight > 0:
-            text = f"a sum of {len(found.parents)} models with weights {shares}; {found.residual:.1e} of the squared distance left"
-            reason = Reason("merge", text, {"weight": weight, "residual": found.residual})
-            finding = Finding("merge", CERTAIN, CERTAIN, reason, is_exact=True)
-            distance = float(span.apart[found.child, parent])
-            yield Relation(members[parent], members[found.child], (finding,), distance, weight)

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from weightspace import dtypes
-from weightspace.adapters.adapter import widened
 from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.dtypes import widened
 
 WIDTH = 512  # cells of a projection
 LEVELS = np.linspace(0.0, 1.0, 33)  # of the quantiles

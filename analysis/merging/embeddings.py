@@ -170,7 +170,7 @@ class Gathered:
 
     def _mean(self, takers: "dict[int, _Taker]", places: Int64[np.ndarray, "inputs rows"]) -> Tensor:
         """The mean over the inputs that have a row, in float32 or more."""
-        total = torch.zeros((places.shape[1], *self.shape), dtype=torch.promote_types(self.dtype, torch.float32))
+        total = torch.zeros((places.shape[1], *self.shape), dtype=_wider(self.dtype, torch.float32))
         for index, taker in takers.items():
             at = np.flatnonzero(places[index] >= 0)
             if at.size:

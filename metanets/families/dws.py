@@ -6,11 +6,11 @@ from typing import cast
 from torch import nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.basis import Basis, foldable
-from weightspace.metanets.equivariant import EquivariantLinear, Pooling
-from weightspace.metanets.equivariant_attention import SetAttention
-from weightspace.metanets.equivariant_chain import chain
-from weightspace.metanets.equivariant_stack import EquivariantStack, chosen, only
+from weightspace.metanets.equivariant.attention import SetAttention
+from weightspace.metanets.equivariant.basis import Basis, foldable
+from weightspace.metanets.equivariant.chain import chain
+from weightspace.metanets.equivariant.linear import EquivariantLinear, Pooling
+from weightspace.metanets.equivariant.stack import EquivariantStack, chosen, only
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
 

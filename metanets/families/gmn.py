@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
 from weightspace.metanets.batch import WeightBatch
-from weightspace.metanets.codes import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
-from weightspace.metanets.graph_net import GraphMetaNet
-from weightspace.metanets.graph_paths import DenseGraphs, Edges, Graphs, SparseGraphs
+from weightspace.metanets.graphs.codes import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
+from weightspace.metanets.graphs.net import GraphMetaNet
+from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, SparseGraphs
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
 

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.aggregation import degrees
 from weightspace.metanets.batch import WeightBatch
-from weightspace.metanets.encoders import NodeEncoder, Readout, WeightEncoder
-from weightspace.metanets.graph_net import GraphMetaNet
-from weightspace.metanets.graph_paths import DenseGraphs, Edges, Graphs, SparseGraphs
+from weightspace.metanets.graphs.aggregation import degrees
+from weightspace.metanets.graphs.encoders import NodeEncoder, Readout, WeightEncoder
+from weightspace.metanets.graphs.net import GraphMetaNet
+from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, SparseGraphs
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
 

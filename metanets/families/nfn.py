@@ -5,11 +5,11 @@ from typing import cast
 
 from torch import nn
 
-from weightspace.metanets.basis import Basis, foldable
-from weightspace.metanets.equivariant import EquivariantLinear
-from weightspace.metanets.equivariant_attention import NPAttention
-from weightspace.metanets.equivariant_chain import chain
-from weightspace.metanets.equivariant_stack import Codes, EquivariantStack, chosen, only
+from weightspace.metanets.equivariant.attention import NPAttention
+from weightspace.metanets.equivariant.basis import Basis, foldable
+from weightspace.metanets.equivariant.chain import chain
+from weightspace.metanets.equivariant.linear import EquivariantLinear
+from weightspace.metanets.equivariant.stack import Codes, EquivariantStack, chosen, only
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
 

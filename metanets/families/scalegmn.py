@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightspace.metanets.aggregation import degrees
 from weightspace.metanets.batch import WeightBatch
-from weightspace.metanets.codes import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
-from weightspace.metanets.encoders import Readout
-from weightspace.metanets.gauge import measure, order, scaled, unscaled
-from weightspace.metanets.graph_paths import DenseGraphs, Edges
+from weightspace.metanets.graphs.aggregation import degrees
+from weightspace.metanets.graphs.codes import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
+from weightspace.metanets.graphs.encoders import Readout
+from weightspace.metanets.graphs.gauge import measure, order, scaled, unscaled
+from weightspace.metanets.graphs.paths import DenseGraphs, Edges
+from weightspace.metanets.graphs.wiring import Place, Wire, Wiring
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import EquivariantMetaNet, metanet
-from weightspace.metanets.wiring import Place, Wire, Wiring
 
 TINY = 1e-24
 """Added to mean squares, so that a slot of zeros has a scale."""
@@ -36,7 +36,7 @@ class ScaleGMN(EquivariantMetaNet):
     receiver, absolute values stand in.
 
     Positive scales are where we depart: instead of being carried along, they are measured once, as the norm of all that makes a neuron,
-    from inputs to outputs, and divided out (see `weightspace.metanets.gauge`); features are multiplied by them again. That is the paper's
+    from inputs to outputs, and divided out (see `weightspace.metanets.graphs.gauge`); features are multiplied by them again. That is the paper's
     canonicalisation of inputs, and gives the same class of functions. It needs no 1 / weight on backward edges, which is singular at 0,
     and no rule for other powers. What is not continuous is a neuron whose incoming weights all go to 0; it is silent then.
 

@@ -5,9 +5,9 @@ from typing import cast
 
 from torch import nn
 
-from weightspace.metanets.basis import Basis
-from weightspace.metanets.equivariant import EquivariantLinear
-from weightspace.metanets.equivariant_stack import Codes, EquivariantStack, chosen, folded, only
+from weightspace.metanets.equivariant.basis import Basis
+from weightspace.metanets.equivariant.linear import EquivariantLinear
+from weightspace.metanets.equivariant.stack import Codes, EquivariantStack, chosen, folded, only
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
 

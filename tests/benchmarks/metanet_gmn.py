@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from weightspace.inference import infer_spec
 from weightspace.metanets import WeightBatch, build
-from weightspace.metanets.graph import collate, to_graphs
-from weightspace.metanets.graph_net import GraphMetaNet
+from weightspace.metanets.graphs.graph import collate, to_graphs
+from weightspace.metanets.graphs.net import GraphMetaNet
 
 NETWORKS, CHANNELS, LAYERS, ROUNDS = 16, 32, 4, 15
 THEIRS = {"SIREN 2-32-32-1": (259, 33), "CNN of 4970 parameters": (1534, 73)}

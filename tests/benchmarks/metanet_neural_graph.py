@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 
 from weightspace.metanets import WeightBatch, build
-from weightspace.metanets.graph import collate, to_graphs
-from weightspace.metanets.graph_net import GraphMetaNet
+from weightspace.metanets.graphs.graph import collate, to_graphs
+from weightspace.metanets.graphs.net import GraphMetaNet
 from weightspace.spec import SymmetrySpec
 
 SIREN = SymmetrySpec.parse(

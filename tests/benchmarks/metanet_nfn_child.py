@@ -17,8 +17,8 @@ Shapes = Sequence[Sequence[int]]
 def ours(kind: str, shapes: Shapes, channels: int, networks: int, kernels: str) -> tuple[nn.Module, Callable[[], list[Tensor]]]:
     """Our layers; with `kernels="multiplied"` each cell of a kernel has its own channels, as nfn has it."""
     from weightspace.metanets import Layout
-    from weightspace.metanets.basis import Basis, foldable
-    from weightspace.metanets.equivariant import EquivariantLinear
+    from weightspace.metanets.equivariant.basis import Basis, foldable
+    from weightspace.metanets.equivariant.linear import EquivariantLinear
     from weightspace.spec import SymmetrySpec
 
     names = [f"h{at}" for at in range(len(shapes) + 1)]

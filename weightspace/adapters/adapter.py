@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from weightspace.adapters.low_rank import LowRank
 from weightspace.checkpoint import Checkpoint
-from weightspace.dtypes import widened as widened
+from weightspace.dtypes import widened
 from weightspace.errors import UnknownNameError
 
 if TYPE_CHECKING:

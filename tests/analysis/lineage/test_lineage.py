@@ -126,17 +126,40 @@ def test_a_merge_that_elects_changes_has_those_models_for_parents_that_they_came
     assert "its elements are those of 3 models" in edges[0].evidence
 
 
-def test_a_parent_is_no_mosaic_of_children_that_kept_most_of_it() -> None:
-    base = network(0)
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.4])
+def test_a_parent_is_no_mosaic_of_children_that_kept_most_of_it(share: float, scale: float) -> None:
+    base = {name: scale * t for name, t in network(0).items()}
     draw = torch.Generator().manual_seed(4)
 
     def touched() -> dict[str, torch.Tensor]:
         return {
-            name: t + 0.3 * t.std() * torch.randn(t.shape, generator=draw) * (torch.rand(t.shape, generator=draw) > 0.6)
+            name: t + 0.3 * t.std() * torch.randn(t.shape, generator=draw) * (torch.rand(t.shape, generator=draw) < share)
             for name, t in base.items()
         }
 
     assert pairs(found(base=base, a=touched(), b=touched())) == {("base", "a", "finetune"), ("base", "b", "finetune")}
+
+
+def test_a_parent_is_no_merge_of_children_that_trained_other_layers() -> None:
+    base = network(0)
+    head, body = ({name: t for name, t in drifted(base, seed, 0.1).items() if ("fc3" in name) == (seed == 1)} for seed in (1, 2))
+    assert pairs(found(base=base, head=base | head, body=base | body)) == {("base", "head", "finetune"), ("base", "body", "finetune")}
+
+
+def test_siblings_in_half_precision_that_hardly_moved_are_no_merges_of_one_another() -> None:
+    base = network(0)
+    tuned = {name: drifted(base, seed, 1e-3) for seed, name in enumerate("abcd", 1)}
+    result = found(**{name: {key: t.bfloat16() for key, t in one.items()} for name, one in (tuned | {"base": base}).items()})
+    assert pairs(result) == {("base", name, "finetune") for name in "abcd"}
+
+
+def test_matrices_with_infinities_in_several_models_are_passed_over() -> None:
+    models = {"base": network(0)} | {name: drifted(network(0), seed, 0.1) for seed, name in enumerate("abc", 1)}
+    for name in "ab":
+        models[name]["fc1.weight"][0, 0] = torch.inf
+    result = found(**models)
+    assert result.families == [["base", "a", "b", "c"]] and {edge.kind for edge in result.edges} == {"finetune"}
 
 
 def test_a_network_that_died_is_no_relative_of_a_stranger() -> None:

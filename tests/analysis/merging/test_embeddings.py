@@ -143,7 +143,7 @@ def test_rows_of_a_head_that_a_file_leaves_out_are_those_of_the_embedding() -> N
     assert made[NAMES[1]][:, 0].tolist() == [0, 20, 21]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_rows_are_copied_bit_for_bit_in_the_wider_dtype_and_means_are_rounded_once(dtype: torch.dtype, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     tables = [torch.randn(rows, 5, generator=generator).to(dtype) for rows in (4, 3, 3)]

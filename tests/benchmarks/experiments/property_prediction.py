@@ -35,7 +35,7 @@ from weightspace.metanets.heads import kendall
 from weightspace.metanets.predictor import group_split
 from weightspace.zoo.zoo import Zoo
 
-SCHEDULE = Schedule(epochs=60, patience=12, batch_size=32, learning_rate=2e-3)
+SCHEDULE = Schedule(epochs=30, patience=8, batch_size=32, learning_rate=3e-3)
 IMAGES = 30
 
 

@@ -9,7 +9,7 @@ from tests.metanets.architectures import ARCHITECTURES, architecture
 from weightspace.errors import MetanetError
 from weightspace.metanets import EquivariantMetaNet, WeightBatch, build
 from weightspace.metanets.families.gmn import GMN, Layer
-from weightspace.metanets.graph_paths import DenseGraphs
+from weightspace.metanets.graphs.paths import DenseGraphs
 from weightspace.spec import SymmetrySpec
 
 

@@ -6,9 +6,9 @@ import torch
 from tests.metanets.architectures import architecture
 from weightspace.errors import MetanetError
 from weightspace.metanets import EquivariantMetaNet, WeightBatch, build
-from weightspace.metanets.aggregation import AGGREGATES, aggregate, degrees
 from weightspace.metanets.families.neural_graph_transformer import NeuralGraphTransformer
-from weightspace.metanets.graph_paths import DenseGraphs
+from weightspace.metanets.graphs.aggregation import AGGREGATES, aggregate, degrees
+from weightspace.metanets.graphs.paths import DenseGraphs
 from weightspace.spec import SymmetrySpec
 
 NAMES = ("neural_graph", "neural_graph_transformer")

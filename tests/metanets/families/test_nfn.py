@@ -7,8 +7,8 @@ from tests.metanets.architectures import architecture
 from tests.metanets.families.test_unf import invariance_error
 from weightspace.errors import MetanetError
 from weightspace.metanets import Layout, WeightBatch, build
-from weightspace.metanets.basis import Basis, foldable
-from weightspace.metanets.equivariant_chain import chain
+from weightspace.metanets.equivariant.basis import Basis, foldable
+from weightspace.metanets.equivariant.chain import chain
 from weightspace.spec import SymmetrySpec
 
 

@@ -10,7 +10,7 @@ import weightspace as ws
 from tests.metanets.architectures import architecture
 from weightspace.errors import MetanetError
 from weightspace.metanets import EquivariantMetaNet, WeightBatch, build
-from weightspace.metanets.gauge import measure
+from weightspace.metanets.graphs.gauge import measure
 from weightspace.spec import SymmetrySpec
 
 SIREN = SymmetrySpec.parse(

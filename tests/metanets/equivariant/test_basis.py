@@ -10,10 +10,11 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 import weightspace as ws
-from weightspace.metanets import Layout, equivariant_product
-from weightspace.metanets.basis import Basis, foldable, partitions
-from weightspace.metanets.equivariant import EquivariantLinear, Pooling
-from weightspace.metanets.equivariant_product import averages, product
+from weightspace.metanets import Layout
+from weightspace.metanets.equivariant import product as passes
+from weightspace.metanets.equivariant.basis import Basis, foldable, partitions
+from weightspace.metanets.equivariant.linear import EquivariantLinear, Pooling
+from weightspace.metanets.equivariant.product import averages, product
 from weightspace.spec import SymmetrySpec
 
 TINY = {
@@ -155,7 +156,7 @@ def test_a_layer_moves_with_its_input(name: str, pooling: Pooling) -> None:
 
 @pytest.mark.parametrize("rectify", [False, True])
 def test_the_pass_in_the_cache_is_the_plain_one(rectify: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equivariant_product, "CACHED", 40)  # several chunks
+    monkeypatch.setattr(passes, "CACHED", 40)  # several chunks
     generator = torch.Generator().manual_seed(0)
     shapes = [(5, 3, 4, 2), (6, 2), (5, 3, 1, 6), (5, 1, 4, 6)]
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -166,7 +167,7 @@ def test_the_pass_in_the_cache_is_the_plain_one(rectify: bool, monkeypatch: pyte
 
     assert torch.autograd.gradcheck(whole, drawn)
     fused = whole(*drawn)
-    monkeypatch.setattr(equivariant_product, "_is_fused", lambda *_: False)
+    monkeypatch.setattr(passes, "_is_fused", lambda *_: False)
     assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(fused, whole(*drawn), strict=True))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from weightspace.metanets.wiring import KINDS, NODES, OTHER_KINDS, PARTS, ROLES, SIDES, SYMMETRIES, Codes
+from weightspace.metanets.graphs.wiring import KINDS, NODES, OTHER_KINDS, PARTS, ROLES, SIDES, SYMMETRIES, Codes
 
 WAVES = 8
 """Frequencies of the code of a position."""

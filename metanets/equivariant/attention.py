@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.basis import Basis
+from weightspace.metanets.equivariant.basis import Basis
 
 
 class NPAttention(nn.Module):

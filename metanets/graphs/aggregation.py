@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from weightspace.metanets.graph_paths import Edges, Graphs
+from weightspace.metanets.graphs.paths import Edges, Graphs
 
 AGGREGATES = 4 * 2
 """Mean, smallest, largest and deviation, each as it is and times the logarithm of one more than the degree."""

@@ -10,9 +10,9 @@ from torch import Tensor
 from tests.metanets.architectures import ARCHITECTURES, architecture
 from weightspace.errors import MetanetError
 from weightspace.metanets import WeightBatch, WeightSet, build, metanets
-from weightspace.metanets.graph import collate, to_graphs
-from weightspace.metanets.graph_net import GraphMetaNet
-from weightspace.metanets.graph_paths import DenseGraphs, Edges, Graphs, Reduction, SparseGraphs
+from weightspace.metanets.graphs.graph import collate, to_graphs
+from weightspace.metanets.graphs.net import GraphMetaNet
+from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, Reduction, SparseGraphs
 from weightspace.spec import SymmetrySpec
 
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "max", "min")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.metanets.batch import WeightBatch
-from weightspace.metanets.wiring import Codes, Link, Wiring
+from weightspace.metanets.graphs.wiring import Codes, Link, Wiring
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch

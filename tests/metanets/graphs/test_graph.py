@@ -11,8 +11,8 @@ import weightspace as ws
 from tests.metanets.architectures import ARCHITECTURES, architecture
 from weightspace.errors import MetanetError, WeightSpaceError
 from weightspace.metanets import Layout, WeightBatch, WeightSet, build
-from weightspace.metanets.graph import batches, collate, from_graph, to_graph, to_graphs
-from weightspace.metanets.wiring import KINDS, NODES, SIDES, SYMMETRIES, Wiring
+from weightspace.metanets.graphs.graph import batches, collate, from_graph, to_graph, to_graphs
+from weightspace.metanets.graphs.wiring import KINDS, NODES, SIDES, SYMMETRIES, Wiring
 from weightspace.spec import NeuronGroup, SymmetrySpec
 
 LARGEST = 5_000_000

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightspace.metanets.basis import Basis, Cell, Place, Term
-from weightspace.metanets.equivariant_product import averages, product
+from weightspace.metanets.equivariant.basis import Basis, Cell, Place, Term
+from weightspace.metanets.equivariant.product import averages, product
 
 Pooling = Literal["mean", "max"]
 Values = Mapping[str, Float[Tensor, "networks ... channels"]]

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.basis import Basis, foldable
 from weightspace.metanets.batch import WeightBatch, WeightSet
+from weightspace.metanets.equivariant.basis import Basis, foldable
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import EquivariantMetaNet
 

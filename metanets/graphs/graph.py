@@ -11,8 +11,8 @@ from torch import Tensor
 
 from weightspace.errors import MetanetError
 from weightspace.metanets.batch import WeightBatch, WeightSet
+from weightspace.metanets.graphs.wiring import Codes, Wiring
 from weightspace.metanets.layout import Layout
-from weightspace.metanets.wiring import Codes, Wiring
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch, Data
@@ -46,7 +46,7 @@ def to_graph(batch: WeightBatch, at: int, *, cells: int | None = None) -> "Data"
         - `edge_slot` (edges,): which slot of this graph (`num_slots`), also in a `Batch`, where slots are counted in each graph;
         - `parent_index` (2, links): child and parent;
         - `slot_dtype` (slots,): index in `DTYPES`;
-        - the fields of `weightspace.metanets.wiring.Codes`.
+        - the fields of `weightspace.metanets.graphs.wiring.Codes`.
     """
     from torch_geometric.data import Data
 
