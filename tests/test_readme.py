@@ -18,6 +18,7 @@ from weightspace.analysis.measure import measures
 from weightspace.analysis.merging.method import methods as merge_methods
 from weightspace.cli.main import app
 from weightspace.formats import formats
+from weightspace.metanets import metanets
 from weightspace.zoo import Zoo
 from weightspace.zoo.populations import populations
 
@@ -135,6 +136,25 @@ def test_analysis_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "tails.png").is_file() and (tmp_path / "history.png").is_file()
     assert "stable_rank" in run([sys.executable, "-c", python], tmp_path)
     assert ws.open(tmp_path / "milder.safetensors").id
+
+
+def test_metanet_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEIGHTSPACE_ZOO", raising=False)
+    shell, python = re.findall(r"```\w+\n(.*?)```", README.split("\n## Networks that eat weights\n")[1].split("\n## ")[0], re.S)
+    printed = ""
+    for line in ["weightspace init", *shell.splitlines()]:
+        done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, f"{line}: {done.stderr}"
+        printed += done.stdout
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG") and "a guess" in printed
+    assert run([sys.executable, "-c", python], tmp_path).endswith("True\n")
+
+
+def test_metanet_table_names_every_family() -> None:
+    section = README.split("\n## Networks that eat weights\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+ \| (`.*?`) \|$", section, re.M)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(metanets)
 
 
 def test_analysis_table_names_every_measure() -> None:

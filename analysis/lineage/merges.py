@@ -54,7 +54,7 @@ class Mixture:
 
 
 def merges_of(entries: Sequence[Entry], spans: Sequence[Distances], skip: Mapping[int, set[int]]) -> dict[int, list[Relation]]:
-    """Which models are sums of others.
+    """Find the models that are sums of others.
 
     Args:
         entries: the models.

@@ -14,7 +14,7 @@ from weightspace.analysis.lineage.merges import parenthood
 from weightspace.analysis.lineage.tree import Relation
 
 FAR = 0.6  # relative distance up to which models are looked at
-SAMPLE = 1 << 16  # elements of a model that are looked at
+SAMPLE, GLANCE = 1 << 16, 1 << 12  # elements of a model that are looked at, and those by which most others are passed over
 SAME = 2.0**-21  # of an element that it may be off by: changes are added to a base in float32
 PIECE = 0.05  # share of the elements that each model gives and none of the others
 COVERED = 0.3  # share that all give together: the rest are means of changes that agree, and lie between them
@@ -36,12 +36,13 @@ def mosaics(entries: Sequence[Entry], spans: Sequence[Distances], skip: Mapping[
     """Find the models that took each element from one of several others, or from their mean.
 
     TIES (Yadav et al., arXiv:2306.01708) keeps the base where no change is among the largest, and a model's value where its change alone
-    is. A fine-tune shares elements with its relatives, too, but what any of them adds to the first is next to nothing.
+    is. Children that each trained few elements cover their parent, too, but what two of them changed lies to either side of it as often as not;
+    where there is too little of that to tell, the parent is no mosaic.
 
     Args:
         entries: the models.
         spans: distances within every group.
-        skip: for each model, those that it may not be made of: copies, and what was rounded or pruned from it.
+        skip: for each model, those that it may not be made of: copies, and what was rounded, pruned or made by an adapter from it.
     """
     read = Reader()
     made: dict[int, list[Relation]] = {}
@@ -81,12 +82,14 @@ def _sample(entry: Entry, span: Distances, read: Reader) -> Array:
 
 def _mosaic(samples: Array, row: int, others: Sequence[int]) -> Mosaic | None:
     """Cover a model's elements with those of others, always with that one which adds most; what is left has to lie between them."""
-    x, present = samples[row], samples[row] != 0
-    if len(others) < 2 or not present.any():
+    x = samples[row]
+    few = slice(None, None, 1 + len(x) // GLANCE)
+    others = [at for at in others if np.count_nonzero(_equal(x[few], samples[at][few])) > PIECE / 2 * len(x[few])]
+    if len(others) < 2:
         return None
-    equal = np.stack([np.abs(samples[at] - x) <= SAME * np.abs(x) for at in others]) & present
+    equal = np.stack([_equal(x, samples[at]) for at in others])
     pieces: dict[int, float] = {}
-    left = present
+    left = x != 0
     while (shares := (equal & left).mean(1)).max() >= PIECE:
         best = int(shares.argmax())
         pieces[others[best]] = float(shares[best])
@@ -97,6 +100,12 @@ def _mosaic(samples: Array, row: int, others: Sequence[int]) -> Mosaic | None:
     slack = SAME * np.abs(sources).max(0)
     outside = (x[left] < sources.min(0) - slack) | (x[left] > sources.max(0) + slack)
     return Mosaic(row, pieces) if left.mean() >= BETWEEN and outside.mean() <= OUTSIDE else None
+
+
+def _equal(x: Array, y: Array) -> Array:
+    """Which elements are the same but for rounding, zeros left out."""
+    made: Array = (np.abs(y - x) <= SAME * np.abs(x)) & (x != 0)
+    return made
 
 
 def _relation(span: Distances, found: Mosaic, parent: int) -> Relation:

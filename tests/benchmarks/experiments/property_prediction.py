@@ -173,6 +173,8 @@ METHODS: Mapping[str, tuple[str, Method]] = {
     "neural graph transformer": ("weights", metanet("neural_graph_transformer")),
     "scalegmn": ("weights", metanet("scalegmn")),
     "sane": ("weights", metanet("sane")),
+    "LoRA tokens": ("weights", metanet("lora_svd")),
+    "LoRA products": ("weights", metanet("lora_products")),
     f"loss on {IMAGES} images": ("function", few_images),
     "noise probes": ("function", metanet("probe_noise")),
     "probegen": ("function", metanet("probegen")),
@@ -182,11 +184,11 @@ METHODS: Mapping[str, tuple[str, Method]] = {
 }
 
 
-def read(zoo: Path, target: str, where: str) -> Data:
+def read(zoo: Path, target: str, where: str, needs_module: bool) -> Data:
     """The networks of a zoo."""
     left_out = LeftOut()
     asked = {"target": target, "hyperparameters": "hyperparameters::varchar"}
-    found = networks_of(Zoo(zoo), f"({where}) and ({target}) is not null", left_out, asked=asked, needs_module=True)
+    found = networks_of(Zoo(zoo), f"({where}) and ({target}) is not null", left_out, asked=asked, needs_module=needs_module)
     targets = [one.row["target"] for one in found]
     is_class = not all(isinstance(value, float) for value in targets)
     words = sorted({str(value) for value in targets})
@@ -222,7 +224,7 @@ def known(results: Path) -> list[dict[str, Any]]:
 
 def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
-    data = read(options.zoo, options.target, options.where)
+    data = read(options.zoo, options.target, options.where, not options.no_modules)
     share, shares = map(int, options.share.split("/"))
     names = [name for name in METHODS if not options.only or name in options.only]
     work = [(seed, name) for seed in range(options.seeds) for name in names][share::shares]
@@ -278,6 +280,7 @@ def main() -> None:
     parser.add_argument("--target", default="test_accuracy")
     parser.add_argument("--where", default="run is not null")
     parser.add_argument("--leave-out", action="store_true")
+    parser.add_argument("--no-modules", action="store_true", help="leave out methods that run the networks")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--only", nargs="*")
