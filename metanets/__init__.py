@@ -6,6 +6,7 @@ Every metanet follows from an architecture's `SymmetrySpec`: a tensor unfolds in
 
 from weightspace.metanets.batch import WeightBatch, WeightSet
 from weightspace.metanets.embedding import embed
+from weightspace.metanets.graphs.graph import batches, from_graph, to_graph
 from weightspace.metanets.heads import Editor, heads
 from weightspace.metanets.layout import Layout, Slot
 from weightspace.metanets.metanet import EquivariantMetaNet, MetaNet, build, load_metanet, metanet, metanets, save_metanet
@@ -23,8 +24,10 @@ __all__ = [
     "Slot",
     "WeightBatch",
     "WeightSet",
+    "batches",
     "build",
     "embed",
+    "from_graph",
     "heads",
     "load_metanet",
     "load_predictor",
@@ -32,5 +35,6 @@ __all__ = [
     "metanets",
     "save_metanet",
     "save_predictor",
+    "to_graph",
     "train",
 ]

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from weightspace import dtypes
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import ShapeMismatchError, SymmetryError
 from weightspace.metanets.layout import Layout
@@ -47,7 +48,7 @@ class WeightBatch:
             dtype: of the stacked tensors. Tensors of integers (counters and the like) are left out.
 
         Raises:
-            SymmetryError: there is no network, or one that the spec is not of.
+            SymmetryError: there is no network, or one that the spec is not of; or a tensor holds floats in some and integers in others.
             ShapeMismatchError: a tensor has another shape.
 
         Example:
@@ -60,7 +61,16 @@ class WeightBatch:
             raise SymmetryError("no networks to stack; give at least one state dict or Checkpoint")
         for network in networks:
             layout.spec.check(network)
-        names = [name for name in layout.spec.tensors if networks[0][name].is_floating_point()]
+        names = [name for name in layout.spec.tensors if _is_float(networks[0], name)]
+        if not names:
+            raise SymmetryError("the networks hold integers alone, which are no weights; give networks with floats")
+        for at, network in enumerate(networks):
+            odd = next((name for name in layout.spec.tensors if _is_float(network, name) != (name in names)), None)
+            if odd is not None:
+                raise SymmetryError(
+                    f"tensor '{odd}' holds floats in some of the networks and other numbers in others, as network {at}; "
+                    "read quantised networks apart, or expand them first"
+                )
         if len(names) < len(layout.spec.tensors):
             layout = Layout(layout.spec, tuple(slot for slot in layout.slots if slot.tensor in names))
         return cls(layout, {name: torch.stack([network[name].to(dtype) for network in networks]) for name in names}, module)
@@ -91,6 +101,10 @@ class WeightBatch:
         """The same networks on another device or in another dtype."""
         return replace(self, tensors={name: tensor.to(to) for name, tensor in self.tensors.items()})
 
+    def is_finite(self) -> Bool[Tensor, " networks"]:
+        """Whether all parameters of a network are finite, network by network."""
+        return torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in self.tensors.values()]).all(0)
+
     def flat(self) -> Float[Tensor, "networks params"]:
         """All parameters of each network in one row."""
         return torch.cat([tensor.flatten(1) for tensor in self.tensors.values()], 1)
@@ -98,6 +112,10 @@ class WeightBatch:
     def __repr__(self) -> str:
         count = len(self)
         return f"<WeightBatch: {count} network{'s' * (count != 1)} of {self.num_params:,} parameters>"
+
+
+def _is_float(network: Checkpoint | StateDict, name: str) -> bool:
+    return dtypes.dtype(network.info[name].dtype).is_float if isinstance(network, Checkpoint) else network[name].is_floating_point()
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,22 +144,24 @@ class WeightSet:
         Args:
             networks: state dicts or Checkpoints.
             specs: one for all, or one for each.
-            modules: the module of each network, for metanets that run them; that of the first of an architecture serves all of it.
+            modules: the module of each network, for metanets that run them. Networks of one spec that share a module are stacked:
+                equal specs may go with other activations, so give one module object to those that it is right for.
             dtype: of the stacked tensors.
 
         Raises:
-            SymmetryError: no networks, or not as many specs.
+            SymmetryError: no networks, or not as many specs or modules.
             ShapeMismatchError: a tensor does not have the shape that its spec says.
         """
         each = [specs] * len(networks) if isinstance(specs, SymmetrySpec) else list(specs)
         if len(each) != len(networks):
             raise SymmetryError(f"{len(networks)} networks but {len(each)} specs; give one spec for each network, or one for all")
-        members: dict[SymmetrySpec, list[int]] = {}
+        if modules is not None and len(modules) != len(networks):
+            raise SymmetryError(f"{len(networks)} networks but {len(modules)} modules; give one for each network")
+        members: dict[tuple[SymmetrySpec, nn.Module | None], list[int]] = {}
         for at, spec in enumerate(each):
-            members.setdefault(spec, []).append(at)
+            members.setdefault((spec, modules[at] if modules else None), []).append(at)
         batches = [
-            WeightBatch.stack([networks[at] for at in found], spec, module=modules[found[0]] if modules else None, dtype=dtype)
-            for spec, found in members.items()
+            WeightBatch.stack([networks[at] for at in found], spec, module=module, dtype=dtype) for (spec, module), found in members.items()
         ]
         return cls.grouped(batches, [torch.tensor(found) for found in members.values()])
 

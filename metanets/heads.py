@@ -52,9 +52,18 @@ class Regression(Head):
         self.mean, self.std = nn.Buffer(torch.zeros(())), nn.Buffer(torch.ones(()))
 
     def fit_targets(self, targets: Float[Tensor, " networks"]) -> None:
-        """Take their mean and deviation."""
+        """Take their mean and deviation.
+
+        Raises:
+            MetanetError: they are all the same.
+        """
+        if (targets == targets[0]).all():
+            raise MetanetError(
+                f"all {len(targets)} networks to learn from have the target {float(targets[0]):g}, so there is nothing to learn; "
+                "choose another target, or networks that differ in it"
+            )
         self.mean.copy_(targets.mean())
-        self.std.copy_(targets.std(correction=0).clamp_min(1e-12))
+        self.std.copy_(targets.double().std(correction=0))
 
     def loss(self, vectors: Float[Tensor, "networks dim"], targets: Float[Tensor, " networks"]) -> Float[Tensor, ""]:
         """Mean squared error."""
@@ -100,13 +109,18 @@ class Classification(Head):
         """See that they are classes.
 
         Raises:
-            MetanetError: one is not a whole number from 0 to below the number of classes.
+            MetanetError: one is not a whole number from 0 to below the number of classes, or they are all the same.
         """
         if ((targets < 0) | (targets >= self.classes) | (targets != targets.round())).any():
             found = sorted({float(one) for one in targets})
             raise MetanetError(
                 f"expected classes from 0 to {self.classes - 1}, found targets from {found[0]:g} to {found[-1]:g}; "
                 "number the classes, or predict the number by 'regression'"
+            )
+        if (targets == targets[0]).all():
+            raise MetanetError(
+                f"all {len(targets)} networks to learn from are of class {int(targets[0])}, so there is nothing to learn; "
+                "choose another target, or networks that differ in it"
             )
 
     def loss(self, vectors: Float[Tensor, "networks dim"], targets: Float[Tensor, " networks"]) -> Float[Tensor, ""]:

@@ -3,16 +3,18 @@
 import abc
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import MetanetError
+from weightspace.errors import MetanetError, WeightSpaceError, one_line
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
 from weightspace.metanets.batch import WeightBatch, WeightSet
@@ -25,6 +27,8 @@ PREDICTOR = "predictor."
 """What the names of a predictor's own tensors begin with, in a file that also holds its metanet."""
 
 Reads = Literal["weights", "function", "names"]
+UNBUILDABLE = (WeightSpaceError, ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
+"""What building from settings that somebody else wrote can raise."""
 
 
 class MetaNet(nn.Module, abc.ABC):
@@ -156,7 +160,7 @@ def build(name: str, specs: SymmetrySpec | Sequence[SymmetrySpec], **settings: A
 
     Raises:
         UnknownNameError: no family has that name.
-        MetanetError: a setting that the family does not have, no specs, or an architecture that it cannot read.
+        MetanetError: a setting that the family does not have or cannot be built with, no specs, or an architecture that it cannot read.
 
     Example:
         >>> build("statistics", SymmetrySpec.parse({"fc.weight": "h 4"}, sizes={"h": 8})).dim
@@ -170,7 +174,18 @@ def build(name: str, specs: SymmetrySpec | Sequence[SymmetrySpec], **settings: A
         if setting not in family.settings:
             known = ", ".join(family.settings) or "none"
             raise MetanetError(f"metanet '{name}' has no setting '{setting}'; expected one of: {known}")
-    made = family.make([Layout.of(spec) for spec in given], **settings)
+    dim = settings.get("dim", 1)
+    if isinstance(dim, int) and dim < 1:
+        raise MetanetError(f"metanet '{name}' was given dim={dim}; expected a length of 1 or more")
+    try:
+        made = family.make([Layout.of(spec) for spec in given], **settings)
+    except WeightSpaceError:
+        raise
+    except UNBUILDABLE as error:
+        shown = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "its settings as they are"
+        raise MetanetError(
+            f"metanet '{name}' cannot be built with {one_line(shown, 200)} ({one_line(str(error), 200)}); change the settings"
+        ) from error
     made.recipe = BuiltFrom(name, given, settings)
     return made
 
@@ -212,18 +227,35 @@ def built_from(checkpoint: Checkpoint) -> MetaNet:
     where, text = checkpoint.path or "the checkpoint", checkpoint.metadata.get("metanet")
     if text is None:
         raise MetanetError(f"'{where}' holds no metanet; give a file that save_metanet or 'weightspace train-metanet' wrote")
+    shapes = {name: tuple(info.shape) for name, info in checkpoint.info.items() if not name.startswith(PREDICTOR)}
     try:
         recipe = json.loads(text) if isinstance(text, str) else text
+        name, settings = recipe["name"], recipe["settings"]
         specs = [SymmetrySpec.from_yaml(json.dumps(spec)) for spec in recipe["specs"]]
-        net = build(recipe["name"], specs, **recipe["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise MetanetError(f"the metanet in '{where}' cannot be built again ({error}); save it with this version") from error
-    own = {name: tensor for name, tensor in checkpoint.state_dict().items() if not name.startswith(PREDICTOR)}
-    try:
-        net.load_state_dict(own)
-    except RuntimeError as error:
-        raise MetanetError(f"the metanet in '{where}' has other tensors than '{recipe['name']}' has here; train it again") from error
+        _expect_no_larger(settings, sum(math.prod(shape) for shape in shapes.values()))
+        with torch.device("meta"):  # shapes alone: what the file claims is compared with what it holds before anything is allocated
+            claimed = {key: tuple(tensor.shape) for key, tensor in build(name, specs, **settings).state_dict().items()}
+        net = build(name, specs, **settings) if claimed == shapes else None
+    except UNBUILDABLE as error:
+        raise MetanetError(
+            f"the metanet in '{where}' cannot be built again ({one_line(str(error), 200)}); save it with this version"
+        ) from error
+    if net is None:
+        raise MetanetError(f"the metanet in '{where}' has other tensors than '{name}' has here; train it again")
+    net.load_state_dict({name: checkpoint[name] for name in shapes})
     return net.eval()
+
+
+def _expect_no_larger(settings: Mapping[str, Any], values: int) -> None:
+    """Refuse settings that a file cannot be of: a width, or a number of layers, is never above the number of its values.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name, setting in settings.items():
+        for one in setting if isinstance(setting, list) else [setting]:
+            if isinstance(one, int) and abs(one) > values:
+                raise ValueError(f"setting {name}={one!r}, but the file holds {values:,} values")
 
 
 __all__ = [

@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import MetanetError, ShapeMismatchError
+from weightspace.errors import MetanetError, ShapeMismatchError, one_line
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
 from weightspace.metanets.batch import WeightBatch, WeightSet
 from weightspace.metanets.heads import Head, heads
-from weightspace.metanets.metanet import PREDICTOR, MetaNet, built_from, recipe_of
+from weightspace.metanets.metanet import PREDICTOR, UNBUILDABLE, MetaNet, built_from, recipe_of
+from weightspace.metanets.standardise import Standardise
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +80,20 @@ class Predictor(nn.Module):
         self.head_recipe = {"head": head, "covariates": covariates, "settings": settings}
         self.mix = nn.Sequential(nn.Linear(net.dim + covariates, net.dim), nn.ReLU()) if covariates else nn.Identity()
         self.head: Head = heads[head](net.dim, **settings)
-        self.covariate_mean, self.covariate_std = nn.Buffer(torch.zeros(covariates)), nn.Buffer(torch.ones(covariates))
+        self.covariates = Standardise(covariates)
         self.residuals = nn.Buffer(torch.zeros(0))
+
+    @property
+    def own_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the tensors that are not the metanet's, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.state_dict().items() if not name.startswith(_NET)}
 
     def fit_inputs(self, examples: Examples) -> None:
         """Look at the examples to be trained on, once and before training."""
         self.net.fit_inputs(examples.networks)
         self.head.fit_targets(examples.targets)
         if examples.covariates is not None:
-            self.covariate_mean.copy_(examples.covariates.mean(0))
-            self.covariate_std.copy_(examples.covariates.std(0, correction=0).clamp_min(1e-6))
+            self.covariates.fit(examples.covariates)
 
     def vectors(self, networks: WeightSet | WeightBatch, covariates: Tensor | None = None) -> Float[Tensor, "networks dim"]:
         """What the head sees.
@@ -102,7 +107,7 @@ class Predictor(nn.Module):
             raise MetanetError(f"the predictor was made for {expected} covariates, found {found}; give as many")
         vectors: Tensor = self.net(networks)
         if covariates is not None:
-            vectors = torch.cat([vectors, ((covariates - self.covariate_mean) / self.covariate_std).to(vectors)], 1)
+            vectors = torch.cat([vectors, self.covariates(covariates.to(vectors))], 1)
         mixed: Tensor = self.mix(vectors)
         return mixed
 
@@ -174,15 +179,27 @@ def load_predictor(source: str | Path | Checkpoint) -> Predictor:
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(Path(source))
     text = checkpoint.metadata.get("predictor")
+    where = checkpoint.path or source
     if text is None:
-        raise MetanetError(f"'{checkpoint.path or source}' holds no predictor; give a file that 'weightspace train-metanet' wrote")
-    recipe = json.loads(text) if isinstance(text, str) else text
-    made = Predictor(built_from(checkpoint), recipe["head"], covariates=recipe["covariates"], **recipe["settings"])
-    own = {name.removeprefix(PREDICTOR): tensor for name, tensor in checkpoint.state_dict().items() if name.startswith(PREDICTOR)}
+        raise MetanetError(f"'{where}' holds no predictor; give a file that 'weightspace train-metanet' wrote")
+    net = built_from(checkpoint)
+    own = {name.removeprefix(PREDICTOR): checkpoint[name] for name in checkpoint.info if name.startswith(PREDICTOR)}
+    try:
+        recipe = json.loads(text) if isinstance(text, str) else text
+        with torch.device("meta"):  # shapes alone, as in `built_from`
+            claimed = Predictor(net, recipe["head"], covariates=recipe["covariates"], **recipe["settings"]).own_shapes
+        fits = {name: shape for name, shape in claimed.items() if name != "residuals"} == {
+            name: tuple(tensor.shape) for name, tensor in own.items() if name != "residuals"
+        }
+        made = Predictor(net, recipe["head"], covariates=recipe["covariates"], **recipe["settings"]) if fits else None
+    except UNBUILDABLE as error:
+        raise MetanetError(
+            f"the predictor in '{where}' cannot be built again ({one_line(str(error), 200)}); save it with this version"
+        ) from error
+    if made is None or "residuals" not in own or own["residuals"].dim() != 1:
+        raise MetanetError(f"the predictor in '{where}' has other tensors than its head has here; train it again")
     made.residuals = nn.Buffer(torch.zeros_like(own["residuals"]))
-    missing, extra = made.load_state_dict(own, strict=False)
-    if extra or any(not name.startswith(_NET) for name in missing):
-        raise MetanetError(f"the predictor in '{checkpoint.path or source}' has other tensors than its head has here; train it again")
+    made.load_state_dict(own, strict=False)
     return made.eval()
 
 

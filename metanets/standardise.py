@@ -24,7 +24,8 @@ class Standardise(nn.Module):
 
     def fit(self, values: Float[Tensor, "networks features"]) -> None:
         """Take mean and deviation; constant features keep a deviation of one."""
-        mean, std = values.mean(0), values.std(0, correction=0)
+        exact = values.double()  # in 32 bits the mean of large constants is none of them
+        mean, std = exact.mean(0), exact.std(0, correction=0)
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > CONSTANT * mean.abs().clamp_min(CONSTANT), std, torch.ones_like(std)))
 

@@ -31,15 +31,17 @@ def suggest(
 
     Args:
         vectors: of a metanet, or any others.
-        known: the value of each network; NaN where it is not known.
+        known: the value of each network; NaN where it is not known. Infinite ones are known, but nothing is learned from them.
         count: how many to choose.
         maximize: whether large values are wanted.
         allowed: networks that may be chosen, of those not known; by default all.
         generator: source of chance for the very first choice.
 
     Raises:
-        MetanetError: there are not so many to choose from.
+        MetanetError: there are not so many to choose from, or a vector is not finite.
     """
+    if not vectors.isfinite().all():
+        raise MetanetError(f"{int((~vectors.isfinite()).any(1).sum())} of {len(vectors)} vectors are not finite; leave those networks out")
     place = [at for at in (range(len(known)) if allowed is None else allowed) if known[at].isnan()]
     if len(place) < count:
         raise MetanetError(
@@ -49,7 +51,7 @@ def suggest(
     values = known.double().numpy(force=True).copy() * (1 if maximize else -1)
     chosen: list[int] = []
     for _ in range(count):
-        told = np.flatnonzero(~np.isnan(values))
+        told = np.flatnonzero(np.isfinite(values))
         open_ = [at for at in place if at not in chosen]
         if len(told) == 0:
             best = open_[int(torch.randint(len(open_), (1,), generator=generator))]

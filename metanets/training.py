@@ -89,11 +89,14 @@ def train(
     if not len(examples) or not len(validation):
         raise MetanetError(f"{len(examples)} networks to learn from and {len(validation)} to judge by; expected at least one of each")
     model = copy.deepcopy(predictor)
+    device = next(model.parameters()).device
+    examples, validation = examples.to(device), validation.to(device)
     if state is None:
         model.fit_inputs(examples)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     steps = max(1, schedule.epochs * -(-len(examples) // schedule.batch_size))
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.learning_rate, total_steps=steps + 1, pct_start=0.1)
+    rising = max(0.1, 1.5 / (steps + 1))  # it divides by the length of the rise, which may not be nothing
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.learning_rate, total_steps=steps + 1, pct_start=rising)
     generator = torch.Generator().manual_seed(schedule.seed)
     best, history = {name: tensor.clone() for name, tensor in model.state_dict().items()}, []
     if state is not None:
@@ -102,8 +105,7 @@ def train(
         rates.load_state_dict(state["rates"])
         generator.set_state(state["generator"])
         best, history = state["best"], list(state["history"])
-    device = next(model.parameters()).device
-    examples, validation = examples.to(device), validation.to(device)
+        torch.set_rng_state(state["chance"])
     loop = _Loop(model, optimizer, schedule, accelerator)
     for epoch in range(len(history) + 1, schedule.epochs + 1):
         if history and epoch - _best(history) > schedule.patience:
@@ -122,6 +124,7 @@ def train(
                     "optimizer": optimizer.state_dict(),
                     "rates": rates.state_dict(),
                     "generator": generator.get_state(),
+                    "chance": torch.get_rng_state(),  # of dropout
                     "best": best,
                     "history": history,
                 }
@@ -150,7 +153,7 @@ class _Loop:
                 loss = self.wrapped(examples.take(share))
             if not loss.isfinite():
                 raise MetanetError(
-                    f"the loss became {float(loss)} in training; lower the learning rate, or leave out networks that fell apart"
+                    f"the loss became {float(loss.detach())} in training; lower the learning rate, or leave out networks that fell apart"
                 )
             self.optimizer.zero_grad()
             if self.accelerator is None:

@@ -138,7 +138,7 @@ def _write_models(connection: Connection, models: Sequence[ModelRecord], stamp: 
     names = _unique_names(connection, fresh)
     first = _next(connection, "models", "model_id")
     numbers = {model.id: first + at for at, model in enumerate(fresh)}
-    recipes = [_write_recipe(connection, model.recipe) if model.recipe else None for model in fresh]
+    recipes = _write_recipes(connection, fresh)
     cards = [model.description for model in fresh]
     _insert(
         connection,
@@ -160,7 +160,7 @@ def _write_models(connection: Connection, models: Sequence[ModelRecord], stamp: 
             "languages": pa.array([list(c.languages) or None for c in cards], pa.list_(pa.string())),
             "library": pa.array([c.library for c in cards], pa.string()),
             "task": pa.array([c.task for c in cards], pa.string()),
-            "recipe_id": pa.array(recipes, pa.int32()),
+            "recipe_id": pa.array([recipes.get(m.id) for m in fresh], pa.int32()),
             "catalogued": pa.array([stamp] * len(fresh), pa.timestamp("us")),
         },
     )
@@ -236,15 +236,28 @@ def _unique_names(connection: Connection, models: Sequence[ModelRecord]) -> list
     return names
 
 
-def _write_recipe(connection: Connection, recipe: Mapping[str, Any]) -> int:
-    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
-    digest = bytes(blake3(text.encode()).digest())
-    known = _lookup(connection, "recipes", "recipe_id", "hash", [digest])
-    if digest in known:
-        return known[digest]
-    number = _next(connection, "recipes", "recipe_id")
-    connection.execute("insert into recipes values (?, ?, ?, ?)", [number, digest, str(recipe.get("kind", "recipe")), text])
-    return number
+def _write_recipes(connection: Connection, models: Sequence[ModelRecord]) -> dict[bytes, int]:
+    """Write recipes that are new; recipe ids (surrogate) by model id of the models that have one."""
+    texts = {
+        m.id: (json.dumps(m.recipe, sort_keys=True, separators=(",", ":")), str(m.recipe.get("kind", "recipe"))) for m in models if m.recipe
+    }
+    digests = {model_id: bytes(blake3(text.encode()).digest()) for model_id, (text, _) in texts.items()}
+    told = {digests[model_id]: said for model_id, said in texts.items()}
+    known = _lookup(connection, "recipes", "recipe_id", "hash", list(told))
+    new = {digest: said for digest, said in told.items() if digest not in known}
+    first = _next(connection, "recipes", "recipe_id")
+    numbers = {digest: first + at for at, digest in enumerate(new)}
+    _insert(
+        connection,
+        "recipes",
+        {
+            "recipe_id": pa.array(numbers.values(), pa.int32()),
+            "hash": pa.array(numbers, pa.binary()),
+            "kind": pa.array([kind for _, kind in new.values()], pa.string()),
+            "recipe": pa.array([text for text, _ in new.values()], pa.string()),
+        },
+    )
+    return {model_id: (known | numbers)[digest] for model_id, digest in digests.items()}
 
 
 def _write_parents(connection: Connection, children: Sequence[tuple[int, ModelRecord]]) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -283,23 +284,23 @@ class Zoo:
             Their ids, in order.
         """
         self.create()
-        made = [(model, *self._stored(model)) for model in models]
+        records = self._stored(models)
         with self.catalog.writing() as connection:
-            numbers = write_records(connection, [record for _, _, record in made])
+            numbers = write_records(connection, records)
             runs = write_runs(connection, [model.run for model in models if model.run])
             told: list[tuple[int | None, int | None, Metric, str]] = []
-            for model, _, record in made:
+            parent_of = cache(lambda parent: query.resolve(connection, parent, self.folder))
+            for model, record in zip(models, records, strict=True):
                 number_of_model = numbers[record.place.path]
                 run_id = runs[model.run.key] if model.run else None
                 told += [(number_of_model, run_id, metric, "user") for metric in _metrics(model.metrics, None)]
                 for parent in model.parents:
-                    parent_id = query.resolve(connection, parent, self.folder)
                     connection.execute(
                         "insert into edges values (?, ?, ?, 'recipe', 1)",
-                        [parent_id, number_of_model, str((model.recipe or {}).get("kind", "made"))],
+                        [parent_of(parent), number_of_model, str((model.recipe or {}).get("kind", "made"))],
                     )
             write_metrics(connection, told)
-        return [model_id for _, model_id, _ in made]
+        return [record.id.hex() for record in records]
 
     def map(
         self,
@@ -545,15 +546,25 @@ class Zoo:
             numbers = write_runs(connection, runs)
             write_metrics(connection, [(None, numbers[run.key], metric, run.source) for run in runs for metric in run.metrics])
 
-    def _stored(self, model: Added) -> tuple[str, ModelRecord]:
-        checkpoint = checkpoint_of(model.tensors)
-        if not checkpoint.info:
-            raise RecordError(f"model '{model.name}' holds no tensors; nothing to add")
-        [rows] = reading.measured([(checkpoint, tuple(checkpoint.info))])
-        read = reading.finished(checkpoint, rows)
-        description = Description(run=model.run, step=model.step, tags=dict(model.tags or {}))
-        record = store.kept(self.catalog.home, checkpoint, read, model.name, description, model.recipe)
-        return read.id.hex(), record
+    def _stored(self, models: Sequence[Added]) -> list[ModelRecord]:
+        checkpoints = [checkpoint_of(model.tensors) for model in models]
+        for model, checkpoint in zip(models, checkpoints, strict=True):
+            if not checkpoint.info:
+                raise RecordError(f"model '{model.name}' holds no tensors; nothing to add")
+        rows = reading.measured([(checkpoint, tuple(checkpoint.info)) for checkpoint in checkpoints])
+        return store.kept_many(
+            self.catalog.home,
+            [
+                (
+                    checkpoint,
+                    reading.finished(checkpoint, own),
+                    model.name,
+                    Description(run=model.run, step=model.step, tags=dict(model.tags or {})),
+                    model.recipe,
+                )
+                for model, checkpoint, own in zip(models, checkpoints, rows, strict=True)
+            ],
+        )
 
 
 def _metrics(metrics: Mapping[str, Any] | None, step: int | None) -> tuple[Metric, ...]:

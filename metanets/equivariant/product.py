@@ -76,7 +76,7 @@ class _Product(torch.autograd.Function):
         for at in _chunks(gradients[0]):
             gradient = gradients[0][at].contiguous()
             if rectified:
-                gradient = gradient * (rectified[0][at] > 0)
+                gradient = torch.ops.aten.threshold_backward(gradient, rectified[0][at], 0)
             flat = gradient.flatten(0, -2)
             if back is not None:
                 torch.mm(flat, rows, out=back[at].flatten(0, -2))

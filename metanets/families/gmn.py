@@ -2,22 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.batch import WeightBatch
-from weightspace.metanets.graphs.codes import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
 from weightspace.metanets.graphs.net import GraphMetaNet
-from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, SparseGraphs
+from weightspace.metanets.graphs.paths import Edges, Graphs
+from weightspace.metanets.graphs.vectors import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Batch
 
 SCALES = (1.0, 4.0, 16.0, 64.0)
 """Magnifications of a weight, each followed by sign(x) log(1 + |x|), so that weights of any size are told apart."""
@@ -65,26 +60,15 @@ class GMN(GraphMetaNet):
         self.norm, self.out = nn.LayerNorm(channels, elementwise_affine=False), nn.Linear(channels, channels)
         self.head = nn.Sequential(nn.Linear(2 * channels, 2 * channels), nn.ReLU(), nn.Linear(2 * channels, dim))
 
-    def embed(self, batch: WeightBatch) -> Float[Tensor, "networks dim"]:
-        """Read networks of one architecture."""
-        return self._embed(DenseGraphs(batch))
-
-    def embed_graphs(self, graphs: "Batch") -> Float[Tensor, "networks dim"]:
-        """Read graphs of any architectures."""
-        return self._embed(SparseGraphs(graphs))
-
-    def features(self, batch: WeightBatch) -> dict[str, Float[Tensor, "networks ... channels"]]:
-        """Features of each slot's weights by slot key."""
-        graphs = DenseGraphs(batch)
-        edges, hidden = self._read(graphs)
-        made = [self.out(self.norm(part)) for part in self.last.apply_to(edges, hidden)]
-        return {wire.slot.key: part for wire, part in zip(graphs.wiring.wires, made, strict=True)}
-
-    def _embed(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
+    def read(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
         """Average what the last update has in its hidden layer, a perceptron of each edge and its ends, and the edges before it."""
         edges, hidden = self._read(graphs)
         made: Tensor = self.head(torch.cat([graphs.mean_of_edges(hidden), graphs.mean_of_edges(edges)], -1))
         return made
+
+    def read_edges(self, graphs: Graphs) -> Edges:
+        """Features of weights after the last update."""
+        return [self.out(self.norm(part)) for part in self.last.apply_to(*self._read(graphs))]
 
     def _read(self, graphs: Graphs) -> tuple[Edges, Edges]:
         """Edges before the last update, and its hidden layer."""

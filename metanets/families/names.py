@@ -83,7 +83,7 @@ def _profile(layout: Layout) -> list[float]:
             read = math.prod(layout.groups[slot.groups[j]].size for j in slot.sources)
             widths.append((math.log1p(read), math.log1p(made)))
     widths = widths or [(0.0, 0.0)]
-    places = torch.linspace(0, len(widths) - 1, PROFILE).round().long().tolist()
+    places = [round(k * (len(widths) - 1) / (PROFILE - 1)) for k in range(PROFILE)]
     return [width for at in places for width in widths[at]]
 
 

@@ -1,22 +1,17 @@
 """Neural graphs, NG-GNN: neurons as nodes and weights as edges, read by a graph network that aggregates as PNA does."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightspace.metanets.batch import WeightBatch
 from weightspace.metanets.graphs.aggregation import AGGREGATES, aggregate, degrees
 from weightspace.metanets.graphs.encoders import NodeEncoder, Readout, WeightEncoder
 from weightspace.metanets.graphs.net import GraphMetaNet
-from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, SparseGraphs
+from weightspace.metanets.graphs.paths import Edges, Graphs
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Batch
 
 
 @metanet("neural_graph", reference="arXiv:2403.12143", any_architecture=True)
@@ -58,23 +53,14 @@ class NeuralGraph(GraphMetaNet):
         self.updates = nn.ModuleList(EdgeUpdate(channels) for _ in range(layers))
         self.readout, self.each = Readout(channels, dim), nn.Linear(channels, channels)
 
-    def embed(self, batch: WeightBatch) -> Float[Tensor, "networks dim"]:
-        """Read networks of one architecture."""
-        return self._embed(DenseGraphs(batch))
-
-    def embed_graphs(self, graphs: "Batch") -> Float[Tensor, "networks dim"]:
-        """Read graphs of any architectures."""
-        return self._embed(SparseGraphs(graphs))
-
-    def features(self, batch: WeightBatch) -> dict[str, Float[Tensor, "networks ... channels"]]:
-        """Features of each slot's weights by slot key."""
-        graphs = DenseGraphs(batch)
-        edges = self.updates[-1](graphs, *self._read(graphs))
-        return {wire.slot.key: self.each(part) for wire, part in zip(graphs.wiring.wires, edges, strict=True)}
-
-    def _embed(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
+    def read(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
+        """Vectors of networks, from their nodes after the last round."""
         made: Tensor = self.readout(graphs, self._read(graphs)[0])
         return made
+
+    def read_edges(self, graphs: Graphs) -> Edges:
+        """Features of weights, updated once more after the last round."""
+        return [self.each(part) for part in self.updates[-1](graphs, *self._read(graphs))]
 
     def _read(self, graphs: Graphs) -> tuple[Tensor, Edges]:
         """States of nodes after the last round, and of edges before it."""
@@ -138,7 +124,8 @@ class EdgeUpdate(nn.Module):
     def forward(self, graphs: Graphs, nodes: Tensor, edges: Edges) -> Edges:
         """Update the edges."""
         ends = zip(edges, graphs.from_targets(self.target(nodes)), graphs.from_sources(self.source(nodes)), strict=True)
-        return [nn.functional.silu(self.edge(edge).add_(target).add_(source)) for edge, target, source in ends]
+        # In place after a sum only: a linear layer's result is a view, on which that is slow.
+        return [nn.functional.silu((self.edge(edge) + target).add_(source)) for edge, target, source in ends]
 
 
 __all__ = ["EdgeUpdate", "Messages", "NeuralGraph"]

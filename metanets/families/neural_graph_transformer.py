@@ -2,23 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.batch import WeightBatch
 from weightspace.metanets.graphs.aggregation import degrees
 from weightspace.metanets.graphs.encoders import NodeEncoder, Readout, WeightEncoder
 from weightspace.metanets.graphs.net import GraphMetaNet
-from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, SparseGraphs
+from weightspace.metanets.graphs.paths import Edges, Graphs
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Batch
 
 
 @metanet("neural_graph_transformer", reference="arXiv:2403.12143", any_architecture=True)
@@ -66,23 +61,14 @@ class NeuralGraphTransformer(GraphMetaNet):
         self.updates = nn.ModuleList(EdgeUpdate(channels) for _ in range(layers))
         self.readout, self.each = Readout(channels, dim), nn.Linear(channels, channels)
 
-    def embed(self, batch: WeightBatch) -> Float[Tensor, "networks dim"]:
-        """Read networks of one architecture."""
-        return self._embed(DenseGraphs(batch))
-
-    def embed_graphs(self, graphs: "Batch") -> Float[Tensor, "networks dim"]:
-        """Read graphs of any architectures."""
-        return self._embed(SparseGraphs(graphs))
-
-    def features(self, batch: WeightBatch) -> dict[str, Float[Tensor, "networks ... channels"]]:
-        """Features of each slot's weights by slot key."""
-        graphs = DenseGraphs(batch)
-        edges = self.updates[-1](graphs, *self._read(graphs))
-        return {wire.slot.key: self.each(part) for wire, part in zip(graphs.wiring.wires, edges, strict=True)}
-
-    def _embed(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
+    def read(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
+        """Vectors of networks, from their nodes after the last round."""
         made: Tensor = self.readout(graphs, self._read(graphs)[0])
         return made
+
+    def read_edges(self, graphs: Graphs) -> Edges:
+        """Features of weights, updated once more after the last round."""
+        return [self.each(part) for part in self.updates[-1](graphs, *self._read(graphs))]
 
     def _read(self, graphs: Graphs) -> tuple[Tensor, Edges]:
         """States of nodes after the last round, and of edges before it."""
@@ -185,11 +171,11 @@ class EdgeUpdate(nn.Module):
     def forward(self, graphs: Graphs, nodes: Tensor, edges: Edges) -> Edges:
         """Update the edges."""
         made = []
-        for edge, target, source in zip(
-            edges, graphs.from_targets(self.target(nodes)), graphs.from_sources(self.source(nodes)), strict=True
-        ):
-            edge = self.norms[0](self.first(edge).add_(edge).add_(target).add_(source))
-            made.append(self.norms[1](self.second(edge).add_(edge)))
+        ends = zip(edges, graphs.from_targets(self.target(nodes)), graphs.from_sources(self.source(nodes)), strict=True)
+        for edge, target, source in ends:
+            # In place after a sum only: a linear layer's result is a view, on which that is slow.
+            edge = self.norms[0]((self.first(edge) + edge).add_(target).add_(source))
+            made.append(self.norms[1](self.second(edge) + edge))
         return made
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
 from weightspace.metanets.batch import WeightBatch, WeightSet
+from weightspace.metanets.graphs.vectors import POSITION_CODES, waves
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import MetaNet, metanet
-from weightspace.metanets.slot_description import PLACE, place_codes
 from weightspace.metanets.tokens import Tokens, detokenise, longest_row, tokenise
 from weightspace.metanets.views import noised, reordered
 
@@ -61,18 +61,20 @@ class Sane(MetaNet):
             noise: deviation of what each view is multiplied by.
 
         Raises:
-            MetanetError: the width cannot be shared by the heads.
+            MetanetError: the width cannot be shared by the heads, or a window holds no token.
         """
         super().__init__()
+        if window < 1:
+            raise MetanetError(f"metanet 'sane' was given window={window}; expected 1 token or more")
         if width % heads:
             raise MetanetError(f"metanet 'sane' has width {width}, which {heads} heads cannot share; give a multiple of {heads}")
         rows = max(longest_row([(name, layout.spec.shape(name)) for name in layout.spec.tensors]) for layout in layouts)
         self.dim, self.token, self.window = dim, token or min(rows, LONGEST), window
         self.gamma, self.temperature, self.noise = gamma, temperature, noise
         self.scale = nn.Buffer(torch.ones(()))
-        self.enter, self.place = nn.Linear(self.token, width), nn.Linear(3 * PLACE, width)
+        self.enter, self.place = nn.Linear(self.token, width), nn.Linear(3 * POSITION_CODES, width)
         self.encoder, self.latent = _transformer(width, heads, layers), nn.Linear(width, dim)
-        self.back, self.place_back = nn.Linear(dim, width), nn.Linear(3 * PLACE, width)
+        self.back, self.place_back = nn.Linear(dim, width), nn.Linear(3 * POSITION_CODES, width)
         self.decoder, self.leave = _transformer(width, heads, layers), nn.Linear(width, self.token)
         steps = [part for size in (dim, PROJECTED) for part in (nn.Linear(size, PROJECTED), nn.LayerNorm(PROJECTED), nn.ReLU())]
         self.projection = nn.Sequential(*steps)
@@ -157,8 +159,7 @@ def _transformer(width: int, heads: int, layers: int) -> nn.TransformerEncoder:
 
 def _codes(tokens: Tokens) -> Float[Tensor, "tokens codes"]:
     """Codes of the three positions of each token."""
-    codes = place_codes(int(tokens.positions.max()) + 1).to(tokens.values)
-    return codes[tokens.positions].flatten(1)
+    return waves(tokens.positions.to(tokens.values), 1000.0).flatten(1)
 
 
 __all__ = ["PROJECTED", "Sane", "nt_xent"]

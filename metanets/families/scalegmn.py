@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from weightspace.metanets.batch import WeightBatch
 from weightspace.metanets.graphs.aggregation import degrees
-from weightspace.metanets.graphs.codes import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
 from weightspace.metanets.graphs.encoders import Readout
 from weightspace.metanets.graphs.gauge import measure, order, scaled, unscaled
 from weightspace.metanets.graphs.paths import DenseGraphs, Edges
+from weightspace.metanets.graphs.vectors import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
 from weightspace.metanets.graphs.wiring import Place, Wire, Wiring
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import EquivariantMetaNet, metanet

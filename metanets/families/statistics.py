@@ -10,6 +10,7 @@ from weightspace.errors import MetanetError
 from weightspace.metanets.batch import WeightBatch, WeightSet
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import MetaNet, metanet
+from weightspace.metanets.standardise import Standardise
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of StatNN (Unterthiner et al., arXiv:2002.11448); mean and variance stand before them."""
@@ -40,18 +41,16 @@ class Statistics(MetaNet):
             raise MetanetError(f"metanet 'statistics' reads one architecture, found {len(layouts)}; build one for each")
         self.dim, self.names = dim, list(layouts[0].spec.tensors)
         features = len(self.names) * (2 + len(QUANTILES))
-        self.mean, self.std = nn.Buffer(torch.zeros(features)), nn.Buffer(torch.ones(features))
+        self.standardise = Standardise(features)
         self.layers = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, dim))
 
     def fit_inputs(self, networks: WeightSet) -> None:
         """Take mean and deviation of the features over the networks to be trained on."""
-        features = torch.cat([statistics(batch) for batch in networks.batches])
-        self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0, correction=0).clamp_min(1e-6))
+        self.standardise.fit(torch.cat([statistics(batch) for batch in networks.batches]))
 
     def embed(self, batch: WeightBatch) -> Float[Tensor, "networks dim"]:
         """Read networks of one architecture."""
-        made: Tensor = self.layers((statistics(batch) - self.mean) / self.std)
+        made: Tensor = self.layers(self.standardise(statistics(batch)))
         return made
 
 

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.graphs.codes import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
+from weightspace.metanets.graphs.codes import NODES, SIDES
 from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, SparseGraphs
-from weightspace.metanets.graphs.wiring import NODES, SIDES
+from weightspace.metanets.graphs.vectors import CELL_CODES, NODE_CODES, SLOT_CODES, cell_vectors, node_vectors, slot_vectors
 
 TINY = 1e-24
 """Added to mean squares, so that a slot of zeros has a scale."""

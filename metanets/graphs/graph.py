@@ -11,7 +11,8 @@ from torch import Tensor
 
 from weightspace.errors import MetanetError
 from weightspace.metanets.batch import WeightBatch, WeightSet
-from weightspace.metanets.graphs.wiring import Codes, Wiring
+from weightspace.metanets.graphs.codes import Codes
+from weightspace.metanets.graphs.wiring import Wiring
 from weightspace.metanets.layout import Layout
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def to_graph(batch: WeightBatch, at: int, *, cells: int | None = None) -> "Data"
         - `edge_slot` (edges,): which slot of this graph (`num_slots`), also in a `Batch`, where slots are counted in each graph;
         - `parent_index` (2, links): child and parent;
         - `slot_dtype` (slots,): index in `DTYPES`;
-        - the fields of `weightspace.metanets.graphs.wiring.Codes`.
+        - the fields of `weightspace.metanets.graphs.codes.Codes`.
     """
     from torch_geometric.data import Data
 
@@ -62,7 +63,7 @@ def to_graph(batch: WeightBatch, at: int, *, cells: int | None = None) -> "Data"
         value[start : start + len(values), : values.shape[1]] = values
         start += len(values)
     device = value.device
-    codes = wiring.codes.to(device)
+    codes = Codes.of(wiring).to(device)
     return Data(
         num_nodes=wiring.num_nodes,
         edge_index=wiring.edge_index.to(device),
@@ -98,7 +99,7 @@ def from_graph(data: "Data", layout: Layout) -> dict[str, Tensor]:
     """
     wiring = Wiring.of(layout)
     expected, found = wiring.edge_index.shape[1], data.edge_value.shape[0]
-    if expected != found or not torch.equal(data.slot_code, wiring.codes.slot_code.to(data.slot_code)):
+    if expected != found or not torch.equal(data.slot_code, Codes.of(wiring).slot_code.to(data.slot_code)):
         raise MetanetError(
             f"a graph of {found:,} edges is not of this layout, which has {expected:,}; "
             "give the layout of its architecture, and one graph (of a Batch: to_data_list())"

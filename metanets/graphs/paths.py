@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.metanets.batch import WeightBatch
-from weightspace.metanets.graphs.wiring import Codes, Link, Wiring
+from weightspace.metanets.graphs.codes import Codes
+from weightspace.metanets.graphs.wiring import Link, Wiring
 
 if TYPE_CHECKING:
     from torch_geometric.data import Batch
@@ -94,7 +95,7 @@ class DenseGraphs(Graphs):
         self.values = [batch.slots[wire.slot.key] for wire in self.wiring.wires]
         self.cells = [wire.cells for wire in self.wiring.wires]
         self.num_networks = len(batch)
-        self.codes = self.wiring.codes.to(self.values[0].device)
+        self.codes = Codes.of(self.wiring).to(self.values[0].device)
 
     def nodes(self, features: Float[Tensor, "nodes channels"]) -> Tensor:
         """(networks, nodes, channels)."""
@@ -183,8 +184,8 @@ class SparseGraphs(Graphs):
     """Networks of any architectures: a part for each shape of cells, (edges, channels); nodes (nodes of all networks, channels)."""
 
     def __init__(self, batch: "Batch") -> None:
-        """Take the edges of a batch of graphs (see `weightspace.metanets.graph.collate`)."""
-        self.codes = Codes.of(batch)
+        """Take the edges of a batch of graphs (see `weightspace.metanets.graphs.graph.collate`)."""
+        self.codes = Codes.in_graph(batch)
         self.num_networks = batch.num_graphs
         self.num_nodes = batch.num_nodes
         self.graph_of_node: Tensor = batch.batch

@@ -143,3 +143,129 @@ def test_families_are_listed_and_bad_input_is_one_line(run: Run, nets: Zoo) -> N
         refused = run(*line, code=1)
         assert told in refused.stderr and refused.stderr.count("\n") <= 2, refused.stderr
     assert not Path("x.safetensors").exists()
+
+
+def _damaged(nets: Zoo) -> None:
+    state = mlp(3)
+    state["fc2.bias"] = np.array([np.nan, 0], np.float32)
+    nets.add_many(
+        [
+            Added(
+                _tensors(state), "broken", run=Training("population:broken", "broken", "population", 3, {}), metrics={"test": {"size": 1.0}}
+            )
+        ]
+    )
+
+
+def test_networks_that_fell_apart_are_left_out_and_the_others_go_on(run: Run, nets: Zoo) -> None:
+    _damaged(nets)
+    trained = run(*STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "2", "-o", "p.safetensors")
+    assert "left out broken: holds weights that are not finite" in trained.stderr and "56 train" in trained.stderr
+    some = ("--where", "name in ('broken', 'net1/step-0')", "--zoo", "nets", "--format", "json")
+    found = run("predict", "--metanet", "p.safetensors", *some)
+    assert [row["model"] for row in json.loads(found.stdout)] == ["net1/step-0"] and "left out broken" in found.stderr
+    assert "1 vector kept" in run("embed", "--metanet", "p.safetensors", *some).stderr
+    alone = run("predict", "broken", "--metanet", "p.safetensors", "--zoo", "nets", code=1)
+    assert "predictions could be taken of none that the query finds: broken: holds weights that are not finite" in alone.stderr
+
+
+def test_the_state_of_another_training_is_not_gone_on_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weightspace.metanets.training import _Loop
+
+    asked = (*STATS, "--where", "run is not null", "-o", "p.safetensors")
+    honest = _Loop.epoch
+    calls: list[int] = []
+
+    def stopped(*arguments: object) -> float:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return honest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(_Loop, "epoch", stopped)
+    run(*asked, "--target", "test_size", "--epochs", "4", code=130)
+    monkeypatch.setattr(_Loop, "epoch", honest)
+    for other in (
+        ("--target", "-test_size", "--epochs", "4"),
+        ("--target", "test_size", "--epochs", "9"),
+        ("--target", "test_size", "--epochs", "4", "--seed", "1"),
+    ):
+        refused = run(*asked, *other, code=1)
+        assert ".p.training: is the state of another training, which was interrupted; remove it" in refused.stderr
+    Path(".p.training").write_bytes(b"damaged")
+    refused = run(*asked, "--target", "test_size", "--epochs", "4", code=1)
+    assert "cannot be read as the state of a training" in refused.stderr and refused.stderr.count("\n") <= 2
+    Path(".p.training").unlink()
+    run(*asked, "--target", "test_size", "--epochs", "4")
+
+
+def test_names_of_classes_may_be_any_words(run: Run) -> None:
+    target = "case when test_size > 1.5 then 'large' when test_size > 0.8 then 'me' || chr(10) || 'dium' else '' end"
+    run(*STATS, "--target", target, "--head", "classification", "--where", "run is not null", "--epochs", "60", "-o", "c.safetensors")
+    found = json.loads(run("predict", "--metanet", "c.safetensors", "--zoo", "nets", "--where", "step = 10", "--format", "json").stdout)
+    told = {row["model"]: row["predicted"] for row in found}
+    assert set(told.values()) == {"large", "me\ndium", ""} and told["net39/step-10"] == "large" and told["net0/step-10"] == ""
+
+
+def test_a_model_without_a_known_number_is_left_out_alone(run: Run, nets: Zoo) -> None:
+    nets.record("net1/step-10", metrics={"test": {"known": 1.0}})
+    nets.record("net2/step-10", metrics={"test": {"known": 2.0}})
+    beside = ("--beside", "coalesce(test_known, case when name = 'net3/step-10' then null else step end)")
+    run(
+        *STATS,
+        "--target",
+        "test_size",
+        *beside,
+        "--where",
+        "run is not null and name <> 'net3/step-10'",
+        "--epochs",
+        "1",
+        "-o",
+        "b.safetensors",
+    )
+    found = run("predict", "--metanet", "b.safetensors", "--zoo", "nets", "--where", "step = 10", "--format", "json")
+    assert len(json.loads(found.stdout)) == 39 and "left out net3/step-10: 'beside 0'" in found.stderr
+
+
+def test_a_ranking_gives_scores_without_an_interval(run: Run) -> None:
+    run(*STATS, "--target", "test_size", "--head", "ranking", "--where", "run is not null", "--epochs", "3", "-o", "r.safetensors")
+    found = json.loads(run("predict", "--metanet", "r.safetensors", "--zoo", "nets", "--where", "step = 10", "--format", "json").stdout)
+    assert len(found) == 40 and set(found[0]) == {"model", "score"}
+
+
+def test_a_target_that_tells_nothing_is_refused(run: Run) -> None:
+    for target, head, told in (
+        ("0.1", "regression", "have the target 0.1, so there is nothing to learn"),
+        ("'same'", "classification", "are of class 0, so there is nothing to learn"),
+        ("'nan'::double", "regression", "is nan, expected a number; leave it out by --where"),
+    ):
+        refused = run(*STATS, "--target", target, "--head", head, "--where", "run is not null", "-o", "x.safetensors", code=1)
+        assert told in refused.stderr and refused.stderr.count("\n") <= 2
+
+
+def test_a_predictor_with_other_columns_than_it_was_made_with_is_one_line(run: Run) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    run(*STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "1", "-o", "p.safetensors")
+    with safe_open("p.safetensors", "pt") as file:
+        known = file.metadata()
+    for change, told in (
+        ({"beside": '["test_size"]'}, "says other columns or classes than its predictor was made with; train it again"),
+        ({"beside": "{"}, "metadata 'beside' that is no list of words; train it again"),
+        ({"predictor": '{"head": "no such"}'}, "cannot be built again"),
+    ):
+        save_file(load_file("p.safetensors"), "t.safetensors", known | change)
+        refused = run("predict", "net1/step-0", "--metanet", "t.safetensors", "--zoo", "nets", code=1)
+        assert told in refused.stderr and refused.stderr.count("\n") <= 2, refused.stderr
+
+
+def test_a_model_whose_value_is_not_finite_is_not_suggested_twice(run: Run, nets: Zoo) -> None:
+    run(*STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "1", "-o", "p.safetensors")
+    run("embed", "--metanet", "p.safetensors", "--zoo", "nets", "--where", "step = 10")
+    Path("falling.py").write_text("def score(state):\n    return {'score': float('nan')}\n")
+    asked = ("suggest", "--metric", "score", "--budget", "4", "--eval", "falling:score", "--zoo", "nets", "--format", "json")
+    found = run(*asked)
+    rows = json.loads(found.stdout)
+    assert len({row["model"] for row in rows}) == 4 and {row["value"] for row in rows} == {None}
+    assert "4 models got a value that is not finite" in found.stderr

@@ -46,6 +46,7 @@ def test_the_registry_is_listed_with_settings(run: Run) -> None:
         (("mlp",), "no population named 'mlp'; did you mean 'mlps'"),
         (("digits-mlp", "--count", "3"), "population 'digits-mlp' has no setting 'count'; leave --count out"),
         (("transformers", "--data", "digits"), "has no setting 'data'"),
+        (("cnns", "--set", "data=digits"), "population 'cnns': 'data' has an option of its own; write --data digits"),
         (("mlps", "--set", "width=3"), "did you mean 'widths'"),
         (("mlps", "--set", "widths=0"), "widths is (0,), expected a list of whole numbers from 1 on"),
         (("mlps", "--data", "nowhere"), "expected one of digits, mnist1d, an .npz file with x and y, or a folder of idx files"),

@@ -40,3 +40,18 @@ def test_several_at_once_are_different_and_not_known_ones() -> None:
 def test_too_many_are_refused() -> None:
     with pytest.raises(MetanetError, match="5 networks are to be chosen, but of only 2 the value is not known"):
         suggest(torch.randn(3, 2), torch.tensor([1.0, torch.nan, torch.nan]), 5)
+
+
+def test_infinite_values_are_known_but_teach_nothing() -> None:
+    vectors, values = landscape(0)
+    known = torch.where(torch.arange(120) < 20, values, torch.nan)
+    known[:2] = torch.tensor([torch.inf, -torch.inf])
+    assert min(suggest(vectors, known, 5)) >= 20
+    assert suggest(vectors, torch.full((120,), torch.inf).index_fill(0, torch.tensor([7]), torch.nan)) == [7]
+
+
+def test_vectors_that_are_not_finite_are_refused() -> None:
+    vectors, values = landscape(0)
+    vectors[3, 1] = torch.nan
+    with pytest.raises(MetanetError, match="1 of 120 vectors are not finite"):
+        suggest(vectors, values)

@@ -1,13 +1,18 @@
 """Predictors: heads, training, going on after a stop, several processes, intervals, files."""
 
+import copy
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.metanets.architectures import architecture
 from weightspace.errors import MetanetError, ShapeMismatchError, UnknownNameError
+from weightspace.formats import open_checkpoint
 from weightspace.metanets import Examples, Predictor, Schedule, WeightSet, build, heads, load_metanet, load_predictor, save_predictor, train
 from weightspace.metanets.predictor import group_split
 from weightspace.metanets.training import State
@@ -149,3 +154,87 @@ def test_a_group_is_in_one_split_and_the_seed_decides() -> None:
     assert all(len({split[at] for at in range(60) if groups[at] == group}) == 1 for group in set(groups))
     assert [split.count(k) for k in range(3)] == [42, 9, 9]
     assert split == group_split(groups, seed=1) != group_split(groups, seed=2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 10, 15])
+def test_any_number_of_steps_will_do(count: int) -> None:
+    done = train(predictor(), examples(8, 0), examples(4, 1), Schedule(epochs=count, batch_size=8))
+    assert len(done.history) == count
+
+
+@pytest.mark.parametrize(("head", "settings"), [("regression", {}), ("ranking", {}), ("classification", {"classes": 2})])
+def test_targets_that_are_all_the_same_are_refused(head: str, settings: dict[str, int]) -> None:
+    found = Examples(examples(8, 0).networks, torch.ones(8))
+    with pytest.raises(MetanetError, match="so there is nothing to learn"):
+        train(predictor(head, **settings), found, found, Schedule(epochs=1))
+
+
+def test_a_large_covariate_that_is_always_the_same_does_no_harm() -> None:
+    networks = examples(50, 0)
+    known = torch.stack([torch.full((50,), 123_456_789.0), networks.targets * 1e-9], 1)
+    model = predictor(covariates=2)
+    model.fit_inputs(Examples(networks.networks, networks.targets, known))
+    seen = model.covariates(known)
+    assert seen[:, 0].abs().max() < 10 and seen[:, 1].std() == pytest.approx(1, rel=0.1)
+
+
+def test_going_on_drops_the_same_units_as_without_a_stop() -> None:
+    def fresh() -> Predictor:
+        torch.manual_seed(0)
+        return Predictor(build("statistics", architecture("mlp").spec, dropout=0.5))
+
+    kept: list[State] = []
+    schedule, parts = Schedule(epochs=4, batch_size=8), (examples(32, 0), examples(8, 1))
+    whole = train(fresh(), *parts, schedule, keep=lambda state: kept.append(copy.deepcopy(state)))
+    again = train(fresh(), *parts, schedule, state=kept[1])
+    assert again.history == whole.history
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("metanet", "not json"),
+        ("metanet", "[]"),
+        ("metanet", {"settings": {"dim": "64"}}),
+        ("metanet", {"settings": {"dim": -1}}),
+        ("metanet", {"settings": {"dim": 10**12}}),
+        ("metanet", {"settings": {"dim": 65}}),
+        ("metanet", {"settings": {"dropout": "much"}}),
+        ("metanet", {"settings": [1]}),
+        ("metanet", {"name": "os.system"}),
+        ("metanet", {"name": "probegen", "settings": {"layers": 10**9}}),
+        ("metanet", {"specs": []}),
+        ("metanet", {"specs": ["!!python/object/apply:os.system ['touch executed']"]}),
+        ("metanet", {"name": "raw", "specs": [{"groups": {}, "tensors": {"w": "1000000 1000000"}}]}),
+        ("predictor", "not json"),
+        ("predictor", {"head": "no such"}),
+        ("predictor", {"covariates": 10**12}),
+        ("predictor", {"covariates": "1"}),
+        ("predictor", {"head": "classification", "settings": {"classes": 10**12}}),
+        ("predictor", {"head": "classification"}),
+    ],
+)
+def test_metadata_that_was_tampered_with_builds_nothing(tmp_path: Path, key: str, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = open_checkpoint(save_predictor(predictor(), tmp_path / "p.safetensors"))
+    known = dict(whole.metadata)
+    found = known[key] if isinstance(known[key], dict) else json.loads(known[key])
+    hostile = dataclasses.replace(whole, metadata=known | {key: change if isinstance(change, str) else json.dumps(found | change)})
+    with pytest.raises(MetanetError, match=r"train it again|save it with this version") as refused:
+        load_predictor(hostile)
+    assert len(str(refused.value)) < 500 and not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "told"),
+    [
+        ("gmn", {"dim": 0}, "was given dim=0; expected a length of 1 or more"),
+        ("gmn", {"channels": -3}, "cannot be built with channels=-3"),
+        ("sane", {"heads": 0}, "cannot be built with heads=0"),
+        ("sane", {"window": 0}, "was given window=0"),
+        ("statistics", {"dropout": 2.0}, "cannot be built with dropout=2.0"),
+    ],
+)
+def test_settings_that_nothing_can_be_built_with_are_one_line(family: str, settings: dict[str, float], told: str) -> None:
+    with pytest.raises(MetanetError, match=told):
+        build(family, architecture("mlp").spec, **settings)

@@ -1,16 +1,22 @@
 """A metanet trained on a catalog query: networks split by run, trained on, judged beside a guess."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weightspace.cli.networks import Network, numbers_in, weights_of
+from weightspace.cli.left_out import LeftOut
+from weightspace.cli.networks import Network, numbers_in, sound_weights, specs_for
 from weightspace.errors import MetanetError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from weightspace.metanets import Examples, Predictor, Schedule
+    from weightspace.metanets.training import State
 
 SPLITS = ("train", "val", "test")
 
@@ -55,39 +61,53 @@ class Learned:
     sizes: Mapping[str, int]
 
 
-def learn(networks: Sequence[Network], request: Request, state: Path) -> Learned:
+def learn(networks: Sequence[Network], request: Request, state: Path, left_out: LeftOut) -> Learned:
     """Train a predictor.
 
     Args:
         networks: of a query.
         request: what is to be trained.
         state: the file to keep the state of training in, and to go on from where it exists.
+        left_out: is told of networks that cannot be read, or have weights that are not finite.
 
     Raises:
-        MetanetError: a split has no networks, or the family does not read them.
+        MetanetError: a split has no networks, the family does not read them, or the state is of another training.
     """
     import torch
 
     from weightspace.metanets import Examples, Predictor, build, train
 
+    networks, weights = sound_weights(networks, left_out)
+    left_out.report("examples", is_all=weights is None)
+    if weights is None:
+        raise MetanetError("the query finds no networks that a metanet can read; widen --where, or give the architectures a spec")
     classes, targets = _targets(networks, request)
     covariates = torch.tensor([numbers_in(networks, name) for name in request.beside]).T if request.beside else None
-    everything = Examples(weights_of(networks), torch.tensor(targets), covariates)
+    everything = Examples(weights, torch.tensor(targets), covariates)
     splits = _split(networks, request.seed)
     parts = [everything.take(torch.tensor(at)) for at in splits.values()]
     torch.manual_seed(request.seed)
-    net = build(request.family, list({one.spec: None for one in networks}), **request.settings)
+    net = build(request.family, specs_for(networks, request.family), **request.settings)
     settings = {"classes": len(classes)} if classes else {}
     predictor = Predictor(net, request.head, covariates=len(request.beside), **settings)
-    kept = torch.load(state, weights_only=True) if state.exists() else None
-    try:
-        done = train(predictor, parts[0], parts[1], request.schedule, keep=lambda found: _keep(found, state), state=kept)
-    except RuntimeError as error:
-        if kept is None:
-            raise
-        raise MetanetError(f"{state}: is the state of another training ({error}); remove it to begin anew") from None
+    asked = _digest(networks, request, targets, covariates)
+    done = train(
+        predictor,
+        parts[0],
+        parts[1],
+        request.schedule,
+        keep=lambda found: _keep({"asked": asked, "training": found}, state),
+        state=_kept(state, asked),
+    )
     rows = ({"predictor": request.family, **done.predictor.judge(parts[2])}, {"predictor": "a guess", **_guess(done.predictor, parts)})
     return Learned(done.predictor, classes, rows, {name: len(at) for name, at in splits.items()})
+
+
+def _digest(networks: Sequence[Network], request: Request, targets: Sequence[float], covariates: "Tensor | None") -> str:
+    """Tells whether a training is the same: what is trained, how, and on what."""
+    names = [str(one.row["name"]) for one in networks]
+    said = [asdict(request), names, list(targets), [] if covariates is None else covariates.tolist()]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _targets(networks: Sequence[Network], request: Request) -> tuple[tuple[str, ...], list[float]]:
@@ -125,6 +145,31 @@ def _guess(predictor: "Predictor", parts: "Sequence[Examples]") -> dict[str, flo
     is_class = predictor.head_recipe["head"] == "classification"
     guess = Counter(train.tolist()).most_common(1)[0][0] if is_class else float(train.mean())
     return predictor.head.judge(torch.full_like(test, guess), test)
+
+
+def _kept(path: Path, asked: str) -> "State | None":
+    """The state to go on from, if there is one.
+
+    Raises:
+        MetanetError: it cannot be read, or is of another training.
+    """
+    import torch
+
+    if not path.exists():
+        return None
+    try:
+        found = torch.load(path, weights_only=True)
+        is_same = found["asked"] == asked
+    except Exception as error:  # whatever damage makes of an archive
+        raise MetanetError(
+            f"{path}: cannot be read as the state of a training ({type(error).__name__}); remove it to begin anew"
+        ) from error
+    if not is_same:
+        raise MetanetError(
+            f"{path}: is the state of another training, which was interrupted; remove it to begin anew, or write elsewhere by -o"
+        )
+    kept: State = found["training"]
+    return kept
 
 
 def _keep(state: dict[str, Any], path: Path) -> None:

@@ -1,7 +1,9 @@
 """Networks of a catalog query as metanets read them: weights, specs, modules, and what is to be predicted."""
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from weightspace.cli.left_out import LeftOut
@@ -62,32 +64,72 @@ def networks_of(
     """
     columns = ", ".join(f'({expression}) as "{name}"' for name, expression in (asked or {}).items()) or "1"
     rows = zoo.sql(_QUERY.format(asked=columns, where=where or "true")).to_pylist()
-    firsts = {row["architecture_id"]: row["name"] for row in reversed(rows)}
-    architectures = {at: _architecture(zoo, name, needs_module) for at, name in firsts.items()}
+    known = _Architectures(zoo, needs_module)
     found = []
     with zoo.reading():  # opened once for all of them
         for row in rows:
-            known = architectures[row["architecture_id"]]
             try:
-                if isinstance(known, WeightSpaceError):
-                    raise known
-                found.append(Network(row, zoo.open(row["name"]), *known))
+                checkpoint = zoo.open(row["name"])
+                found.append(Network(row, checkpoint, *known.of(checkpoint)))
             except WeightSpaceError as error:
                 left_out(row["name"], error)
     return found
 
 
-def _architecture(zoo: "Zoo", model: str, needs_module: bool) -> "tuple[SymmetrySpec, nn.Module | None] | WeightSpaceError":
-    """The spec of a model's architecture and, where it is needed, its module; or why there is none."""
-    from weightspace.metanets.low_rank import adapter_spec
-    from weightspace.modules import module_for
+class _Architectures:
+    """Specs and modules, found once for all networks that are alike.
 
-    try:
-        checkpoint = zoo.checkpoint(model)
-        spec = adapter_spec(checkpoint) if checkpoint.kind == "adapter" else zoo.spec(model)
-        return spec, module_for(checkpoint, load=False) if needs_module else None
-    except WeightSpaceError as error:
-        return error
+    Equal names and shapes may go with another activation, whose symmetries and function are others: a network that a population made is
+    known by what its module prints besides and by the tensors that it does not save, such as the base of an adapter; and a spec that a
+    configuration was looked at for is made for each network.
+    """
+
+    def __init__(self, zoo: "Zoo", needs_module: bool) -> None:
+        self.zoo, self.needs_module = zoo, needs_module
+        self.specs: dict[tuple[str, str], SymmetrySpec | WeightSpaceError] = {}
+        self.modules: dict[tuple[str, str], nn.Module] = {}
+
+    def of(self, checkpoint: "Checkpoint") -> "tuple[SymmetrySpec, nn.Module | None]":
+        """The spec of a checkpoint and, where it is needed, its module.
+
+        Raises:
+            WeightSpaceError: there is none.
+        """
+        from weightspace.modules import module_builders, module_for
+
+        name = (checkpoint.recipe or {}).get("name")
+        is_made_here = isinstance(name, str) and name in module_builders and checkpoint.kind != "adapter"
+        module = module_for(checkpoint, load=False) if is_made_here or self.needs_module else None
+        key = (checkpoint.architecture_id, "" if module is None else f"{module} {_unsaved(module)}")
+        spec = self.specs.get(key)
+        if spec is None or (not is_made_here and not isinstance(spec, WeightSpaceError) and _is_of_configuration(spec)):
+            spec = self.specs[key] = self._spec(checkpoint)
+        if isinstance(spec, WeightSpaceError):
+            raise spec
+        return spec, self.modules.setdefault(key, module) if module is not None and self.needs_module else None
+
+    def _spec(self, checkpoint: "Checkpoint") -> "SymmetrySpec | WeightSpaceError":
+        from weightspace.metanets.low_rank import adapter_spec
+
+        try:
+            return adapter_spec(checkpoint) if checkpoint.kind == "adapter" else self.zoo.spec(checkpoint)
+        except WeightSpaceError as error:
+            return error
+
+
+def _unsaved(module: "nn.Module") -> str:
+    """A digest of the tensors of a module that its state does not hold."""
+    saved, made = module.state_dict(), hashlib.sha256()
+    for name, tensor in module.named_buffers():
+        if name not in saved:
+            made.update(name.encode() + tensor.detach().cpu().double().numpy().tobytes())
+    return made.hexdigest()
+
+
+def _is_of_configuration(spec: "SymmetrySpec") -> bool:
+    from weightspace.spec_text import CONFIGURATION
+
+    return any(note.startswith(CONFIGURATION) for note in spec.notes)
 
 
 def networks_in(zoo: "Zoo", models: Sequence[str], asked: Mapping[str, str], needs_module: bool) -> list[Network]:
@@ -97,10 +139,10 @@ def networks_in(zoo: "Zoo", models: Sequence[str], asked: Mapping[str, str], nee
         RecordError: one is in no catalog, and something is asked for.
         WeightSpaceError: one cannot be opened, or has no spec or module.
     """
-    found = []
-    for place, model in enumerate(models):
+    found, architectures = [], _Architectures(zoo, needs_module)
+    for model in models:
         checkpoint = zoo.checkpoint(model)
-        row = {"name": model, "architecture_id": -1 - place, "run_key": None, "source_item": None, "split": None}
+        row = {"name": model, "run_key": None, "source_item": None, "split": None}
         if asked:
             known = networks_of(zoo, f"id = '{checkpoint.id}'", LeftOut(), asked=asked) if zoo.catalog.exists() else []
             if not known:
@@ -108,18 +150,42 @@ def networks_in(zoo: "Zoo", models: Sequence[str], asked: Mapping[str, str], nee
                     f"model '{model}' is in no catalog, but the predictor was made with {', '.join(asked.values())}; ingest it first"
                 )
             row = known[0].row | {"name": model}
-        architecture = _architecture(zoo, model, needs_module)
-        if isinstance(architecture, WeightSpaceError):
-            raise architecture
-        found.append(Network(row, checkpoint, *architecture))
+        found.append(Network(row, checkpoint, *architectures.of(checkpoint)))
     return found
 
 
+def sound_weights(networks: Sequence[Network], left_out: LeftOut) -> "tuple[list[Network], WeightSet | None]":
+    """Read the weights of networks.
+
+    Args:
+        networks: to be read.
+        left_out: is told of those that cannot be, or whose weights are not all finite.
+
+    Returns:
+        Those that are left, in their order, and their weights; none where nothing is left.
+    """
+    import torch
+
+    try:
+        weights = weights_of(networks)
+    except WeightSpaceError:  # of which of them?
+        networks = [one for one in networks if _is_readable(one, left_out)]
+        if not networks:
+            return [], None
+        weights = weights_of(networks)
+    sound = weights.gather([batch.is_finite() for batch in weights.batches])
+    for at in (~sound).nonzero()[:, 0].tolist():
+        left_out(networks[at].row["name"], MetanetError("holds weights that are not finite, or not so as 32-bit floats"))
+    kept = torch.arange(len(networks))[sound]
+    return [networks[at] for at in kept.tolist()], weights.take(kept) if len(kept) else None
+
+
 def weights_of(networks: Sequence[Network]) -> "WeightSet":
-    """Read their weights.
+    """Read the weights of networks, whatever they are.
 
     Raises:
         MetanetError: there are none.
+        WeightSpaceError: one cannot be read.
     """
     from weightspace.metanets import WeightSet
 
@@ -131,29 +197,64 @@ def weights_of(networks: Sequence[Network]) -> "WeightSet":
     )
 
 
-def batches_of(networks: Sequence[Network], size: int = 256) -> Iterator[list[Network]]:
-    """Networks of one architecture at a time, at most so many."""
-    members: dict[int, list[Network]] = {}
+def _is_readable(network: Network, left_out: LeftOut) -> bool:
+    try:
+        weights_of([network])
+    except WeightSpaceError as error:
+        left_out(network.row["name"], error)
+        return False
+    return True
+
+
+def batches_of(networks: Sequence[Network], left_out: LeftOut, size: int = 256) -> "Iterator[tuple[list[Network], WeightSet]]":
+    """Networks of one architecture at a time, at most so many, with their weights; `left_out` is told of those that cannot be read."""
+    members: dict[tuple[SymmetrySpec, int], list[Network]] = {}
     for one in networks:
-        members.setdefault(one.row["architecture_id"], []).append(one)
+        members.setdefault((one.spec, id(one.module)), []).append(one)
     for found in members.values():
-        yield from (found[start : start + size] for start in range(0, len(found), size))
+        for start in range(0, len(found), size):
+            some, weights = sound_weights(found[start : start + size], left_out)
+            if weights is not None:
+                yield some, weights
 
 
 def numbers_in(networks: Sequence[Network], column: str) -> list[float]:
     """A column of numbers.
 
     Raises:
-        RecordError: one is something else.
+        RecordError: one is something else, or not finite.
     """
     found = []
     for one in networks:
         value = one.row[column]
         try:
             found.append(float(value))
+            if not math.isfinite(found[-1]):
+                raise ValueError
         except (TypeError, ValueError):
-            raise RecordError(f"'{column}' of model '{one.row['name']}' is {value!r}, expected a number; choose another column") from None
+            raise RecordError(
+                f"'{column}' of model '{one.row['name']}' is {value!r}, expected a number; leave it out by --where, or choose another column"
+            ) from None
     return found
 
 
-__all__ = ["Network", "batches_of", "networks_in", "networks_of", "numbers_in", "weights_of"]
+def specs_for(networks: Sequence[Network], family: str) -> "list[SymmetrySpec]":
+    """The specs to build a metanet for.
+
+    One that reads one architecture takes no notice of scales and signs, so that networks which differ in their activations alone are
+    one architecture to it.
+    """
+    from weightspace.metanets import metanets
+
+    specs = list({one.spec: None for one in networks})
+    if len(specs) == 1 or metanets[family].any_architecture:
+        return specs
+    return list({_permuting(spec): None for spec in specs})
+
+
+def _permuting(spec: "SymmetrySpec") -> "SymmetrySpec":
+    plain = {name: replace(group, symmetry="none") if group.symmetry in ("scale", "sign") else group for name, group in spec.groups.items()}
+    return replace(spec, groups=plain, proved=False)
+
+
+__all__ = ["Network", "batches_of", "networks_in", "networks_of", "numbers_in", "sound_weights", "specs_for", "weights_of"]

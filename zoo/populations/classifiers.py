@@ -1,8 +1,11 @@
 """Classifiers of one data set, their architectures and hyperparameters spread wide: what `mlps`, `cnns` and `transformers` share."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
 
 from weightspace.modules import module_builders
 from weightspace.zoo.populations.family import Family, Network, choose, expect, expect_bounds, generator_of, log_uniform
@@ -71,7 +74,11 @@ def expect_steps(name: str, steps: Sequence[Any]) -> None:
 
 
 def _drawn(seed: int, given: Mapping[str, Any], architecture: Mapping[str, Sequence[Any]]) -> Network:
-    """Draw what one network is; every draw is made whatever the options are, so that fixing one changes no other."""
+    """Draw what one network is; every draw of a hyperparameter is made whatever the options are, so that fixing one changes no other.
+
+    Weights and batches are then drawn from the seed and the architecture: networks of equal seed and shapes but another activation or number
+    of heads would else begin with equal weights, which are one model to the catalog.
+    """
     generator = generator_of(seed)
     chosen = {key: choose(generator, options) for key, options in architecture.items()}
     drawn = {
@@ -81,6 +88,7 @@ def _drawn(seed: int, given: Mapping[str, Any], architecture: Mapping[str, Seque
         "data_fraction": choose(generator, given["data_fractions"]),
     }
     fixed = {"optimizer": given["optimizer"], "batch_size": given["batch_size"], "steps": max(given["steps"])}
+    generator.manual_seed(int.from_bytes(blake3(json.dumps([seed, chosen]).encode()).digest(7), "big"))
     return Network(seed, generator, {**chosen, **drawn, **fixed})
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +105,10 @@ def load_described(known: Mapping[str, Any]) -> Examples:
 def load_digits() -> Examples:
     """Read the images that ship with scikit-learn, shuffled by a fixed seed and split."""
     import torch
-    from sklearn.datasets import load_digits
 
-    pixels, classes = load_digits(return_X_y=True)
+    # Read from the file itself: importing scikit-learn would take longer than training a hundred networks.
+    table = np.loadtxt(Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz"))), delimiter=",")
+    pixels, classes = table[:, :-1], table[:, -1].astype(np.int64)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
     return _examples("digits", torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(classes), (8, 8), order, TEST_IMAGES)
 

@@ -150,7 +150,7 @@ def _trained(
     if not runs:
         return
     recipes = [
-        {"kind": "population", "name": name, "seed": run.seed, "hyperparameters": run.hyperparameters, "versions": versions()}
+        {"kind": "population", "name": name, "seed": run.seed, "hyperparameters": run.hyperparameters, "versions": dict(versions())}
         for run in runs
     ]
     module = built(recipes[0])

@@ -5,7 +5,8 @@ import math
 import platform
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
@@ -116,7 +117,7 @@ class Family:
             "hyperparameters": network.hyperparameters,
             "data": dict(self.data),
             **self.more,
-            "versions": versions(),
+            "versions": dict(versions()),
         }
 
     def added(
@@ -224,10 +225,7 @@ def finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if isinstance(value, Mapping) or math.isfinite(value)}
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """What the networks were made with."""
-    import numpy as np
-    import sklearn
-    import torch
-
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__, "scikit-learn": sklearn.__version__}
+    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "scikit-learn")}}

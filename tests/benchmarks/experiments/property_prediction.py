@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from weightspace.cli.left_out import LeftOut
-from weightspace.cli.networks import Network, networks_of, weights_of
+from weightspace.cli.networks import Network, networks_of, specs_for, weights_of
 from weightspace.errors import MetanetError
 from weightspace.metanets import Examples, Predictor, Schedule, WeightSet, build, metanets, train
 from weightspace.metanets.families.statistics import statistics
@@ -123,7 +123,7 @@ def metanet(family: str, *, beside: Callable[[Data], np.ndarray] | None = None, 
         everything = Examples(data.weights, torch.tensor(data.targets, dtype=torch.float32), known)
         parts = [everything.take(torch.tensor(at)) for at in split]
         torch.manual_seed(seed)
-        specs = list({batch.spec: None for batch in data.weights.batches})
+        specs = specs_for(data.networks, family)
         net = build(family, specs[:1] if metanets[family].any_architecture else specs, **settings)
         chosen = head or ("classification" if data.is_class else "regression")
         more = {"classes": int(data.targets.max()) + 1} if data.is_class else {}

@@ -1,5 +1,7 @@
 """Networks as graphs: nodes and edges where they belong, and back without losing a bit."""
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import weightspace as ws
 from tests.metanets.architectures import ARCHITECTURES, architecture
 from weightspace.errors import MetanetError, WeightSpaceError
 from weightspace.metanets import Layout, WeightBatch, WeightSet, build
+from weightspace.metanets.graphs.codes import KINDS, NODES, SIDES, SYMMETRIES
 from weightspace.metanets.graphs.graph import batches, collate, from_graph, to_graph, to_graphs
-from weightspace.metanets.graphs.wiring import KINDS, NODES, SIDES, SYMMETRIES, Wiring
+from weightspace.metanets.graphs.wiring import Wiring
 from weightspace.spec import NeuronGroup, SymmetrySpec
 
 LARGEST = 5_000_000
@@ -221,6 +224,11 @@ def test_graphs_are_joined_up_to_a_budget_of_edges() -> None:
     assert [batch.edge_value.shape[1] for batch in made] == [9, 1]
     assert graphs[0].edge_value.shape[1] == 1  # what was given is left alone
     assert torch.cat([batch.edge_value[:, 0] for batch in made]).equal(torch.cat([graph.edge_value[:, 0] for graph in graphs]))
+
+
+def test_graphs_come_with_the_package_and_torch_geometric_only_with_graphs() -> None:
+    said = "import sys, weightspace.metanets as m; m.to_graph, m.from_graph, m.batches; sys.exit('torch_geometric' in sys.modules)"
+    subprocess.run([sys.executable, "-c", said], check=True)
 
 
 def test_what_cannot_be_joined_or_turned_back_is_said() -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tests.metanets.architectures import ARCHITECTURES, architecture
 from weightspace.errors import MetanetError
-from weightspace.metanets import WeightBatch, WeightSet, build, metanets
+from weightspace.metanets import MetaNet, WeightBatch, WeightSet, build, metanets
 from weightspace.metanets.graphs.graph import collate, to_graphs
-from weightspace.metanets.graphs.net import GraphMetaNet
+from weightspace.metanets.graphs.net import BUDGET, GraphMetaNet
 from weightspace.metanets.graphs.paths import DenseGraphs, Edges, Graphs, Reduction, SparseGraphs
 from weightspace.spec import SymmetrySpec
 
@@ -55,14 +55,30 @@ def test_the_sparse_path_of_a_family_equals_the_dense_one(name: str, kind: str) 
         assert difference(net.embed_graphs(collate(to_graphs(batch))), net(batch)) < 1e-9
 
 
+@pytest.mark.parametrize("budget", [1, 300, BUDGET])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_sparse_batch_of_mixed_architectures_equals_the_dense_path(name: str) -> None:
+def test_few_networks_of_many_architectures_are_read_as_graphs_with_the_same_result(
+    name: str, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = [drawn(2), *(architecture(kind).batch(2) for kind in ARCHITECTURES)]
     net = reader(name, *(batch.spec for batch in batches))
     order = torch.randperm(2 * len(batches), generator=torch.Generator().manual_seed(0))
     mixed = WeightSet.grouped(batches).take(order)
     with torch.no_grad():
-        assert difference(net.embed_graphs(collate(to_graphs(mixed))), net(mixed)) < 1e-9
+        expected = MetaNet.forward(net, mixed)
+        assert difference(net.embed_graphs(collate(to_graphs(mixed))), expected) < 1e-9
+        monkeypatch.setattr("weightspace.metanets.graphs.net.BUDGET", budget)
+        monkeypatch.setattr(net, "embed", None)  # the dense path
+        assert difference(net(mixed), expected) < 1e-9
+
+
+def test_many_networks_of_few_architectures_and_a_batch_are_read_without_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [architecture(kind).batch(4) for kind in ("mlp", "wide mlp")]
+    net = reader("gmn", *(batch.spec for batch in batches))
+    monkeypatch.setattr(net, "embed_graphs", None)
+    with torch.no_grad():
+        assert torch.equal(net(WeightSet.grouped(batches)), torch.cat([net(batch) for batch in batches]))
+        assert torch.equal(net(WeightSet.grouped([batches[0][:1]])), net(batches[0][:1]))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -70,6 +70,17 @@ def test_adapters_come_with_their_base_once(tmp_path: Path) -> None:
     assert zoo.sql("select count(*) as n from edges where kind = 'adapter'").to_pylist() == [{"n": 4}]
 
 
+def test_each_network_keeps_the_recipe_of_its_own_and_equal_ones_are_kept_once(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    made = list(populations["mlps"](count=3, **TINY))
+    zoo.add_many(made)
+    assert all(zoo.open(one.name).recipe == one.recipe for one in made)
+    assert zoo.sql("select count(*) as n from recipes").to_pylist() == [{"n": len(made)}]
+    zoo.add_many([Added({"w": next(iter(made[0].tensors.values())) + at}, f"other-{at}", recipe=made[0].recipe) for at in range(2)])
+    assert zoo.sql("select count(*) as n from recipes").to_pylist() == [{"n": len(made)}]
+    assert zoo.open("other-1").recipe == made[0].recipe
+
+
 def test_digits_populations_are_filled_too(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path)
     settings: dict[str, Any] = {"widths": (4,), "depths": (1,), "learning_rates": (0.1, 0.3), "steps": (2,)}

@@ -27,7 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "transformers": {"steps": (5,), "widths": (8,), "heads": (2,), "depths": (1,)},
     "loras": {"data": "digits", "steps": (10,), "base_steps": 20, "base_width": 16, "ranks": (2, 4)},
 }
-COUNT = 6
+COUNT = 4
 
 
 def trained(name: str, **settings: Any) -> list[Added]:
@@ -107,7 +107,7 @@ class TestEveryPopulation:
             assert list(loaded) == list(state(one)) and all(torch.equal(tensor, loaded[key]) for key, tensor in state(one).items())
 
     def test_the_zoo_knows_its_symmetry_proved(self, name: str, zoo: Zoo) -> None:
-        for one in some(name)[-2:]:
+        for one in some(name)[-1:]:
             spec = zoo.spec(one.name)
             assert spec.proved and any(group.kind == "permutable" for group in spec.groups.values())
             spec.check(zoo.open(one.name))
@@ -213,8 +213,8 @@ class TestLoras:
         from weightspace.zoo.populations.data import load_digits
 
         digits = load_digits()
-        module = torch.nn.Identity()
-        for one in some("loras"):
+        module, made = torch.nn.Identity(), trained("loras", count=8, steps=(0,))
+        for one in made:
             assert one.recipe is not None
             known = one.recipe["hyperparameters"]
             values = [int(value) for value in known["values"].split()]
@@ -225,7 +225,7 @@ class TestLoras:
                 assert sorted(values) == list(range(10)) and classes.tolist() == [values[label] for label in digits.test_classes.tolist()]
             else:
                 assert torch.equal(inputs, digits.test.roll(values[0], 1)) and torch.equal(classes, digits.test_classes)
-        assert {one.recipe["hyperparameters"]["task"] for one in some("loras") if one.recipe} == set(loras.TASKS)
+        assert {one.recipe["hyperparameters"]["task"] for one in made if one.recipe} == set(loras.TASKS)
 
     def test_a_base_that_comes_out_otherwise_is_told(self) -> None:
         recipe = json.loads(json.dumps(some("loras")[0].recipe))
@@ -244,6 +244,10 @@ class TestSpread:
             assert {k: v for k, v in one.run.hyperparameters.items() if k != "activation"} == {
                 k: v for k, v in other.items() if k != "activation"
             }
+
+    def test_networks_of_equal_shapes_but_another_activation_begin_with_other_weights(self) -> None:
+        one, other = (trained("mlps", steps=(0,), widths=(4,), depths=(1,), activations=(kind,), count=1) for kind in ("relu", "tanh"))
+        assert not torch.equal(state(one[0])["fc1.weight"], state(other[0])["fc1.weight"])
 
     def test_hyperparameters_are_spread(self) -> None:
         runs = [one.run.hyperparameters for one in trained("mlps", steps=(0,), count=120, widths=(4,), depths=(0,)) if one.run]

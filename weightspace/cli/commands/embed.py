@@ -31,7 +31,7 @@ def embed(
     """
     import torch
 
-    from weightspace.cli.networks import batches_of, networks_of, weights_of
+    from weightspace.cli.networks import batches_of, networks_of
     from weightspace.metanets import load_metanet, metanets
 
     here, left_out = zoo_at(zoo), LeftOut()
@@ -41,13 +41,21 @@ def embed(
     vectors: dict[str, list[float]] = {}
     with progress("embedding"), torch.no_grad():
         found = networks_of(here, where, left_out, needs_module=family.reads == "function")
-        for some in batches_of(found):
+        for some, weights in batches_of(found, left_out):
             try:
-                made = net(weights_of(some)).tolist()
-                vectors.update(zip((one.row["name"] for one in some), made, strict=True))
+                made = net(weights)
             except MetanetError as error:
                 for one in some:
                     left_out(one.row["name"], error)
+                continue
+            for one, vector in zip(some, made, strict=True):
+                if vector.isfinite().all():
+                    vectors[one.row["name"]] = vector.tolist()
+                else:
+                    left_out(
+                        one.row["name"],
+                        MetanetError("gets a vector that is not finite; its weights may be far larger than those trained on"),
+                    )
     left_out.report("vectors", is_all=not vectors)
     here.record_embeddings(opened.id, family.name, vectors)
     rows = [{"model": name, "length": len(vector), "norm": float(torch.tensor(vector).norm())} for name, vector in vectors.items()]

@@ -8,7 +8,7 @@ from weightspace.cli.options import CATALOG, Format, OutputFormat, Seed, ZooFold
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
-from weightspace.errors import RecordError
+from weightspace.errors import RecordError, one_line
 
 PLACE = 59
 
@@ -68,6 +68,10 @@ def populate(
     for key in ("count", "data"):
         if given[key] is not None and key not in defaults:
             raise RecordError(f"{owner} has no setting '{key}'; leave --{key} out, and see its settings with: weightspace populate --list")
+    for text in setting or []:
+        key, _, value = map(str.strip, text.partition("="))
+        if key in _ELSEWHERE and key in defaults:
+            raise RecordError(f"{owner}: '{key}' has an option of its own; write --{key} {one_line(value, 60) or key.upper()}")
     known = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in defaults.items() if key not in _ELSEWHERE}
     chosen = settings_of([_as_list(text, known) for text in setting or []], known, owner)
     own = {key: value for key, value in given.items() if value is not None and key in defaults}

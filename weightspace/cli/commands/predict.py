@@ -1,7 +1,9 @@
 """`weightspace predict`: what a trained metanet tells of models, with an interval."""
 
+import json
 import math
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +12,11 @@ from weightspace.cli.left_out import LeftOut
 from weightspace.cli.options import METANETS, Format, MetanetFile, Models, OutputFormat, Where, ZooFolder, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
-from weightspace.errors import MetanetError
+from weightspace.errors import MetanetError, RecordError
+
+if TYPE_CHECKING:
+    from weightspace.checkpoint import Checkpoint
+    from weightspace.cli.networks import Network
 
 PLACE = 62
 
@@ -20,6 +26,7 @@ _COLUMNS = {
     "low": Column("low", cells.number, right=True),
     "high": Column("high", cells.number, right=True),
 }
+_SCORES = {"model": _COLUMNS["model"], "score": Column("score", cells.number, right=True)}
 _CLASSES = {"model": _COLUMNS["model"], "predicted": Column("predicted", cells.safe)}
 
 
@@ -33,12 +40,12 @@ def predict(
 ) -> None:
     """Predict a property of models from their weights.
 
-    The interval is conformal: as wide as the errors were on networks that the metanet was not trained on. It holds for models like those.
+    The interval is conformal: as wide as the errors were on networks that the metanet was not trained on. It holds for models like those. Of a class there is none, nor of the scores of a ranking, which order models and have no unit.
 
     Examples:
       weightspace predict --metanet predictor.safetensors --where "run is not null"
     """
-    from weightspace.cli.networks import batches_of, networks_in, networks_of, numbers_in, weights_of
+    from weightspace.cli.networks import batches_of, networks_in, networks_of, numbers_in
     from weightspace.metanets import load_predictor, metanets
 
     if (where is None) == (not models):
@@ -48,24 +55,38 @@ def predict(
     here, left_out = zoo_at(zoo), LeftOut()
     opened = here.checkpoint(metanet)
     predictor = load_predictor(opened)
-    told = {f"beside {at}": text for at, text in enumerate(filter(None, opened.metadata.get("beside", "").split("\n")))}
-    classes = list(filter(None, opened.metadata.get("classes", "").split("\n")))
+    told = {f"beside {at}": text for at, text in enumerate(_words(opened, "beside"))}
+    classes = _words(opened, "classes")
+    head = predictor.head_recipe["head"]
+    if len(told) != predictor.head_recipe["covariates"] or (head == "classification" and len(classes) != predictor.head.classes):
+        raise MetanetError(f"'{metanet}' says other columns or classes than its predictor was made with; train it again")
     runs = metanets[predictor.net.recipe.name].reads == "function"
     rows = []
     with progress("predicting"):
         asked = networks_of(here, where, left_out, asked=told, needs_module=runs) if where else networks_in(here, models or [], told, runs)
-        for some in batches_of(asked):
+        asked = [one for one in asked if _is_known(one, told, left_out)]
+        for some, weights in batches_of(asked, left_out):
             try:
                 covariates = torch.tensor([numbers_in(some, name) for name in told]).T if told else None
-                found = predictor.predict(weights_of(some), covariates).tolist()
+                found = predictor.predict(weights, covariates).tolist()
             except MetanetError as error:
                 for one in some:
                     left_out(one.row["name"], error)
                 continue
-            rows += [{"model": one.row["name"], "predicted": value} for one, value in zip(some, found, strict=True)]
+            for one, value in zip(some, found, strict=True):
+                if math.isfinite(value):
+                    rows.append({"model": one.row["name"], "predicted": value})
+                else:
+                    left_out(
+                        one.row["name"],
+                        MetanetError("gets a prediction that is not finite; its weights may be far larger than those trained on"),
+                    )
     left_out.report("predictions", is_all=not rows)
     if classes:
         print_data([{"model": row["model"], "predicted": classes[int(row["predicted"])]} for row in rows], format, _CLASSES)
+        return
+    if head == "ranking":
+        print_data([{"model": row["model"], "score": row["predicted"]} for row in rows], format, _SCORES)
         return
     half = predictor.interval(level)
     if math.isinf(half):
@@ -74,6 +95,35 @@ def predict(
     ends = {"low": -half, "high": half}
     data = [row | {end: None if math.isinf(half) else row["predicted"] + off for end, off in ends.items()} for row in rows]
     print_data(data, format, _COLUMNS)
+
+
+def _is_known(network: "Network", columns: Iterable[str], left_out: LeftOut) -> bool:
+    """Whether all columns hold a number; `left_out` is told if not."""
+    from weightspace.cli.networks import numbers_in
+
+    try:
+        for column in columns:
+            numbers_in([network], column)
+    except RecordError as error:
+        left_out(network.row["name"], error)
+        return False
+    return True
+
+
+def _words(opened: "Checkpoint", key: str) -> list[str]:
+    """A list of words in a file's metadata.
+
+    Raises:
+        MetanetError: it is none.
+    """
+    text = opened.metadata.get(key, "[]")
+    try:
+        found = json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise MetanetError(f"'{opened.path}' has metadata '{key}' that is no list of words; train it again")
+    return found
 
 
 def register(app: typer.Typer) -> None:

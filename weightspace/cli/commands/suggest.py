@@ -1,5 +1,6 @@
 """`weightspace suggest`: which models to evaluate next, by their embeddings and what is known of others."""
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -60,6 +61,7 @@ def suggest(
     judge = judge_at(eval) if eval is not None else None
     generator = torch.Generator().manual_seed(seed)
     made: list[dict[str, Any]] = []
+    failed: set[int] = set()
     if judge is None:
         made = [
             {"order": at, "model": names[one]}
@@ -68,17 +70,23 @@ def suggest(
     else:
         with progress("evaluating"):
             for at in range(1, budget + 1):
-                [one] = chosen_of(points, known, 1, maximize=not minimize, generator=generator)
+                open_ = [one for one in range(len(names)) if one not in failed]
+                [one] = chosen_of(points, known, 1, maximize=not minimize, allowed=open_, generator=generator)
                 values = values_of(judge, here.open(names[one]))
                 found = values.get(metric, values.get(name))
                 if found is None:
                     raise RecordError(f"'{eval}' says {', '.join(sorted(values))}, not '{metric}'; name one of them by --metric")
-                here.record(names[one], metrics={metric: found})
-                known[one] = found
-                reached = known[~known.isnan()]
-                best = float(reached.min() if minimize else reached.max())
-                made.append({"order": at, "model": names[one], "value": found, "best": best})
+                if math.isfinite(found):
+                    here.record(names[one], metrics={metric: found})
+                    known[one] = found
+                else:  # it fell apart: nothing to record, and nothing to try again
+                    failed.add(one)
+                reached = known[known.isfinite()]
+                best = float(reached.min() if minimize else reached.max()) if len(reached) else None
+                made.append({"order": at, "model": names[one], "value": found if one not in failed else None, "best": best})
     print_data(made, format, {column: _COLUMNS[column] for column in made[0]})
+    if failed:
+        say(f"{cells.counted(len(failed), 'model')} got a value that is not finite, which is not recorded", style="yellow")
     if judge is None and format is Format.table:
         say(
             f"{int((~known.isnan()).sum()):,} of {cells.counted(len(names), 'model')} have {metric}; --eval evaluates what is named",

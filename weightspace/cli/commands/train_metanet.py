@@ -1,5 +1,6 @@
 """`weightspace train-metanet`: train a metanet to tell a property of networks from their weights."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -110,11 +111,10 @@ def train_metanet(
     wanted = f"({where or 'true'}) and ({target}) is not null"
     with progress("reading networks"):
         found = networks_of(here, wanted, left_out, asked=columns, needs_module=metanets[family].reads == "function")
-    left_out.report("examples", is_all=not found)
     state = output.with_name(f".{output.stem}.training")
     with progress("training"):
-        made = learn(found, request, state)
-    save_predictor(made.predictor, output, {"target": target, "classes": "\n".join(made.classes), "beside": "\n".join(beside or [])})
+        made = learn(found, request, state, left_out)
+    save_predictor(made.predictor, output, {"target": target, "classes": json.dumps(made.classes), "beside": json.dumps(beside or [])})
     state.unlink(missing_ok=True)
     here.ingest(output)
     judged = {name: value for name, value in made.rows[0].items() if isinstance(value, float) and value == value}
