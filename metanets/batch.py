@@ -199,7 +199,7 @@ class WeightSet:
                 places.append(chosen[kept])
         return WeightSet.grouped(batches, places)
 
-    def gather(self, values: Sequence[Shaped[Tensor, "networks ..."]]) -> Shaped[Tensor, "total ..."]:
+    def gather(self, values: Sequence[Tensor]) -> Shaped[Tensor, "total ..."]:
         """Lay what was made of each batch into the order of the set."""
         first = values[0]
         out = first.new_empty((len(self), *first.shape[1:]))
