@@ -33,7 +33,7 @@ def import_(
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:
-    """Bring runs and metrics from an experiment tracker, or a public model zoo with its networks.
+    """Bring in the runs of an experiment tracker, or the networks of a model zoo.
 
     Reads MLflow (folder, SQLite file or server), Weights & Biases offline folders, trackio, CSV and JSON lines. Runs are matched to catalogued checkpoints by path, time and step, and each checkpoint gets the metrics of its step. Importing again refreshes.
 
