@@ -138,9 +138,11 @@ class Classification(Head):
 
 
 def kendall(a: Float[Tensor, " networks"], b: Float[Tensor, " networks"]) -> float:
-    """Kendall's tau-b of two orders; NaN where one is constant."""
+    """Kendall's tau-b of two orders; NaN where one is constant, as one network alone is."""
     from scipy.stats import kendalltau
 
+    if len(a) < 2:
+        return float("nan")
     return float(kendalltau(a.numpy(force=True), b.numpy(force=True)).statistic)
 
 

@@ -75,6 +75,18 @@ def test_classes_are_told_by_name_and_known_numbers_may_stand_beside(run: Run) -
     assert "in no catalog, but the predictor was made with test_size; ingest it first" in refused.stderr
 
 
+def test_a_split_of_the_population_is_kept_and_a_failed_run_is_in_none(run: Run, nets: Zoo) -> None:
+    models = []
+    for seed in range(9):
+        split = {7: "val", 8: "test"}.get(seed, "train" if seed else None)
+        training = Training(f"population:split{seed}", f"split{seed}", "population", seed, split=split)
+        models.append(Added(_tensors(mlp(9000 + seed)), f"split{seed}", run=training, metrics={"test": {"size": seed / 10}}))
+    nets.add_many(models)
+    trained = run(*STATS, "--target", "test_size", "--where", "run like 'split%'", "--epochs", "2", "-o", "split.safetensors")
+    assert "networks: 6 train, 1 val, 1 test" in trained.stderr
+    assert "left out split0: is in no split of its population" in trained.stderr
+
+
 def test_an_interrupted_training_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from weightspace.metanets.training import _Loop
 

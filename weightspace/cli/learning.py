@@ -78,13 +78,14 @@ def learn(networks: Sequence[Network], request: Request, state: Path, left_out: 
     from weightspace.metanets import Examples, Predictor, build, train
 
     networks, weights = sound_weights(networks, left_out)
-    left_out.report("examples", is_all=weights is None)
     if weights is None:
+        left_out.report("examples", is_all=True)
         raise MetanetError("the query finds no networks that a metanet can read; widen --where, or give the architectures a spec")
     classes, targets = _targets(networks, request)
     covariates = torch.tensor([numbers_in(networks, name) for name in request.beside]).T if request.beside else None
     everything = Examples(weights, torch.tensor(targets), covariates)
-    splits = _split(networks, request.seed)
+    splits = _split(networks, request.seed, left_out)
+    left_out.report("examples", is_all=False)
     parts = [everything.take(torch.tensor(at)) for at in splits.values()]
     torch.manual_seed(request.seed)
     net = build(request.family, specs_for(networks, request.family), **request.settings)
@@ -118,12 +119,15 @@ def _targets(networks: Sequence[Network], request: Request) -> tuple[tuple[str, 
     return names, [float(names.index(str(one.row[request.target]))) for one in networks]
 
 
-def _split(networks: Sequence[Network], seed: int) -> dict[str, list[int]]:
-    """Networks of each split: the population's own where every network has one, else by run or datum."""
+def _split(networks: Sequence[Network], seed: int, left_out: LeftOut) -> dict[str, list[int]]:
+    """Networks of each split: the population's own, in which failed networks have none, else by run or datum."""
     from weightspace.metanets.predictor import group_split
 
     own = [one.row["split"] for one in networks]
-    if set(own) == set(SPLITS):
+    if set(own) - {None} == set(SPLITS):
+        for one in networks:
+            if one.row["split"] is None:
+                left_out(one.row["name"], MetanetError("is in no split of its population"))
         found = {name: [at for at, split in enumerate(own) if split == name] for name in SPLITS}
     else:
         drawn = group_split([one.group for one in networks], seed=seed)
