@@ -34,7 +34,7 @@ test: install lint types  ## lint, types, import rules, tests, doctests and note
 	$(PYTEST) -n 2 $(ARGS)
 
 test-slow: install  ## the tests that take long
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m slow --timeout 1800 $(ARGS)
 
 bench: install $(VENV)/peers-stamp $(VENV)/mergekit-stamp $(VENV)/weightwatcher-stamp  ## measurements beside other tools
 	$(BIN)/pytest -m benchmark -s $(ARGS)
