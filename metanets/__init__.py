@@ -5,12 +5,15 @@ Every metanet follows from an architecture's `SymmetrySpec`: a tensor unfolds in
 """
 
 from weightspace.metanets.batch import WeightBatch, WeightSet
+from weightspace.metanets.editing import Editor
 from weightspace.metanets.embedding import embed
+from weightspace.metanets.examples import Examples
 from weightspace.metanets.graphs.graph import batches, from_graph, to_graph
-from weightspace.metanets.heads import Editor, heads
+from weightspace.metanets.heads import heads
 from weightspace.metanets.layout import Layout, Slot
-from weightspace.metanets.metanet import EquivariantMetaNet, MetaNet, build, load_metanet, metanet, metanets, save_metanet
-from weightspace.metanets.predictor import Examples, Predictor, load_predictor, save_predictor
+from weightspace.metanets.metanet import EquivariantMetaNet, MetaNet, build, metanet, metanets
+from weightspace.metanets.predictor import Predictor
+from weightspace.metanets.saving import load_metanet, load_predictor, save_metanet, save_predictor
 from weightspace.metanets.training import Schedule, train
 
 __all__ = [

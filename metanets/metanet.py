@@ -1,31 +1,21 @@
-"""A metanet: a network that reads weights, registered by a decorator in a file of its own, built by name, saved and loaded."""
+"""A metanet: a network that reads weights, registered by a decorator in a file of its own and built by name."""
 
 import abc
 import inspect
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MetanetError, WeightSpaceError, one_line
-from weightspace.formats import open_checkpoint
-from weightspace.formats.safetensors import save
 from weightspace.metanets.batch import WeightBatch, WeightSet
 from weightspace.metanets.layout import Layout
 from weightspace.registry import Registry
 from weightspace.spec import SymmetrySpec
 
 Honours = Literal["permutation", "sign", "scale", "rotation", "orthogonal", "linear"]
-PREDICTOR = "predictor."
-"""What the names of a predictor's own tensors begin with, in a file that also holds its metanet."""
-
 Reads = Literal["weights", "function", "names"]
 UNBUILDABLE = (WeightSpaceError, ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
 """What building from settings that somebody else wrote can raise."""
@@ -190,84 +180,4 @@ def build(name: str, specs: SymmetrySpec | Sequence[SymmetrySpec], **settings: A
     return made
 
 
-def save_metanet(net: MetaNet, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
-    """Save a metanet as safetensors; what it was built with is in the file's metadata.
-
-    Args:
-        net: built by `build`.
-        path: where to.
-        metadata: of one's own, text by text.
-    """
-    tensors = {name: tensor.detach() for name, tensor in net.state_dict().items()}
-    return save(tensors, Path(path), {"metanet": recipe_of(net), **(metadata or {})})
-
-
-def load_metanet(source: str | Path | Checkpoint) -> MetaNet:
-    """Load a metanet that `save_metanet` saved, or that of a predictor.
-
-    Raises:
-        FormatError: the file cannot be read.
-        MetanetError: it holds no metanet, or one of settings that are not known here.
-    """
-    return built_from(source if isinstance(source, Checkpoint) else open_checkpoint(Path(source)))
-
-
-def recipe_of(net: MetaNet) -> str:
-    """What a metanet was built with, as JSON."""
-    specs = [spec.to_dict() for spec in net.recipe.specs]
-    return json.dumps({"name": net.recipe.name, "settings": dict(net.recipe.settings), "specs": specs})
-
-
-def built_from(checkpoint: Checkpoint) -> MetaNet:
-    """Build the metanet that a checkpoint holds, and load it.
-
-    Raises:
-        MetanetError: it holds no metanet, or one of settings that are not known here.
-    """
-    where, text = checkpoint.path or "the checkpoint", checkpoint.metadata.get("metanet")
-    if text is None:
-        raise MetanetError(f"'{where}' holds no metanet; give a file that save_metanet or 'weightspace train-metanet' wrote")
-    shapes = {name: tuple(info.shape) for name, info in checkpoint.info.items() if not name.startswith(PREDICTOR)}
-    try:
-        recipe = json.loads(text) if isinstance(text, str) else text
-        name, settings = recipe["name"], recipe["settings"]
-        specs = [SymmetrySpec.from_yaml(json.dumps(spec)) for spec in recipe["specs"]]
-        _expect_no_larger(settings, sum(math.prod(shape) for shape in shapes.values()))
-        with torch.device("meta"):  # shapes alone: what the file claims is compared with what it holds before anything is allocated
-            claimed = {key: tuple(tensor.shape) for key, tensor in build(name, specs, **settings).state_dict().items()}
-        net = build(name, specs, **settings) if claimed == shapes else None
-    except UNBUILDABLE as error:
-        raise MetanetError(
-            f"the metanet in '{where}' cannot be built again ({one_line(str(error), 200)}); save it with this version"
-        ) from error
-    if net is None:
-        raise MetanetError(f"the metanet in '{where}' has other tensors than '{name}' has here; train it again")
-    net.load_state_dict({name: checkpoint[name] for name in shapes})
-    return net.eval()
-
-
-def _expect_no_larger(settings: Mapping[str, Any], values: int) -> None:
-    """Refuse settings that a file cannot be of: a width, or a number of layers, is never above the number of its values.
-
-    Raises:
-        ValueError: one is.
-    """
-    for name, setting in settings.items():
-        for one in setting if isinstance(setting, list) else [setting]:
-            if isinstance(one, int) and abs(one) > values:
-                raise ValueError(f"setting {name}={one!r}, but the file holds {values:,} values")
-
-
-__all__ = [
-    "BuiltFrom",
-    "EquivariantMetaNet",
-    "Family",
-    "MetaNet",
-    "build",
-    "built_from",
-    "load_metanet",
-    "metanet",
-    "metanets",
-    "recipe_of",
-    "save_metanet",
-]
+__all__ = ["BuiltFrom", "EquivariantMetaNet", "Family", "MetaNet", "build", "metanet", "metanets"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.predictor import Examples, Predictor
+from weightspace.metanets.examples import Examples
+from weightspace.metanets.predictor import Predictor
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -30,7 +30,7 @@ _Planned = tuple[reading.Task, tuple[Found, ...]]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an ingest has come: checkpoints and bytes done, and found so far."""
+    """How far an ingest or a filling has come: checkpoints or networks and their bytes, done and found so far."""
 
     done: int
     found: int

@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from weightspace.metanets.graphs.aggregation import AGGREGATES, aggregate, degrees
-from weightspace.metanets.graphs.encoders import NodeEncoder, Readout, WeightEncoder
-from weightspace.metanets.graphs.net import GraphMetaNet
+from weightspace.metanets.graphs.aggregation import AGGREGATES, aggregate
 from weightspace.metanets.graphs.paths import Edges, Graphs
+from weightspace.metanets.graphs.rounds import RoundsMetaNet
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
 
 
 @metanet("neural_graph", reference="arXiv:2403.12143", any_architecture=True)
-class NeuralGraph(GraphMetaNet):
+class NeuralGraph(RoundsMetaNet):
     """A graph network over neurons and weights, with messages that weights scale and shift (NG-GNN).
 
     Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks (arXiv:2403.12143), section 3.
@@ -46,32 +44,8 @@ class NeuralGraph(GraphMetaNet):
             frequencies: of the Fourier features of weights.
             sigma: deviation of these frequencies, in turns.
         """
-        super().__init__()
-        self.dim, self.channels, self.reverse = dim, channels, reverse
-        self.weights, self.neurons = WeightEncoder(channels, frequencies=frequencies, sigma=sigma), NodeEncoder(channels)
-        self.layers = nn.ModuleList(Messages(channels, reverse) for _ in range(layers))
-        self.updates = nn.ModuleList(EdgeUpdate(channels) for _ in range(layers))
-        self.readout, self.each = Readout(channels, dim), nn.Linear(channels, channels)
-
-    def read(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
-        """Vectors of networks, from their nodes after the last round."""
-        made: Tensor = self.readout(graphs, self._read(graphs)[0])
-        return made
-
-    def read_edges(self, graphs: Graphs) -> Edges:
-        """Features of weights, updated once more after the last round."""
-        return [self.each(part) for part in self.updates[-1](graphs, *self._read(graphs))]
-
-    def _read(self, graphs: Graphs) -> tuple[Tensor, Edges]:
-        """States of nodes after the last round, and of edges before it."""
-        edges = self.weights(graphs)
-        nodes = self.neurons(graphs, edges)
-        counts = [degrees(graphs, back=side == 1) for side in range(1 + self.reverse)]
-        for at, layer in enumerate(self.layers):
-            if at:
-                edges = self.updates[at - 1](graphs, nodes, edges)
-            nodes = layer(graphs, nodes, edges, counts)
-        return nodes, edges
+        rounds = [Messages(channels, reverse) for _ in range(layers)]
+        super().__init__(rounds, EdgeUpdate, dim=dim, channels=channels, reverse=reverse, frequencies=frequencies, sigma=sigma)
 
 
 class Messages(nn.Module):

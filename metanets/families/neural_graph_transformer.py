@@ -4,20 +4,17 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.errors import MetanetError
-from weightspace.metanets.graphs.aggregation import degrees
-from weightspace.metanets.graphs.encoders import NodeEncoder, Readout, WeightEncoder
-from weightspace.metanets.graphs.net import GraphMetaNet
 from weightspace.metanets.graphs.paths import Edges, Graphs
+from weightspace.metanets.graphs.rounds import RoundsMetaNet
 from weightspace.metanets.layout import Layout
 from weightspace.metanets.metanet import metanet
 
 
 @metanet("neural_graph_transformer", reference="arXiv:2403.12143", any_architecture=True)
-class NeuralGraphTransformer(GraphMetaNet):
+class NeuralGraphTransformer(RoundsMetaNet):
     """A relational transformer over neurons, whose attention goes along the weights and is changed by them (NG-T).
 
     Kofinas et al., Graph Neural Networks for Learning Equivariant Representations of Neural Networks (arXiv:2403.12143), section 3, after
@@ -52,34 +49,10 @@ class NeuralGraphTransformer(GraphMetaNet):
         Raises:
             MetanetError: the heads do not divide the channels.
         """
-        super().__init__()
         if heads < 1 or channels % heads:
             raise MetanetError(f"expected heads that divide the channels, found heads={heads} and channels={channels}; change one of them")
-        self.dim, self.channels = dim, channels
-        self.weights, self.neurons = WeightEncoder(channels, frequencies=frequencies, sigma=sigma), NodeEncoder(channels)
-        self.layers = nn.ModuleList(NodeUpdate(channels, heads) for _ in range(layers))
-        self.updates = nn.ModuleList(EdgeUpdate(channels) for _ in range(layers))
-        self.readout, self.each = Readout(channels, dim), nn.Linear(channels, channels)
-
-    def read(self, graphs: Graphs) -> Float[Tensor, "networks dim"]:
-        """Vectors of networks, from their nodes after the last round."""
-        made: Tensor = self.readout(graphs, self._read(graphs)[0])
-        return made
-
-    def read_edges(self, graphs: Graphs) -> Edges:
-        """Features of weights, updated once more after the last round."""
-        return [self.each(part) for part in self.updates[-1](graphs, *self._read(graphs))]
-
-    def _read(self, graphs: Graphs) -> tuple[Tensor, Edges]:
-        """States of nodes after the last round, and of edges before it."""
-        edges = self.weights(graphs)
-        nodes = self.neurons(graphs, edges)
-        counts = (degrees(graphs), degrees(graphs, back=True))
-        for at, layer in enumerate(self.layers):
-            if at:
-                edges = self.updates[at - 1](graphs, nodes, edges)
-            nodes = layer(graphs, nodes, edges, counts)
-        return nodes, edges
+        rounds = [NodeUpdate(channels, heads) for _ in range(layers)]
+        super().__init__(rounds, EdgeUpdate, dim=dim, channels=channels, reverse=True, frequencies=frequencies, sigma=sigma)
 
 
 class NodeUpdate(nn.Module):

@@ -14,7 +14,7 @@ from tests.metanets.architectures import architecture
 from weightspace.errors import MetanetError, ShapeMismatchError, UnknownNameError
 from weightspace.formats import open_checkpoint
 from weightspace.metanets import Examples, Predictor, Schedule, WeightSet, build, heads, load_metanet, load_predictor, save_predictor, train
-from weightspace.metanets.predictor import group_split
+from weightspace.metanets.examples import group_split
 from weightspace.metanets.training import State
 
 

@@ -121,7 +121,7 @@ def _targets(networks: Sequence[Network], request: Request) -> tuple[tuple[str, 
 
 def _split(networks: Sequence[Network], seed: int, left_out: LeftOut) -> dict[str, list[int]]:
     """Networks of each split: the population's own, in which failed networks have none, else by run or datum."""
-    from weightspace.metanets.predictor import group_split
+    from weightspace.metanets.examples import group_split
 
     own = [one.row["split"] for one in networks]
     if set(own) - {None} == set(SPLITS):

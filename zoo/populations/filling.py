@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from weightspace.errors import UnknownNameError
+from weightspace.zoo.ingest import Progress
 from weightspace.zoo.populations import populations
 from weightspace.zoo.zoo import Added, Zoo
 
@@ -18,16 +19,6 @@ _PATIENCE = 5.0  # seconds after which what was trained is written
 _MOST = 512  # checkpoints that wait at most, or thereabouts
 
 _OWN = ("skip", "seeds")  # settings that are not the user's
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a filling has come: networks and bytes of weights done, and to come as far as that is known."""
-
-    done: int
-    found: int
-    bytes_done: int
-    bytes_found: int
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Training of many networks of one architecture at once, each of which comes out as it would alone."""
 
-import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from weightspace.linalg import one_thread
 from weightspace.parallel import available_cores
 from weightspace.symmetry import StateDict
 from weightspace.zoo.populations.layers import Stacked, run
@@ -284,7 +284,7 @@ def side_by_side(work: Callable[[Item], Made], items: Iterable[Item], jobs: int 
         # Numbers too small to be normal cost a hundred times as much as others, and second moments are full of them.
         torch.set_flush_denormal(True)
 
-    with _one_thread(), ThreadPoolExecutor(count, initializer=begin) as pool:
+    with one_thread(), ThreadPoolExecutor(count, initializer=begin) as pool:
         begun: deque[Future[Made]] = deque()
         try:
             for item in items:
@@ -297,13 +297,3 @@ def side_by_side(work: Callable[[Item], Made], items: Iterable[Item], jobs: int 
             stop.set()
             for one in begun:
                 one.cancel()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

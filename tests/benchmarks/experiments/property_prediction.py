@@ -30,9 +30,9 @@ from weightspace.cli.left_out import LeftOut
 from weightspace.cli.networks import Network, networks_of, specs_for, weights_of
 from weightspace.errors import MetanetError
 from weightspace.metanets import Examples, Predictor, Schedule, WeightSet, build, metanets, train
+from weightspace.metanets.examples import group_split
 from weightspace.metanets.families.statistics import statistics
 from weightspace.metanets.heads import kendall
-from weightspace.metanets.predictor import group_split
 from weightspace.zoo.zoo import Zoo
 
 SCHEDULE = Schedule(epochs=30, patience=8, batch_size=32, learning_rate=3e-3)

@@ -27,8 +27,8 @@ from weightspace.cli.left_out import LeftOut
 from weightspace.cli.networks import networks_of, weights_of
 from weightspace.errors import WeightSpaceError
 from weightspace.metanets import Examples, MetaNet, Predictor, Schedule, WeightBatch, build, embed, metanets, train
+from weightspace.metanets.examples import group_split
 from weightspace.metanets.families.statistics import statistics
-from weightspace.metanets.predictor import group_split
 from weightspace.spec import SymmetrySpec
 from weightspace.zoo.populations.filling import fill
 from weightspace.zoo.zoo import Zoo

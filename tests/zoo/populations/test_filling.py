@@ -9,8 +9,9 @@ import pytest
 
 from weightspace.errors import UnknownNameError
 from weightspace.zoo import Zoo
+from weightspace.zoo.ingest import Progress
 from weightspace.zoo.populations import filling, populations
-from weightspace.zoo.populations.filling import Progress, fill, settings_of, summary_of
+from weightspace.zoo.populations.filling import fill, settings_of, summary_of
 from weightspace.zoo.zoo import Added
 
 TINY: dict[str, Any] = {"data": "digits", "widths": (4,), "depths": (1,), "activations": ("relu",), "steps": (0, 3)}
