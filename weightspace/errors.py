@@ -82,6 +82,10 @@ class MetanetError(WeightSpaceError, ValueError):
     """A metanet that cannot be built as asked, or networks that it cannot read or learn from."""
 
 
+class GenerationError(WeightSpaceError, ValueError):
+    """A generator that cannot be made, fitted or drawn from as asked."""
+
+
 class FormatError(WeightSpaceError, ValueError):
     """A file that cannot be read as a checkpoint.
 

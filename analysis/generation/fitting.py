@@ -1,0 +1,116 @@
+"""Fitting a generator: built by name, its material aligned or augmented where that is asked for, and told where it comes from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from weightspace.analysis.generation.alignment import aligned, augmented
+from weightspace.analysis.generation.generator import Kind, Progress, WeightGenerator, generators
+from weightspace.analysis.generation.material import Material
+from weightspace.analysis.generation.target import Target
+from weightspace.errors import GenerationError, WeightSpaceError, one_line
+
+UNMAKEABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What making a generator from settings that somebody else wrote can raise."""
+
+
+def fit(
+    name: str,
+    material: Material,
+    *,
+    align: str | None = None,
+    augment: int = 0,
+    generator: torch.Generator | None = None,
+    progress: Progress = lambda done, total: None,
+    **settings: Any,
+) -> WeightGenerator:
+    """Fit a generator.
+
+    Args:
+        name: of a kind (see `generators`).
+        material: what it learns from; it is not changed.
+        align: how the networks are aligned before (`reference`, `merge`, `universe`; see `match_many`); None leaves them as they are.
+        augment: copies of each network, moved by random elements of the symmetry, that are added.
+        generator: source of chance; the default starts from seed 0.
+        progress: is told how many steps of how many are done.
+        settings: of the kind, by keyword.
+
+    Raises:
+        UnknownNameError: no kind has that name.
+        GenerationError: a setting that the kind does not have, or material that it cannot learn from.
+
+    Example:
+        >>> from weightspace.analysis.generation.drawing import generate
+        >>> from weightspace.metanets import WeightBatch
+        >>> from weightspace.spec import SymmetrySpec
+        >>> spec = SymmetrySpec.parse({"weight": "h 2"}, sizes={"h": 3})
+        >>> networks = WeightBatch.stack([{"weight": torch.ones(3, 2)}, {"weight": torch.zeros(3, 2)}], spec)
+        >>> mean = fit("mean", Material(Target.of_networks(networks), networks))
+        >>> generate(mean)[0]["weight"][0]
+        tensor([0.5000, 0.5000])
+    """
+    kind = generators[name]
+    _expect(kind, material, settings)
+    generator = generator or torch.Generator().manual_seed(0)
+    seed = generator.initial_seed()
+    if align is not None:
+        material = aligned(material, align, generator=generator)
+    if augment:
+        material = augmented(material, augment, generator=generator)
+    with torch.random.fork_rng(devices=[]):  # first parameters are drawn from torch's own generator
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        made = make(name, material.target, material.condition_shape, settings)
+        made.learn(material, generator=generator, progress=progress)
+    made.eval()
+    made.parents = material.parents
+    made.recipe = {
+        "kind": "generator",
+        "generator": name,
+        "settings": {**kind.settings, **settings},
+        "target": material.target.described(),
+        "condition_shape": None if material.condition_shape is None else list(material.condition_shape),
+        "align": align,
+        "augment": augment,
+        "seed": seed,
+        "networks": 0 if material.networks is None else len(material.networks),
+        "like": None if material.like is None else dict(material.like),
+    }
+    return made
+
+
+def make(name: str, target: Target, condition_shape: Sequence[int] | None, settings: dict[str, Any]) -> WeightGenerator:
+    """Make a generator that is not fitted yet, its parameters drawn from torch's default generator.
+
+    Raises:
+        UnknownNameError: no kind has that name.
+        GenerationError: it cannot be made with these settings.
+    """
+    try:
+        return generators[name].make(target, None if condition_shape is None else tuple(condition_shape), **settings)
+    except WeightSpaceError:
+        raise
+    except UNMAKEABLE as error:
+        shown = ", ".join(f"{key}={value!r}" for key, value in settings.items()) or "its settings as they are"
+        raise GenerationError(
+            f"generator '{name}' cannot be made with {one_line(shown, 200)} ({one_line(str(error), 200)}); change the settings"
+        ) from error
+
+
+def _expect(kind: Kind, material: Material, settings: dict[str, Any]) -> None:
+    for setting in settings:
+        if setting not in kind.settings:
+            known = ", ".join(kind.settings) or "none"
+            raise GenerationError(f"generator '{kind.name}' has no setting '{setting}'; expected one of: {known}")
+    if "networks" in kind.learns and (material.networks is None or not len(material.networks)):
+        raise GenerationError(f"generator '{kind.name}' learns from networks, and was given none; give checkpoints of one architecture")
+    if "tasks" in kind.learns and not material.tasks:
+        raise GenerationError(f"generator '{kind.name}' learns through a task, and was given none; give one with examples to learn from")
+    if material.conditions is not None and "condition" not in kind.takes:
+        raise GenerationError(f"generator '{kind.name}' takes no conditions; leave them out, or choose another generator")
+    if material.networks is not None and not bool(material.networks.is_finite().all()):
+        bad = int((~material.networks.is_finite()).sum())
+        raise GenerationError(f"{bad} of the {len(material.networks)} networks have weights that are not finite; leave them out")
+
+
+__all__ = ["fit", "make"]
