@@ -103,11 +103,11 @@ class WeightBatch:
 
     def is_finite(self) -> Bool[Tensor, " networks"]:
         """Whether all parameters of a network are finite, network by network."""
-        return torch.stack([tensor.flatten(1).isfinite().all(1) for tensor in self.tensors.values()]).all(0)
+        return torch.stack([tensor.reshape(len(tensor), -1).isfinite().all(1) for tensor in self.tensors.values()]).all(0)
 
     def flat(self) -> Float[Tensor, "networks params"]:
         """All parameters of each network in one row."""
-        return torch.cat([tensor.flatten(1) for tensor in self.tensors.values()], 1)
+        return torch.cat([tensor.reshape(len(tensor), -1) for tensor in self.tensors.values()], 1)
 
     def __repr__(self) -> str:
         count = len(self)

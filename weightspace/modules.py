@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import MissingDependencyError, ShapeMismatchError, TaskError, UnknownNameError, one_line
@@ -29,10 +29,13 @@ module_builders: Registry[Callable[[Mapping[str, Any]], "torch.nn.Module"]] = Re
 )
 """What builds the module of a recipe, by the recipe's `name`; a population registers its own beside its training."""
 
-task_builders: Registry[Callable[["torch.nn.Module", Mapping[str, Any]], "Task"]] = Registry(
+Part = Literal["train", "test"]
+"""Of the examples of a population's data: those that training saw, or those that it did not see."""
+
+task_builders: Registry[Callable[["torch.nn.Module", Mapping[str, Any], Part], "Task"]] = Registry(
     "task builder", package="weightspace.zoo.populations"
 )
-"""What builds the task that a module is judged by, from the module and its recipe, on data that training did not see; likewise."""
+"""What builds the task that a module is judged by, from the module, its recipe and the part of the data; likewise."""
 
 _FETCHING = (
     "_attn_implementation_internal",
@@ -116,6 +119,13 @@ def tensors_of(module: "torch.nn.Module", state_dict: _Tensors) -> dict[str, str
     return found
 
 
+def population_recipe(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The recipe that says whose module a checkpoint's weights are of: its own, or that of the networks that it was generated like."""
+    recipe = checkpoint.recipe or {}
+    like = recipe.get("like")
+    return like if isinstance(like, Mapping) else recipe
+
+
 def load_function(reference: str) -> Callable[..., Any]:
     """Import what `"module:function"` names; the current folder is importable from then on, as with `python -m`.
 
@@ -166,7 +176,7 @@ def shared_copy(module: "torch.nn.Module") -> "torch.nn.Module":
 def _built(checkpoint: Checkpoint, build: "str | Callable[..., torch.nn.Module] | None") -> "torch.nn.Module":
     if build is not None:
         return _built_by_user(checkpoint, build)
-    recipe = checkpoint.recipe or {}
+    recipe = population_recipe(checkpoint)
     name = recipe.get("name")
     if isinstance(name, str) and name in module_builders:
         return module_builders[name](recipe)

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import ShapeMismatchError, TaskError, UnknownNameError
-from weightspace.modules import module_for, shared_copy, task_builders, tensors_of
+from weightspace.modules import Part, module_for, population_recipe, shared_copy, task_builders, tensors_of
 from weightspace.symmetry import StateDict
 
 Batch = Any
@@ -324,12 +324,17 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
+    return _mapped(value, lambda tensor: tensor.to(device))
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nested mappings, tuples and lists with other tensors in them."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, Mapping):
-        return {name: _moved(part, device) for name, part in value.items()}
+        return {name: _mapped(part, change) for name, part in value.items()}
     if isinstance(value, tuple | list):
-        parts = [_moved(part, device) for part in value]
+        parts = [_mapped(part, change) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
 
@@ -357,17 +362,38 @@ def numbers_of(found: Any) -> dict[str, float]:
         raise TaskError(f"the evaluation returned {said}; expected a number, or numbers by name") from None
 
 
-def task_for(checkpoint: Checkpoint) -> Task:
+def halves(task: Task) -> tuple[Task, Task]:
+    """Cut a task in two, every other example in each: one to choose by, one to judge by.
+
+    Raises:
+        TaskError: a batch has one example alone.
+    """
+    batches = list(task.batches)
+    if any(len(tensor) < 2 for batch in batches for tensor in tensors_in(batch) if tensor.ndim):
+        raise TaskError("a batch has one example alone and cannot be halved; give the task larger batches")
+    first, second = ([_mapped(batch, partial(_every_other, at=at)) for batch in batches] for at in (0, 1))
+    return replace(task, batches=first), replace(task, batches=second)
+
+
+def _every_other(tensor: Tensor, at: int) -> Tensor:
+    return tensor[at::2] if tensor.ndim else tensor
+
+
+def task_for(checkpoint: Checkpoint, part: Part = "test") -> Task:
     """Build the task of the population that a checkpoint comes from, with the checkpoint's own module.
+
+    Args:
+        checkpoint: made by a population, or generated like those.
+        part: the examples that training saw, or those that it did not see.
 
     Raises:
         TaskError: it comes from no population that has one.
     """
-    recipe = checkpoint.recipe or {}
+    recipe = population_recipe(checkpoint)
     name = recipe.get("name")
     if not isinstance(name, str) or name not in task_builders:
         known = ", ".join(task_builders)
         raise TaskError(
             f"nothing is known to judge this model by (only the populations {known} say so themselves); name a function with --eval module:function"
         )
-    return task_builders[name](module_for(checkpoint), recipe)
+    return task_builders[name](module_for(checkpoint), recipe, part)

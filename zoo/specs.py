@@ -60,14 +60,14 @@ class _Architecture:
 
 def _of_population(checkpoint: Checkpoint) -> SymmetrySpec | None:
     """Trace the module of a network that a population made; None for others."""
-    from weightspace.modules import module_for, task_builders
+    from weightspace.modules import module_for, population_recipe, task_builders
 
-    recipe = checkpoint.recipe or {}
+    recipe = population_recipe(checkpoint)
     name = recipe.get("name")
     if not isinstance(name, str) or name not in task_builders:
         return None
     module = module_for(checkpoint, load=False)
-    inputs = next(iter(task_builders[name](module, recipe).batches))[0][:2]
+    inputs = next(iter(task_builders[name](module, recipe, "test").batches))[0][:2]
     return replace(_traced(_Architecture(f"{module} {tuple(inputs.shape)}", module, inputs)), notes=(f"{CONFIGURATION}population {name}",))
 
 

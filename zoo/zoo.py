@@ -192,11 +192,12 @@ class Zoo:
             model_id = query.resolve(connection, model, self.folder)
             rows = connection.execute("select path, stamp from files where model_id = ? order by file_id", [model_id]).fetchall()
             recipe = query.recipe_of(connection, model_id)
+            parents = query.parents_of(connection, model_id) if recipe is not None else ()
         for path, stamp in rows:
             # A file of the store has its id for a name; any other may have been written over since.
             if (self.folder / path).exists() and (stamp == store.STAMP or stamp_at(self.folder / path) == stamp):
                 opened = open_checkpoint(self.folder / path)
-                return opened if recipe is None else replace(opened, recipe=recipe)
+                return opened if recipe is None else replace(opened, recipe=recipe, parents=opened.parents or parents)
         places = ", ".join(path for path, _ in rows[:3]) or "another model took its place"
         raise FormatError(
             f"model '{model}' is catalogued, but its file is gone or has changed since ({places})",
@@ -294,11 +295,11 @@ class Zoo:
                 number_of_model = numbers[record.place.path]
                 run_id = runs[model.run.key] if model.run else None
                 told += [(number_of_model, run_id, metric, "user") for metric in _metrics(model.metrics, None)]
-                for parent in model.parents:
-                    connection.execute(
-                        "insert into edges values (?, ?, ?, 'recipe', 1)",
-                        [parent_of(parent), number_of_model, str((model.recipe or {}).get("kind", "made"))],
-                    )
+                kind = str((model.recipe or {}).get("kind", "made"))
+                for parent in dict.fromkeys(map(parent_of, model.parents)):
+                    edge = [parent, number_of_model, kind]  # known already where the same is made again
+                    connection.execute("delete from edges where parent_id = ? and child_id = ? and kind = ? and evidence = 'recipe'", edge)
+                    connection.execute("insert into edges values (?, ?, ?, 'recipe', 1)", edge)
             write_metrics(connection, told)
         return [record.id.hex() for record in records]
 

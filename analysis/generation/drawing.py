@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 
 from weightspace.analysis.generation.generator import WeightGenerator, Wish
+from weightspace.analysis.generation.norms import expect_positive, measured, unmade
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import GenerationError
+from weightspace.task import Task
 
 
 @torch.no_grad()
 def sample(
-    fitted: WeightGenerator, count: int = 1, wish: Wish | None = None, *, generator: torch.Generator | None = None
+    fitted: WeightGenerator,
+    count: int = 1,
+    wish: Wish | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    task: Task | None = None,
 ) -> dict[str, Tensor]:
     """Draw networks as stacked tensors.
 
@@ -21,21 +28,28 @@ def sample(
         count: networks.
         wish: what they should be, where that is not what the generator was fitted on.
         generator: source of chance; the default starts from seed 0.
+        task: on whose data running statistics are measured, where the generator was fitted with norms='re-estimate'.
 
     Returns:
-        (count, *shape) for each tensor that is made.
+        (count, *shape) for each tensor that is made or measured.
 
     Raises:
         GenerationError: the generator does not take what is wished for, or what it made is not finite.
     """
     wish = wish or Wish()
     _expect(fitted, count, wish)
-    made = fitted.eval().sample(count, wish, generator=generator or torch.Generator().manual_seed(0))
+    target = wish.target or fitted.target
+    made = target.plain(fitted.eval().sample(count, wish, generator=generator or torch.Generator().manual_seed(0)))
     broken = [name for name, tensor in made.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise GenerationError(
             f"tensor '{broken[0]}' came out with values that are not finite; fit the generator with a lower learning rate"
         )
+    expect_positive(made)
+    if fitted.recipe.get("norms") == "re-estimate" and unmade(target):
+        if task is None:
+            raise GenerationError("this generator leaves running statistics to be measured; give the task with the data to measure them on")
+        made |= measured(target, made, task)
     return {name: tensor.detach() for name, tensor in made.items()}
 
 
@@ -46,6 +60,7 @@ def generate(
     *,
     generator: torch.Generator | None = None,
     parent: str | None = None,
+    task: Task | None = None,
 ) -> list[Checkpoint]:
     """Draw networks as checkpoints with their recipes.
 
@@ -55,6 +70,7 @@ def generate(
         wish: see `sample`.
         generator: see `sample`; its seed goes into the recipes, so give a new one.
         parent: id of the generator, where it is a model of a catalog; else the networks that it learned from are the parents.
+        task: see `sample`.
 
     Raises:
         GenerationError: see `sample`.
@@ -62,7 +78,7 @@ def generate(
     wish = wish or Wish()
     generator = generator or torch.Generator().manual_seed(0)
     seed = generator.initial_seed()
-    made = sample(fitted, count, wish, generator=generator)
+    made = sample(fitted, count, wish, generator=generator, task=task)
     target = wish.target or fitted.target
     return [
         _checkpoint(
@@ -86,10 +102,11 @@ def _told(fitted: WeightGenerator, wish: Wish, seed: int, at: int) -> dict[str, 
         "kind": "generate",
         "generator": fitted.recipe.get("generator"),
         "settings": fitted.recipe.get("settings"),
+        "norms": fitted.recipe.get("norms"),
         "seed": seed,
         "at": at,
         "condition": None if condition is None or condition.numel() > 1000 else condition.tolist(),
-        "like": fitted.recipe.get("like"),
+        "like": fitted.recipe.get("like") if wish.like is None else dict(wish.like),
     }
 
 

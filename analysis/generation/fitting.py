@@ -8,6 +8,7 @@ import torch
 from weightspace.analysis.generation.alignment import aligned, augmented
 from weightspace.analysis.generation.generator import Kind, Progress, WeightGenerator, generators
 from weightspace.analysis.generation.material import Material
+from weightspace.analysis.generation.norms import settled
 from weightspace.analysis.generation.target import Target
 from weightspace.errors import GenerationError, WeightSpaceError, one_line
 
@@ -21,6 +22,7 @@ def fit(
     *,
     align: str | None = None,
     augment: int = 0,
+    norms: str = "generate",
     generator: torch.Generator | None = None,
     progress: Progress = lambda done, total: None,
     **settings: Any,
@@ -32,12 +34,13 @@ def fit(
         material: what it learns from; it is not changed.
         align: how the networks are aligned before (`reference`, `merge`, `universe`; see `match_many`); None leaves them as they are.
         augment: copies of each network, moved by random elements of the symmetry, that are added.
+        norms: what becomes of running statistics: `generate`, `fuse` or `re-estimate` (see `settled`).
         generator: source of chance; the default starts from seed 0.
         progress: is told how many steps of how many are done.
         settings: of the kind, by keyword.
 
     Raises:
-        UnknownNameError: no kind has that name.
+        UnknownNameError: no kind, way to align or policy for norms has that name.
         GenerationError: a setting that the kind does not have, or material that it cannot learn from.
 
     Example:
@@ -58,6 +61,7 @@ def fit(
         material = aligned(material, align, generator=generator)
     if augment:
         material = augmented(material, augment, generator=generator)
+    material = settled(material, norms, logarithms="tasks" not in kind.learns)
     with torch.random.fork_rng(devices=[]):  # first parameters are drawn from torch's own generator
         torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         made = make(name, material.target, material.condition_shape, settings)
@@ -72,6 +76,7 @@ def fit(
         "condition_shape": None if material.condition_shape is None else list(material.condition_shape),
         "align": align,
         "augment": augment,
+        "norms": norms,
         "seed": seed,
         "networks": 0 if material.networks is None else len(material.networks),
         "like": None if material.like is None else dict(material.like),

@@ -27,11 +27,13 @@ class Wish:
         condition: of the shape of those that it was fitted on; one for all networks, or one for each of them as a first dimension.
         target: of another size or architecture; its spec tells the sizes of the groups.
         module: of that architecture, for generators that look at the graph.
+        like: the recipe of a network of that architecture, so that those that are made can be run.
     """
 
     condition: Tensor | None = None
     target: Target | None = None
     module: nn.Module | None = None
+    like: Mapping[str, Any] | None = None
 
 
 class WeightGenerator(nn.Module, abc.ABC):

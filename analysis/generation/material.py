@@ -22,7 +22,8 @@ class Material:
         target: of the networks that are to be made.
         networks: checkpoints of one architecture, stacked; None where weights are learned through tasks alone.
         tasks: what generated weights are to do, on examples to learn from: one, or one for each condition.
-        conditions: (networks, ...), where there are networks, else (tasks, ...): what each was made under; None without conditions.
+        conditions: (networks, ...), where there are networks, else (tasks, ...), or any number for one task: what each was made under; None
+            without conditions.
         parents: ids of the checkpoints.
         like: the recipe of a network whose module generated networks share, so that they can be run.
 
@@ -41,7 +42,7 @@ class Material:
         if self.conditions is None:
             return
         count, what = (len(self.networks), "networks") if self.networks is not None else (len(self.tasks), "tasks")
-        if len(self.conditions) != count:
+        if len(self.conditions) != count and not (self.networks is None and count == 1):  # one task may stand for all conditions
             raise ShapeMismatchError(f"{len(self.conditions)} conditions for {count} {what}; give one for each")
 
     @property

@@ -1,5 +1,6 @@
 """Generators as checkpoints: their tensors, with a recipe that says how they are built again."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,16 @@ def save_generator(fitted: WeightGenerator, path: str | Path) -> Path:
     return save(_tensors(fitted), Path(path), provenance.stated(fitted.recipe, fitted.parents))
 
 
-def load_generator(source: str | Path | Checkpoint) -> WeightGenerator:
+def load_generator(source: str | Path | Checkpoint, *, allow: Collection[str] = ()) -> WeightGenerator:
     """Load a generator that `save_generator` saved, or that lies in a catalog.
+
+    Args:
+        source: a file, or what `ws.open` returned.
+        allow: code of one's own that it may run, as `module:function`: an encoder that it was fitted with.
 
     Raises:
         FormatError: the file cannot be read.
-        GenerationError: it holds no generator, or one that cannot be built here.
+        GenerationError: it holds no generator, one that cannot be built here, or one that names code which is not allowed.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(Path(source))
     recipe, parents = checkpoint.recipe, checkpoint.parents
@@ -46,6 +51,7 @@ def load_generator(source: str | Path | Checkpoint) -> WeightGenerator:
     if not recipe or recipe.get("kind") != "generator":
         raise GenerationError(f"'{where}' holds no generator; give a model that 'weightspace generate' fitted")
     try:
+        _expect_harmless(recipe, checkpoint, allow)
         made = make(recipe["generator"], _target(recipe["target"], checkpoint), recipe["condition_shape"], dict(recipe["settings"]))
         own = {name: checkpoint[name] for name in checkpoint.info if not name.startswith(CONSTANT)}
         _take(made, own)
@@ -59,24 +65,46 @@ def load_generator(source: str | Path | Checkpoint) -> WeightGenerator:
     return made.eval()
 
 
+def _expect_harmless(recipe: Mapping[str, Any], checkpoint: Checkpoint, allow: Collection[str]) -> None:
+    """See that building a generator runs no code that its file names, and takes no more memory than the file.
+
+    Raises:
+        GenerationError: it would.
+    """
+    for key, value in recipe["settings"].items():
+        if isinstance(value, str) and ":" in value and value not in allow:
+            raise GenerationError(
+                f"the generator names code, {key}='{one_line(value, 120)}'; look at it, and allow it by that name if it is yours"
+            )
+    with torch.device("meta"):  # shapes alone
+        built = make(recipe["generator"], _target(recipe["target"], None), recipe["condition_shape"], dict(recipe["settings"]))
+    claimed, held = sum(tensor.numel() for tensor in built.state_dict().values()), sum(info.numel for info in checkpoint.info.values())
+    if claimed > held:
+        raise GenerationError(f"the generator's settings ask for {claimed:,} values, but its file holds {held:,}; fit it again")
+
+
 def _tensors(fitted: WeightGenerator) -> dict[str, Tensor]:
     own = {name: tensor.detach() for name, tensor in fitted.state_dict().items()}
     return own | {f"{CONSTANT}{name}": tensor for name, tensor in fitted.target.constants.items()}
 
 
 def _take(made: WeightGenerator, own: dict[str, Tensor]) -> None:
-    """Load a state; buffers that fitting gave their size are given it again."""
-    for name, buffer in list(made.named_buffers()):
-        if name in own and own[name].shape != buffer.shape:
+    """Load a state; buffers and parameters that fitting gave their size are given it again."""
+    for name, tensor in [*made.named_buffers(), *made.named_parameters()]:
+        if name in own and own[name].shape != tensor.shape:
             owner, _, last = name.rpartition(".")
-            setattr(made.get_submodule(owner), last, torch.nn.Buffer(torch.empty_like(own[name])))
+            kind = torch.nn.Parameter if isinstance(tensor, torch.nn.Parameter) else torch.nn.Buffer
+            setattr(made.get_submodule(owner), last, kind(torch.empty_like(own[name])))
     made.load_state_dict(own)
 
 
-def _target(told: Any, checkpoint: Checkpoint) -> Target:
+def _target(told: Any, checkpoint: Checkpoint | None) -> Target:
     spec = None if told["spec"] is None else SymmetrySpec.from_yaml(told["spec"])
-    constants = {name.removeprefix(CONSTANT): checkpoint[name] for name in checkpoint.info if name.startswith(CONSTANT)}
-    return Target({name: tuple(shape) for name, shape in told["shapes"]}, constants, spec, dict(told["aliases"]))
+    held = {} if checkpoint is None else {name: checkpoint[name] for name in checkpoint.info if name.startswith(CONSTANT)}
+    constants = {name.removeprefix(CONSTANT): tensor for name, tensor in held.items()}
+    return Target(
+        {name: tuple(shape) for name, shape in told["shapes"]}, constants, spec, dict(told["aliases"]), frozenset(told["logarithms"])
+    )
 
 
 __all__ = ["checkpoint_of_generator", "load_generator", "save_generator"]

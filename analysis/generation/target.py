@@ -25,6 +25,7 @@ class Target:
         constants: tensors that go into every network as they are: counters, and buffers of a module that is trained through its weights.
         spec: the symmetry of the architecture, where it is known.
         aliases: for the further names of tied tensors, the name of the one that is made.
+        logarithms: tensors that are made as the logarithms of their values (see `norms`).
 
     Example:
         >>> target = Target.of_module(nn.Linear(2, 3))
@@ -36,6 +37,7 @@ class Target:
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     spec: SymmetrySpec | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    logarithms: frozenset[str] = frozenset()
 
     @classmethod
     def of_module(cls, module: nn.Module, spec: SymmetrySpec | None = None) -> "Target":
@@ -102,12 +104,17 @@ class Target:
         if flat.shape[-1] != self.numel:
             raise ShapeMismatchError(f"rows of {flat.shape[-1]} values for {self.numel} parameters; give one value for each")
         parts = torch.split(flat, list(self.sizes), -1)
-        return {name: part.reshape(*part.shape[:-1], *shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+        return {name: part.reshape((*part.shape[:-1], *shape)) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
+
+    def plain(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors as a network has them, where they were made as logarithms."""
+        return {name: tensor.exp() if name in self.logarithms else tensor for name, tensor in tensors.items()}
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of one network: what was made, under all its names, and the constants."""
+        """The state dict of one network: what was made, plain, under all its names, and the constants that it does not itself give."""
         made = dict(tensors)
-        return made | {name: made[owner] for name, owner in self.aliases.items()} | dict(self.constants)
+        constants = {name: tensor for name, tensor in self.constants.items() if name not in made}
+        return made | {name: made[owner] for name, owner in self.aliases.items()} | constants
 
     def described(self) -> dict[str, Any]:
         """As JSON, the constants left out."""
@@ -115,6 +122,7 @@ class Target:
             "shapes": [[name, list(shape)] for name, shape in self.shapes.items()],  # a list, since JSON objects are sorted
             "aliases": dict(self.aliases),
             "spec": None if self.spec is None else self.spec.to_yaml(),
+            "logarithms": sorted(self.logarithms),
         }
 
 

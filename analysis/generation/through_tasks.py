@@ -1,16 +1,22 @@
 """Training a generator through the tasks of the networks that it makes: what the weights do is judged, not what they are."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.analysis.generation.generator import Progress
+from weightspace.analysis.generation.material import stacked
 from weightspace.errors import GenerationError
-from weightspace.task import Task
+from weightspace.task import Batch, Task
 
 WeightsOf = Callable[[int], Mapping[str, Tensor]]
 """Makes the whole state dict of task k, differentiably."""
+
+ManyWeightsOf = Callable[[Sequence[int]], Sequence[Mapping[str, Tensor]]]
+"""Makes the whole state dicts of several tasks at once, differentiably."""
 
 
 def learn_through(
@@ -25,8 +31,11 @@ def learn_through(
     progress: Progress = lambda done, total: None,
     penalty: Callable[[], Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    many_weights_of: ManyWeightsOf | None = None,
 ) -> list[float]:
     """Minimise the mean loss of the tasks under the weights made for each.
+
+    Tasks of one module, loss and shape of batches run side by side (see `losses`), which gives the same faster.
 
     Args:
         parameters: of the generator.
@@ -39,6 +48,7 @@ def learn_through(
         progress: is told of every step.
         penalty: added to every step's loss.
         optimizer: another than Adam.
+        many_weights_of: makes the weights for several tasks, where that is faster at once than one after the other.
 
     Returns:
         The loss of each step, without the penalty.
@@ -52,10 +62,9 @@ def learn_through(
     lost: list[float] = []
     for step in range(steps):
         drawn = torch.randperm(len(tasks), generator=generator)[: max(1, together)].tolist()
-        loss = torch.zeros(())
-        for at in drawn:
-            batch = batches[at][int(torch.randint(len(batches[at]), (), generator=generator))]
-            loss = loss + tasks[at].loss_of(weights_of(at), batch) / len(drawn)
+        given = [batches[at][int(torch.randint(len(batches[at]), (), generator=generator))] for at in drawn]
+        made = many_weights_of(drawn) if many_weights_of else [weights_of(at) for at in drawn]
+        loss = losses([tasks[at] for at in drawn], made, given).mean()
         if not loss.isfinite():
             raise GenerationError(f"the loss became {float(loss.detach())} at step {step + 1}; lower the learning rate")
         optimizer.zero_grad()
@@ -66,4 +75,42 @@ def learn_through(
     return lost
 
 
-__all__ = ["WeightsOf", "learn_through"]
+def losses(tasks: Sequence[Task], weights: Sequence[Mapping[str, Tensor]], batches: Sequence[Batch]) -> Float[Tensor, " tasks"]:
+    """The loss of each task on a batch of its own, under weights of its own, differentiably.
+
+    Where tasks share their module, loss and forward (the very objects), and the batches are tensors of equal shapes, one vectorised
+    call computes all; else, and where torch cannot vectorise the module, it is one call after the other.
+
+    Args:
+        tasks: at least one.
+        weights: a whole state dict for each.
+        batches: one for each.
+    """
+    if len(tasks) > 1 and _is_shared(tasks) and _is_alike(batches):
+        together = tuple(torch.stack(parts) for parts in zip(*batches, strict=True))
+        try:
+            found: Tensor = torch.func.vmap(tasks[0].loss_of, randomness="different")(stacked(weights), together)
+            return found
+        except (RuntimeError, ValueError):  # control flow that looks at values, or an operator without a rule
+            pass
+    return torch.stack([task.loss_of(row, batch) for task, row, batch in zip(tasks, weights, batches, strict=True)])
+
+
+def _is_shared(tasks: Sequence[Task]) -> bool:
+    first = tasks[0]
+    return all(one.module is first.module and one.loss is first.loss and one.forward is first.forward for one in tasks)
+
+
+def _is_alike(batches: Sequence[Batch]) -> bool:
+    """Whether batches are tuples of tensors that can be stacked."""
+    told = {_told(batch) for batch in batches}
+    return len(told) == 1 and None not in told
+
+
+def _told(batch: Batch) -> Any:
+    if not isinstance(batch, tuple | list) or not all(isinstance(part, Tensor) for part in batch):
+        return None
+    return tuple((part.shape, part.dtype) for part in batch)
+
+
+__all__ = ["ManyWeightsOf", "WeightsOf", "learn_through", "losses"]

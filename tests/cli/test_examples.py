@@ -104,10 +104,10 @@ def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
         for seed in range(5):
             save_file(mlp(seed), f"sibling-{seed}.safetensors")
         run("ingest", ".")
-    if command[0] in ("train-metanet", "predict", "embed", "suggest", "similar"):
+    if command[0] in ("train-metanet", "predict", "embed", "suggest", "similar", "generate"):
         catalogue_runs()
         train = ("train-metanet", "statistics", "--target", "test_accuracy", "--where", "run is not null", "--epochs", "5")
-        if command[0] != "train-metanet":
+        if command[0] not in ("train-metanet", "generate"):
             run(*train, "-o", "predictor.safetensors")
         if command[0] in ("suggest", "similar"):
             run("embed", "--metanet", "predictor.safetensors")

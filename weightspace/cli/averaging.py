@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weightspace.zoo import Zoo
 
-_BEST_SHAPE = """
+BEST_SHAPE = """
 with finished as (
     select name, num_params, test_accuracy as accuracy, count(*) over (partition by num_params) as alike
     from model_table where starts_with(name, 'digits-mlp-') and step > 0
@@ -16,7 +16,10 @@ with finished as (
 select name, accuracy from finished where alike > 1 and num_params = (select max(num_params) from finished where alike > 1)
 order by accuracy desc, name
 """
-_LEARNED = 0.9  # accuracy below which a network's rate was too high or too low
+"""The perceptrons of the demo's largest shape that there are several of, best first."""
+
+LEARNED = 0.9
+"""Accuracy below which a network's rate was too high or too low."""
 _WAYS: dict[str, dict[str, Any]] = {
     "as they are": {},
     "each aligned to the best": {"align": {"method": "weight"}},
@@ -34,9 +37,9 @@ def average(zoo: "Zoo", picture: Path, seed: int, say: Callable[[str], None]) ->
         seed: of the matching.
         say: told what was found.
     """
-    rows = zoo.sql(_BEST_SHAPE).to_pylist()
+    rows = zoo.sql(BEST_SHAPE).to_pylist()
     _draw(zoo, [row["name"] for row in rows[:2]], picture, seed, say)
-    learned = [row["name"] for row in rows if row["accuracy"] >= _LEARNED]
+    learned = [row["name"] for row in rows if row["accuracy"] >= LEARNED]
     if len(learned) > 1:
         _merge(zoo, learned, seed, say)
 

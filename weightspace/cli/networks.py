@@ -22,7 +22,7 @@ with first_runs as (select model_id, arg_min(run_id, file_id) as run_id from fil
 networks as (
     select model_table.*, runs.key as run_key, source_item, split, hyperparameters
     from model_table left join first_runs using (model_id) left join runs using (run_id) where kind in ('full', 'adapter')
-    and model_id not in (select model_id from tags where key = 'metanet')
+    and model_id not in (select model_id from tags where key in ('metanet', 'generator'))
 )
 select name, architecture_id, run_key, source_item, split, {asked} from networks where {where} order by model_id
 """
@@ -95,9 +95,9 @@ class _Architectures:
         Raises:
             WeightSpaceError: there is none.
         """
-        from weightspace.modules import module_builders, module_for
+        from weightspace.modules import module_builders, module_for, population_recipe
 
-        name = (checkpoint.recipe or {}).get("name")
+        name = population_recipe(checkpoint).get("name")
         is_made_here = isinstance(name, str) and name in module_builders and checkpoint.kind != "adapter"
         module = module_for(checkpoint, load=False) if is_made_here or self.needs_module else None
         key = (checkpoint.architecture_id, "" if module is None else f"{module} {_unsaved(module)}")

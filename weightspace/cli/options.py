@@ -24,6 +24,9 @@ ALIGNMENT = "Alignment"
 METANETS = "Metanets"
 """The help panel of the commands that train small networks and networks that read them."""
 
+GENERATION = "New weights"
+"""The help panel of the commands that make weights."""
+
 ANALYSIS = "Analysis"
 """The help panel of the commands that measure weights."""
 

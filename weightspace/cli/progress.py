@@ -65,6 +65,10 @@ class Bar:
             self._task, completed=done.bytes_done, total=done.bytes_found, said=said + (f"  {cells.size(speed)}/s" if speed else "")
         )
 
+    def count(self, done: int, found: int) -> None:
+        """Take in how far work has come that is not of bytes."""
+        self._progress.update(self._task, completed=done, total=found, said=f"{done:,}/{found:,} {self._unit}")
+
     def open(self) -> None:
         """Begin to wait."""
         self._timer.start()

@@ -14,6 +14,7 @@ from weightspace.zoo.zoo import Added
 if TYPE_CHECKING:
     import torch
 
+    from weightspace.modules import Part
     from weightspace.task import Task
     from weightspace.zoo.populations.data import Examples
 
@@ -136,8 +137,8 @@ def initialise(module: "torch.nn.Module", generator: "torch.Generator", scale: f
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * (spread * scale))
 
 
-def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any]) -> "Task":
-    """Judge a classifier by the test examples of the data that it was trained on.
+def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any], part: "Part" = "test") -> "Task":
+    """Judge a classifier by the test examples of the data that it was trained on, or by the training examples.
 
     Raises:
         RecordError: the data is not there any more.
@@ -146,4 +147,6 @@ def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any]) -> "Task":
     from weightspace.zoo.populations.data import load_described
 
     examples = load_described(recipe["data"])
+    if part == "train":
+        return Task.classification(module, examples.train, examples.train_classes, batch_size=BATCH)
     return Task.classification(module, examples.test, examples.test_classes)

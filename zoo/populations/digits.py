@@ -137,7 +137,7 @@ def build_cnn(recipe: Mapping[str, Any]) -> "torch.nn.Module":
 
 for _name, _build in {"digits-mlp": build_mlp, "digits-cnn": build_cnn}.items():
     module_builders.add(_name, _build)
-    task_builders.add(_name, lambda module, recipe: build_task(module, {"data": {"name": "digits"}}))
+    task_builders.add(_name, lambda module, recipe, part: build_task(module, {"data": {"name": "digits"}}, part))
 
 
 def _trained(

@@ -16,6 +16,7 @@ from weightspace.zoo.zoo import Added
 if TYPE_CHECKING:
     import torch
 
+    from weightspace.modules import Part
     from weightspace.task import Task
     from weightspace.zoo.populations.data import Examples
     from weightspace.zoo.populations.training import Change
@@ -211,8 +212,8 @@ def build(recipe: Mapping[str, Any]) -> "torch.nn.Module":
     return nn.Sequential(OrderedDict(base_model=nn.Sequential(OrderedDict(model=nn.Sequential(OrderedDict(layers))))))
 
 
-def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any]) -> "Task":
-    """Judge an adapted network by the test examples of its own task.
+def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any], part: "Part" = "test") -> "Task":
+    """Judge an adapted network by the test examples of its own task, or by the training examples.
 
     Raises:
         RecordError: the data is not there any more.
@@ -221,10 +222,11 @@ def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any]) -> "Task":
     from weightspace.zoo.populations.data import load_described
 
     examples, known = load_described(recipe["data"]), recipe["hyperparameters"]
-    seen = _seen(known, examples.test_classes)
+    given, of = (examples.train, examples.train_classes) if part == "train" else (examples.test, examples.test_classes)
+    seen = _seen(known, of)
     chosen = slice(None) if seen is None else seen
-    inputs, classes = _change([known], examples)(examples.test[chosen][None], examples.test_classes[chosen][None])
-    return Task.classification(module, inputs[0], classes[0])
+    inputs, classes = _change([known], examples)(given[chosen][None], of[chosen][None])
+    return Task.classification(module, inputs[0], classes[0], **({"batch_size": classifiers.BATCH} if part == "train" else {}))
 
 
 module_builders.add("loras", build)

@@ -13,6 +13,7 @@ from weightspace.zoo.zoo import Added
 if TYPE_CHECKING:
     import torch
 
+    from weightspace.modules import Part
     from weightspace.task import Task
     from weightspace.zoo.populations.data import Examples
 
@@ -180,8 +181,8 @@ def build(recipe: Mapping[str, Any]) -> "torch.nn.Module":
     return nn.Sequential(OrderedDict(layers))
 
 
-def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any]) -> "Task":
-    """Judge a network by how well it renders its image.
+def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any], part: "Part" = "test") -> "Task":
+    """Judge a network by how well it renders its image, all of which it was fitted to.
 
     Raises:
         RecordError: the data is not there any more.

@@ -31,13 +31,14 @@ def demo(
 ) -> None:
     """Fill a zoo, ask it five questions, write a report.
 
-    Trains 60 small networks on scikit-learn's digits, catalogues them together with checkpoints that installed packages ship (lpips, DISTS-pytorch, silero-vad, facenet-pytorch), and asks the catalog in SQL. Two of the networks are averaged, as they are and aligned, then all of one shape by a recipe. The report is one HTML page that opens offline. Nothing is downloaded.
+    Trains 60 small networks on scikit-learn's digits, catalogues them together with checkpoints that installed packages ship (lpips, DISTS-pytorch, silero-vad, facenet-pytorch), and asks the catalog in SQL. Two of the networks are averaged, as they are and aligned, then all of one shape by a recipe; and one is made by a generator, with its evaluation card. The report is one HTML page that opens offline. Nothing is downloaded.
 
     Examples:
       weightspace demo
       weightspace demo --zoo tour --seed 1 -o tour.html
     """
     from weightspace.cli.averaging import average
+    from weightspace.cli.new_network import new_network
     from weightspace.zoo.demo.demo import demo as run
 
     here = zoo_at(zoo)
@@ -46,6 +47,8 @@ def demo(
         _tell(answer)
     say("\nCan two networks that were trained apart be averaged?", style="bold cyan")
     average(here, here.folder / "averaging.png", seed, say)
+    say("\nCan a network be made without training?", style="bold cyan")
+    new_network(here, here.folder / "card.html", seed, say)
     say(f"open the report in a browser; the zoo is in {cells.safe(str(zoo))}: weightspace ls --zoo {cells.safe(str(zoo))}")
     write([f"{cells.safe(str(made.report))}\n"])
 

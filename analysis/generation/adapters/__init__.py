@@ -1,0 +1,1 @@
+"""Low-rank adapters without the freedom between their factors."""

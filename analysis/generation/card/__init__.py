@@ -1,0 +1,1 @@
+"""The evaluation card: what a generator is worth beside what embarrasses it."""

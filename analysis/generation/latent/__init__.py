@@ -1,0 +1,1 @@
+"""Models of weights as vectors: standardised, reduced, encoded, and diffused."""

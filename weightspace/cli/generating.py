@@ -1,0 +1,208 @@
+"""What a generator learns from and is asked for, as a user names it: a query, conditions, hyperparameters."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from weightspace.cli.left_out import LeftOut
+from weightspace.cli.networks import Network, networks_of, numbers_in, sound_weights
+from weightspace.cli.settings import settings_of
+from weightspace.errors import GenerationError, TaskError, WeightSpaceError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from weightspace.analysis.generation import Kind, Material, WeightGenerator, Wish
+    from weightspace.checkpoint import Checkpoint
+    from weightspace.zoo.zoo import Zoo
+
+ITEM, EXAMPLES = "@item", "@examples"
+"""Conditions that are no numbers of the catalog: the datum that a network was fitted to, and examples of each class of its data."""
+
+SHOTS = 5
+"""Examples of each class that stand for a data set."""
+
+
+def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequence[str], left_out: LeftOut) -> "Material":
+    """Gather what a generator learns from: the networks of a query, or the tasks that they were trained on.
+
+    Args:
+        zoo: with the catalog.
+        where: as in `networks_of`.
+        kind: of the generator.
+        conditions: SQL expressions over the same columns, or `@item` or `@examples` alone.
+        left_out: is told of networks that cannot be read.
+
+    Raises:
+        GenerationError: the query finds no networks, or several architectures where the generator learns one.
+    """
+    from weightspace.analysis.generation import Material, Target
+    from weightspace.modules import population_recipe
+    from weightspace.task import task_for
+
+    special = [one for one in conditions if one in (ITEM, EXAMPLES)]
+    if special and len(conditions) > 1:
+        raise GenerationError(f"condition '{special[0]}' stands alone; leave the other conditions out")
+    asked = {} if special else _asked(conditions)
+    by_task = "networks" not in kind.learns
+    found = networks_of(zoo, where, left_out, asked=asked, needs_module=by_task)
+    networks, weights = sound_weights(found, left_out)
+    if weights is None:
+        left_out.report("networks", is_all=True)
+        raise GenerationError("the query finds no networks; widen --where, or look at what there is with: weightspace ls")
+    if len(weights.batches) > 1 and "architecture" not in kind.takes:
+        raise GenerationError(
+            f"the query finds networks of {len(weights.batches)} architectures, and generator '{kind.name}' makes those of one; "
+            "narrow --where, as in --where \"hyperparameters->>'width' = '16'\""
+        )
+    given = _conditions(networks, conditions)
+    like = dict(population_recipe(networks[0].checkpoint)) or None
+    parents = tuple(one.checkpoint.id for one in networks)
+    first = networks[0]
+    if by_task:
+        tasks = [task_for(one.checkpoint, "train") for one in networks]
+        one_task = given is None and "architecture" not in kind.takes
+        target = Target.of_module(tasks[0].module, first.spec)
+        return Material(target, tasks=tasks[:1] if one_task else tasks, conditions=given, parents=parents, like=like)
+    batch = weights.batches[0]
+    target = Target.of_networks(batch, first.checkpoint.state_dict())
+    try:
+        tasks = [task_for(first.checkpoint, "train")]
+    except WeightSpaceError:
+        if "tasks" in kind.learns:
+            raise
+        tasks = []
+    return Material(target, batch, tasks, given, parents, like)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The condition that is asked for.
+
+    Attributes:
+        condition: its numbers; None for none.
+        like: the recipe of the model that stands for it, where a model does.
+    """
+
+    condition: "Tensor | None" = None
+    like: Mapping[str, Any] | None = None
+
+
+def condition_given(zoo: "Zoo", conditions: Sequence[str], texts: Sequence[str]) -> Given:
+    """A condition as a user writes it: a number for each expression, or a model whose datum or data it is.
+
+    Raises:
+        GenerationError: they are not as many, or no numbers.
+    """
+    import torch
+
+    from weightspace.modules import population_recipe
+
+    if not texts:
+        return Given()
+    if list(conditions) in ([ITEM], [EXAMPLES]):
+        if len(texts) != 1:
+            raise GenerationError(f"condition {conditions[0]} is that of one model; name it by --given MODEL")
+        checkpoint = zoo.checkpoint(texts[0])
+        return Given(_special(checkpoint, conditions[0]), population_recipe(checkpoint))
+    try:
+        numbers = [float(text) for text in texts]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
+    except ValueError:
+        raise GenerationError(f"expected numbers after --given, found {', '.join(texts)}; give one for each condition, in order") from None
+    if len(numbers) != len(conditions):
+        said = ", ".join(conditions) or "none"
+        raise GenerationError(f"{len(numbers)} values were given for {len(conditions)} conditions ({said}); give one --given for each")
+    return Given(torch.tensor(numbers))
+
+
+def _conditions(networks: Sequence[Network], conditions: Sequence[str]) -> "Tensor | None":
+    import torch
+
+    if not conditions:
+        return None
+    if conditions[0] in (ITEM, EXAMPLES):
+        return torch.stack([_special(one.checkpoint, conditions[0]) for one in networks])
+    return torch.tensor([numbers_in(networks, f"condition {at}") for at in range(len(conditions))]).T.contiguous()
+
+
+def _special(checkpoint: "Checkpoint", what: str) -> "Tensor":
+    """The datum that a network was fitted to, or examples of each class of its data, (classes, SHOTS, inputs)."""
+    import torch
+
+    from weightspace.task import task_for
+
+    batches = list(task_for(checkpoint, "train").batches)
+    inputs, targets = (torch.cat([batch[at] for batch in batches]) for at in (0, 1))
+    if what == ITEM:
+        if not targets.is_floating_point():
+            raise TaskError("condition @item is for networks that were each fitted to one datum, as sirens are; these are classifiers")
+        return targets.flatten()
+    if targets.is_floating_point():
+        raise TaskError("condition @examples is for classifiers; use @item for networks that were each fitted to one datum")
+    classes = range(int(targets.max()) + 1)
+    chosen = [inputs[targets == one][:SHOTS].flatten(1) for one in classes]
+    if min(map(len, chosen)) < SHOTS:
+        raise TaskError(f"condition @examples needs {SHOTS} examples of each class; the data has fewer of one")
+    return torch.stack(chosen)
+
+
+def wish_for(zoo: "Zoo", fitted: "WeightGenerator", conditions: Sequence[str], given: Given, settings: Sequence[str]) -> "Wish":
+    """Wish for networks under a condition, or like those that a generator was fitted on but for some hyperparameters.
+
+    Args:
+        zoo: with the networks that it was fitted on.
+        fitted: the generator.
+        conditions: that it was fitted with.
+        given: what is asked for. What is made is taken for a network like the one that stands for it, or of the nearest condition.
+        settings: hyperparameters of the population that the networks come from, as `key=value`.
+
+    Raises:
+        GenerationError: they come from no population.
+        UnknownNameError: it has no such hyperparameter.
+    """
+    from weightspace.analysis.generation import Target, Wish
+    from weightspace.modules import module_builders, task_builders
+    from weightspace.tracing import trace
+
+    like = given.like or _nearest(zoo, fitted, conditions, given) or fitted.recipe.get("like") or {}
+    if not settings:
+        return Wish(given.condition, like=like or None)
+    known = like.get("hyperparameters")
+    if like.get("name") not in module_builders or not isinstance(known, Mapping):
+        raise GenerationError("the networks come from no population, so nothing tells how to build them otherwise; leave --set out")
+    recipe = {**like, "hyperparameters": {**known, **settings_of(settings, known, f"population '{like['name']}'")}}
+    module = module_builders[like["name"]](recipe).eval()
+    inputs = next(iter(task_builders[like["name"]](module, recipe, "test").batches))[0][:2]
+    return Wish(given.condition, target=Target.of_module(module, trace(module, inputs)), module=module, like=recipe)
+
+
+def _nearest(zoo: "Zoo", fitted: "WeightGenerator", conditions: Sequence[str], given: Given) -> Mapping[str, Any] | None:
+    """The recipe of the network whose conditions are nearest to the one given, each in units of its spread."""
+    from weightspace.modules import population_recipe
+
+    if given.condition is None or not fitted.parents or not zoo.catalog.exists():
+        return None
+    networks = networks_of(zoo, named(fitted.parents), LeftOut(), asked=_asked(conditions))
+    if not networks:
+        return None
+    known = _conditions(networks, conditions)
+    assert known is not None
+    spread = known.std(0, correction=0).clamp_min(1e-12)
+    at = int(((known - given.condition) / spread).square().sum(1).argmin())
+    return dict(population_recipe(networks[at].checkpoint)) or None
+
+
+def _asked(conditions: Sequence[str]) -> dict[str, str]:
+    return {f"condition {at}": expression for at, expression in enumerate(conditions)}
+
+
+def named(ids: Sequence[str]) -> str:
+    """The query that finds models by their ids."""
+    quoted = ", ".join(f"'{id}'" for id in ids)
+    return f"id in ({quoted})"
+
+
+__all__ = ["EXAMPLES", "ITEM", "Given", "condition_given", "material_of", "named", "wish_for"]
