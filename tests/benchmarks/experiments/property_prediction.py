@@ -151,6 +151,17 @@ def few_images(data: Data, split: Split, seed: int) -> np.ndarray:
     return np.array(found)
 
 
+def rendered(data: Data) -> np.ndarray:
+    """What each network makes of the inputs of its own task: of implicit networks the image itself."""
+    from weightspace.task import task_for
+
+    found = []
+    for one in data.networks:
+        task = task_for(one.checkpoint)
+        found.append(torch.cat([made.flatten() for made in task.outputs(one.checkpoint)]).numpy())
+    return np.stack(found)
+
+
 def both(*parts: Callable[[Data], np.ndarray]) -> Callable[[Data], np.ndarray]:
     """Features side by side."""
     return lambda data: np.concatenate([part(data) for part in parts], 1)
@@ -176,6 +187,7 @@ METHODS: Mapping[str, tuple[str, Method]] = {
     "LoRA tokens": ("weights", metanet("lora_svd")),
     "LoRA products": ("weights", metanet("lora_products")),
     f"loss on {IMAGES} images": ("function", few_images),
+    "rendered, linear": ("function", linear(rendered)),
     "noise probes": ("function", metanet("probe_noise")),
     "probegen": ("function", metanet("probegen")),
     "settings + statistics, boosted": ("both", boosted(both(Data.settings, Data.statistics))),
