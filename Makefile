@@ -36,12 +36,13 @@ test: install lint types  ## lint, types, import rules, tests, doctests and note
 test-slow: install  ## the tests that take long
 	$(PYTEST) -m slow --timeout 1800 $(ARGS)
 
-bench: install $(VENV)/peers-stamp $(VENV)/mergekit-stamp $(VENV)/weightwatcher-stamp  ## measurements beside other tools
+bench: install $(VENV)/peers-stamp $(VENV)/mergekit-stamp $(VENV)/weightwatcher-stamp $(VENV)/hypernetworks-stamp  ## measurements beside other tools
 	$(BIN)/pytest -m benchmark -s $(ARGS)
 	$(BIN)/python -m tests.benchmarks.ingest_small --peers $(VENV)/peers/bin
 	$(BIN)/python -m tests.benchmarks.ingest_large --peers $(VENV)/peers/bin
 	$(BIN)/python -m tests.benchmarks.merging --peer $(VENV)/mergekit/bin
 	$(if $(MODELS),$(BIN)/python -m tests.benchmarks.weightwatcher --peer $(VENV)/weightwatcher/bin $(MODELS))
+	$(BIN)/python -m tests.benchmarks.hypernetworks --peer $(VENV)/hypernetworks/bin
 	$(BIN)/python -m tests.benchmarks.intruder_counts
 	$(BIN)/python -m tests.benchmarks.lineage_zoo
 
@@ -90,4 +91,11 @@ $(VENV)/mergekit-stamp: $(VENV)/dev-stamp
 $(VENV)/weightwatcher-stamp: $(VENV)/dev-stamp
 	@$(PYTHON) -m venv $(VENV)/weightwatcher
 	@$(VENV)/weightwatcher/bin/python $(INSTALL) weightwatcher==0.7.7 torch transformers
+	@touch $@
+
+# HyperLight asks for packages that it does not need here.
+$(VENV)/hypernetworks-stamp: $(VENV)/dev-stamp
+	@$(PYTHON) -m venv $(VENV)/hypernetworks
+	@$(VENV)/hypernetworks/bin/python $(INSTALL) torch==2.13.0 numpy hypnettorch==0.0.4 matplotlib tensorboardX pandas
+	@$(VENV)/hypernetworks/bin/python $(INSTALL) --no-deps hyperlight==0.0.5
 	@touch $@

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import weightspace as ws
+from weightspace.analysis.generation import generators
 from weightspace.analysis.matching.match import methods
 from weightspace.analysis.measure import measures
 from weightspace.analysis.merging.method import methods as merge_methods
@@ -149,6 +150,23 @@ def test_metanet_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         printed += done.stdout
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG") and "a guess" in printed
     assert run([sys.executable, "-c", python], tmp_path).endswith("True\n")
+
+
+def test_generation_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEIGHTSPACE_ZOO", raising=False)
+    shell, python = re.findall(r"```\w+\n(.*?)```", README.split("\n## New weights\n")[1].split("\n## ")[0], re.S)
+    for line in ["weightspace init", *shell.splitlines()]:
+        done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, f"{line}: {done.stderr}"
+    assert (tmp_path / "card.html").is_file() and Zoo(tmp_path).models("starts_with(name, 'f/')").num_rows == 5
+    assert run([sys.executable, "-c", python], tmp_path).endswith("True\n")
+
+
+def test_generation_table_names_every_generator() -> None:
+    section = README.split("\n## New weights\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| [^|]+ \| (`.*?`) \|$", section, re.M)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(generators)
 
 
 def test_metanet_table_names_every_family() -> None:
