@@ -126,6 +126,19 @@ def population_recipe(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return like if isinstance(like, Mapping) else recipe
 
 
+def module_of(recipe: Mapping[str, Any]) -> "torch.nn.Module":
+    """Build the module of a population's recipe, in eval mode, its weights as building draws them: the same every time.
+
+    Raises:
+        UnknownNameError: no population has that name.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return module_builders[str(recipe.get("name"))](recipe).eval()
+
+
 def load_function(reference: str) -> Callable[..., Any]:
     """Import what `"module:function"` names; the current folder is importable from then on, as with `python -m`.
 

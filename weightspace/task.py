@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import ShapeMismatchError, TaskError, UnknownNameError
-from weightspace.modules import Part, module_for, population_recipe, shared_copy, task_builders, tensors_of
+from weightspace.modules import Part, module_for, module_of, population_recipe, shared_copy, task_builders, tensors_of
 from weightspace.symmetry import StateDict
 
 Batch = Any
@@ -389,11 +389,27 @@ def task_for(checkpoint: Checkpoint, part: Part = "test") -> Task:
     Raises:
         TaskError: it comes from no population that has one.
     """
-    recipe = population_recipe(checkpoint)
+    return _built(population_recipe(checkpoint), part, lambda recipe: module_for(checkpoint))
+
+
+def task_like(recipe: Mapping[str, Any], part: Part = "test") -> Task:
+    """Build the task of networks like one that a population made, with a module that is not trained.
+
+    Args:
+        recipe: of such a network.
+        part: see `task_for`.
+
+    Raises:
+        TaskError: the recipe is of no population that has one.
+    """
+    return _built(recipe, part, module_of)
+
+
+def _built(recipe: Mapping[str, Any], part: Part, module: Callable[[Mapping[str, Any]], nn.Module]) -> Task:
     name = recipe.get("name")
     if not isinstance(name, str) or name not in task_builders:
         known = ", ".join(task_builders)
         raise TaskError(
             f"nothing is known to judge this model by (only the populations {known} say so themselves); name a function with --eval module:function"
         )
-    return task_builders[name](module_for(checkpoint), recipe, part)
+    return task_builders[name](module(recipe), recipe, part)

@@ -1,5 +1,6 @@
 """Fitting a generator: built by name, its material aligned or augmented where that is asked for, and told where it comes from."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,6 +108,12 @@ def _expect(kind: Kind, material: Material, settings: dict[str, Any]) -> None:
         if setting not in kind.settings:
             known = ", ".join(kind.settings) or "none"
             raise GenerationError(f"generator '{kind.name}' has no setting '{setting}'; expected one of: {known}")
+        value, default = settings[setting], kind.settings[setting]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if type(default) is int and not (isinstance(value, int) and is_number and value >= 0):
+            raise GenerationError(f"setting '{setting}' of generator '{kind.name}' is {value!r}; expected a whole number from 0 on")
+        if type(default) is float and not (is_number and math.isfinite(value)):
+            raise GenerationError(f"setting '{setting}' of generator '{kind.name}' is {value!r}; expected a number")
     if "networks" in kind.learns and (material.networks is None or not len(material.networks)):
         raise GenerationError(f"generator '{kind.name}' learns from networks, and was given none; give checkpoints of one architecture")
     if "tasks" in kind.learns and not material.tasks:

@@ -18,7 +18,7 @@ NORMS = ("generate", "fuse", "re-estimate")
 MEAN, VARIANCE = ".running_mean", ".running_var"
 EPSILON = 1e-5
 """What torch's norms add to variances unless told otherwise."""
-_LEAST = 1e-12  # a variance of 0, of a channel that never fires, has no logarithm
+_LEAST = EPSILON  # a variance of 0, of a channel that never fires, has no logarithm, and none below this shows
 
 
 def settled(material: Material, norms: str, *, logarithms: bool) -> Material:
@@ -39,6 +39,8 @@ def settled(material: Material, norms: str, *, logarithms: bool) -> Material:
     if norms not in NORMS:
         raise UnknownNameError.of("policy for norms", norms, NORMS)
     means, variances = _statistics(material.target)
+    if material.networks is None and norms == "fuse":
+        raise GenerationError("norms='fuse' is for generators that learn from networks; choose norms='re-estimate'")
     if material.networks is None or not (means or variances):
         return material
     tensors = dict(material.networks.tensors)
@@ -51,7 +53,7 @@ def settled(material: Material, norms: str, *, logarithms: bool) -> Material:
         modules = _modules(material)
         constants: dict[str, Tensor] = {}
         for norm in dict.fromkeys(name.rpartition(".")[0] for name in (*means, *variances)):
-            epsilon = float(getattr(modules.get(norm), "eps", EPSILON))
+            epsilon = _added(modules, tensors, norm)
             tensors.update(_fused(tensors, norm, epsilon))
             shape = material.target.shapes[f"{norm}{MEAN}"]
             constants |= {f"{norm}{MEAN}": torch.zeros(shape), f"{norm}{VARIANCE}": torch.full(shape, 1 - epsilon)}
@@ -93,9 +95,7 @@ def expect_positive(made: Mapping[str, Tensor]) -> None:
 
 def _statistics(target: Target) -> tuple[list[str], list[str]]:
     """Running means and running variances that a target makes."""
-    named = () if target.spec is None else target.spec.statistics
-    made = [name for name in target.shapes if name in named]
-    return [name for name in made if name.endswith(MEAN)], [name for name in made if name.endswith(VARIANCE)]
+    return [name for name in target.shapes if name.endswith(MEAN)], [name for name in target.shapes if name.endswith(VARIANCE)]
 
 
 def _modules(material: Material) -> Mapping[str, torch.nn.Module]:
@@ -107,11 +107,21 @@ def _modules(material: Material) -> Mapping[str, torch.nn.Module]:
     return {} if module is None else dict(module.named_modules())
 
 
-def _fused(tensors: Mapping[str, Tensor], norm: str, epsilon: float) -> dict[str, Tensor]:
-    """The gains and shifts of a norm's networks with its statistics in them."""
+def _added(modules: Mapping[str, torch.nn.Module], tensors: Mapping[str, Tensor], norm: str) -> float:
+    """What a norm adds to variances."""
     missing = next((part for part in ("weight", "bias", MEAN[1:], VARIANCE[1:]) if f"{norm}.{part}" not in tensors), None)
     if missing is not None:
         raise GenerationError(f"norm '{norm}' has no '{missing}', so it cannot be fused; choose norms='generate' or 're-estimate'")
+    epsilon = getattr(modules.get(norm), "eps", None)
+    if epsilon is None:
+        raise GenerationError(
+            f"what norm '{norm}' adds to variances is not known, so it cannot be fused; give the networks' module or their task"
+        )
+    return float(epsilon)
+
+
+def _fused(tensors: Mapping[str, Tensor], norm: str, epsilon: float) -> dict[str, Tensor]:
+    """The gains and shifts of a norm's networks with its statistics in them."""
     gain, shift, mean, variance = (tensors[f"{norm}.{part}"].double() for part in ("weight", "bias", MEAN[1:], VARIANCE[1:]))
     gain = gain / (variance + epsilon).sqrt()
     like = tensors[f"{norm}.weight"]

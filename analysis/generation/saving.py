@@ -1,10 +1,12 @@
 """Generators as checkpoints: their tensors, with a recipe that says how they are built again."""
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from blake3 import blake3
 from torch import Tensor
 
 from weightspace import provenance
@@ -16,6 +18,9 @@ from weightspace.errors import GenerationError, WeightSpaceError, one_line
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
 from weightspace.spec import SymmetrySpec
+
+DIGEST = "recipe.digest"
+"""The name of the tensor that says what the recipe was."""
 
 CONSTANT = "constant."
 """What the names of tensors begin with that go into every network as they are."""
@@ -52,8 +57,9 @@ def load_generator(source: str | Path | Checkpoint, *, allow: Collection[str] = 
         raise GenerationError(f"'{where}' holds no generator; give a model that 'weightspace generate' fitted")
     try:
         _expect_harmless(recipe, checkpoint, allow)
-        made = make(recipe["generator"], _target(recipe["target"], checkpoint), recipe["condition_shape"], dict(recipe["settings"]))
-        own = {name: checkpoint[name] for name in checkpoint.info if not name.startswith(CONSTANT)}
+        with torch.random.fork_rng(devices=[]):  # first parameters are drawn, and then replaced
+            made = make(recipe["generator"], _target(recipe["target"], checkpoint), recipe["condition_shape"], dict(recipe["settings"]))
+        own = {name: checkpoint[name] for name in checkpoint.info if not name.startswith((CONSTANT, DIGEST))}
         _take(made, own)
     except WeightSpaceError:
         raise
@@ -76,7 +82,7 @@ def _expect_harmless(recipe: Mapping[str, Any], checkpoint: Checkpoint, allow: C
             raise GenerationError(
                 f"the generator names code, {key}='{one_line(value, 120)}'; look at it, and allow it by that name if it is yours"
             )
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes alone
         built = make(recipe["generator"], _target(recipe["target"], None), recipe["condition_shape"], dict(recipe["settings"]))
     claimed, held = sum(tensor.numel() for tensor in built.state_dict().values()), sum(info.numel for info in checkpoint.info.values())
     if claimed > held:
@@ -85,6 +91,8 @@ def _expect_harmless(recipe: Mapping[str, Any], checkpoint: Checkpoint, allow: C
 
 def _tensors(fitted: WeightGenerator) -> dict[str, Tensor]:
     own = {name: tensor.detach() for name, tensor in fitted.state_dict().items()}
+    digest = blake3(json.dumps(fitted.recipe, sort_keys=True).encode()).digest()
+    own[DIGEST] = torch.tensor(list(digest), dtype=torch.uint8)  # so that generators of other settings are other models
     return own | {f"{CONSTANT}{name}": tensor for name, tensor in fitted.target.constants.items()}
 
 

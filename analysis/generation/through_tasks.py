@@ -1,6 +1,7 @@
 """Training a generator through the tasks of the networks that it makes: what the weights do is judged, not what they are."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ def learn_through(
     penalty: Callable[[], Tensor] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     many_weights_of: ManyWeightsOf | None = None,
+    batch_statistics: bool = False,
 ) -> list[float]:
     """Minimise the mean loss of the tasks under the weights made for each.
 
@@ -49,6 +51,7 @@ def learn_through(
         penalty: added to every step's loss.
         optimizer: another than Adam.
         many_weights_of: makes the weights for several tasks, where that is faster at once than one after the other.
+        batch_statistics: whether batch norms use the statistics of each batch.
 
     Returns:
         The loss of each step, without the penalty.
@@ -64,7 +67,7 @@ def learn_through(
         drawn = torch.randperm(len(tasks), generator=generator)[: max(1, together)].tolist()
         given = [batches[at][int(torch.randint(len(batches[at]), (), generator=generator))] for at in drawn]
         made = many_weights_of(drawn) if many_weights_of else [weights_of(at) for at in drawn]
-        loss = losses([tasks[at] for at in drawn], made, given).mean()
+        loss = losses([tasks[at] for at in drawn], made, given, batch_statistics=batch_statistics).mean()
         if not loss.isfinite():
             raise GenerationError(f"the loss became {float(loss.detach())} at step {step + 1}; lower the learning rate")
         optimizer.zero_grad()
@@ -75,7 +78,9 @@ def learn_through(
     return lost
 
 
-def losses(tasks: Sequence[Task], weights: Sequence[Mapping[str, Tensor]], batches: Sequence[Batch]) -> Float[Tensor, " tasks"]:
+def losses(
+    tasks: Sequence[Task], weights: Sequence[Mapping[str, Tensor]], batches: Sequence[Batch], *, batch_statistics: bool = False
+) -> Float[Tensor, " tasks"]:
     """The loss of each task on a batch of its own, under weights of its own, differentiably.
 
     Where tasks share their module, loss and forward (the very objects), and the batches are tensors of equal shapes, one vectorised
@@ -85,15 +90,20 @@ def losses(tasks: Sequence[Task], weights: Sequence[Mapping[str, Tensor]], batch
         tasks: at least one.
         weights: a whole state dict for each.
         batches: one for each.
+        batch_statistics: whether batch norms use the statistics of each batch.
     """
     if len(tasks) > 1 and _is_shared(tasks) and _is_alike(batches):
         together = tuple(torch.stack(parts) for parts in zip(*batches, strict=True))
         try:
-            found: Tensor = torch.func.vmap(tasks[0].loss_of, randomness="different")(stacked(weights), together)
+            found: Tensor = torch.func.vmap(partial(tasks[0].loss_of, batch_statistics=batch_statistics), randomness="different")(
+                stacked(weights), together
+            )
             return found
         except (RuntimeError, ValueError):  # control flow that looks at values, or an operator without a rule
             pass
-    return torch.stack([task.loss_of(row, batch) for task, row, batch in zip(tasks, weights, batches, strict=True)])
+    return torch.stack(
+        [task.loss_of(row, batch, batch_statistics=batch_statistics) for task, row, batch in zip(tasks, weights, batches, strict=True)]
+    )
 
 
 def _is_shared(tasks: Sequence[Task]) -> bool:

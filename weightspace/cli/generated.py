@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weightspace.cli.evaluation import values_of
-from weightspace.cli.generating import material_of, named
+from weightspace.cli.generating import Found, material_of, named
 from weightspace.cli.left_out import LeftOut
 from weightspace.errors import GenerationError, TaskError
 
 if TYPE_CHECKING:
-    from weightspace.analysis.generation import Material, WeightGenerator, Wish
+    from weightspace.analysis.generation import WeightGenerator, Wish
     from weightspace.checkpoint import Checkpoint
     from weightspace.task import Task
     from weightspace.zoo.zoo import Zoo
@@ -31,7 +31,7 @@ class Kept:
         id: of the model that it is in the catalog.
         name: there.
         conditions: what networks are made under, as `--condition` named it.
-        material: what it was fitted on; None for one that was fitted before.
+        found: what it was fitted on; None for one that was fitted before.
         seconds: that fitting took, if it was done now.
     """
 
@@ -39,14 +39,14 @@ class Kept:
     id: str
     name: str
     conditions: tuple[str, ...]
-    material: "Material | None" = None
+    found: Found | None = None
     seconds: float | None = None
 
 
 def fit_and_keep(
     zoo: "Zoo",
     kind: str,
-    material: "Material",
+    found: Found,
     conditions: Sequence[str],
     name: str | None,
     seed: int,
@@ -58,7 +58,7 @@ def fit_and_keep(
     Args:
         zoo: where it is kept.
         kind: of the generator.
-        material: what it learns from.
+        found: what it learns from.
         conditions: as they were named.
         name: in the catalog; by default the kind with a digest.
         seed: of everything that is left to chance.
@@ -70,13 +70,14 @@ def fit_and_keep(
     from weightspace.analysis.generation import checkpoint_of_generator, fit
 
     begun = time.perf_counter()
-    fitted = fit(kind, material, generator=torch.Generator().manual_seed(seed), progress=progress, **options)
+    fitted = fit(kind, found.material, generator=torch.Generator().manual_seed(seed), progress=progress, **options)
     seconds = time.perf_counter() - begun
-    fitted.recipe = {**fitted.recipe, "conditions": list(conditions)}
+    fitted.recipe = {**fitted.recipe, "conditions": list(conditions), "taught_by": list(found.ids[:MOST_PARENTS])}
     checkpoint = checkpoint_of_generator(fitted)
     title = name or f"{kind}-{checkpoint.id[:6]}"
     id = zoo.add(checkpoint, title, recipe=fitted.recipe, parents=fitted.parents[:MOST_PARENTS], tags={"generator": kind})
-    return Kept(fitted, id, title, tuple(conditions), material, seconds)
+    [known] = zoo.sql(f"select name from models where id = unhex('{id}')").column(0).to_pylist()  # the same may be there by another name
+    return Kept(fitted, id, known, tuple(conditions), found, seconds)
 
 
 def opened(zoo: "Zoo", model: str, allow: Sequence[str] = ()) -> Kept:
@@ -117,7 +118,7 @@ def make(zoo: "Zoo", kept: Kept, count: int, wish: "Wish", seed: int, judge: "Ta
     from weightspace.zoo.zoo import Added
 
     parent = kept.id if zoo.catalog.exists() and _is_there(zoo, kept.id) else None
-    task = _training(zoo, kept) if kept.fitted.recipe.get("norms") == "re-estimate" else None
+    task = _training(kept, wish) if kept.fitted.recipe.get("norms") == "re-estimate" else None
     made = generate(kept.fitted, count, wish, generator=torch.Generator().manual_seed(seed), parent=parent, task=task)
     values = [_values(judge, one) for one in made]
     names = [f"{kept.name}/{seed}-{at}" for at in range(count)]
@@ -131,13 +132,13 @@ def make(zoo: "Zoo", kept: Kept, count: int, wish: "Wish", seed: int, judge: "Ta
     return [{"model": name, "id": id, **found} for name, id, found in zip(names, ids, values, strict=True)]
 
 
-def _training(zoo: "Zoo", kept: Kept) -> "Task | None":
-    """The examples that the networks learned from, where they say."""
-    from weightspace.task import task_for
+def _training(kept: Kept, wish: "Wish") -> "Task | None":
+    """The examples that networks like those that are made learned from, where their population says."""
+    from weightspace.task import task_like
 
     try:
-        return task_for(zoo.open(kept.fitted.parents[0]), "train")
-    except (TaskError, IndexError):
+        return task_like(wish.like or kept.fitted.recipe.get("like") or {}, "train")
+    except TaskError:
         return None
 
 
@@ -187,20 +188,23 @@ def write_card(
     import torch
 
     from weightspace.analysis.generation import evaluation_card, page
-    from weightspace.task import Task, halves, task_for
+    from weightspace.task import Task, halves, task_like
 
-    material = kept.material or _material_again(zoo, kept)
-    task = judge or task_for(zoo.open(kept.fitted.parents[0]))
+    found = kept.found or _found_again(zoo, kept)
+    like = kept.fitted.recipe.get("like") or {}
+    # At another size the card itself cuts the task to it; a condition may have a task of its own.
+    task = judge or task_like(wish.like or like if wish.target is None else like)
     if not isinstance(task, Task):
         raise TaskError("the card looks at every prediction, so it needs a Task; name a function without arguments that returns one")
     validation, test = halves(task)
     generator = torch.Generator().manual_seed(seed)
     card = evaluation_card(
         kept.fitted,
-        material,
+        found.material,
         validation=validation,
         test=test,
         wish=wish,
+        zoo=found.networks if found.material.networks is None else None,
         generator=generator,
         fitting_seconds=kept.seconds,
         progress=progress,
@@ -212,7 +216,7 @@ def write_card(
     return card.verdict
 
 
-def _material_again(zoo: "Zoo", kept: Kept) -> "Material":
+def _found_again(zoo: "Zoo", kept: Kept) -> Found:
     """What a generator was fitted on, by the ids that it names.
 
     Raises:
@@ -220,7 +224,7 @@ def _material_again(zoo: "Zoo", kept: Kept) -> "Material":
     """
     from weightspace.analysis.generation import generators
 
-    parents = kept.fitted.parents
-    if not parents:
+    ids = kept.fitted.recipe.get("taught_by") or kept.fitted.parents
+    if not ids:
         raise GenerationError("the generator does not say which networks it was fitted on; fit it again to have a card")
-    return material_of(zoo, named(parents), generators[str(kept.fitted.recipe["generator"])], kept.conditions, LeftOut())
+    return material_of(zoo, named(ids), generators[str(kept.fitted.recipe["generator"])], kept.conditions, LeftOut())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from weightspace.analysis.generation import Kind, Material, WeightGenerator, Wish
     from weightspace.checkpoint import Checkpoint
+    from weightspace.metanets import WeightBatch
     from weightspace.zoo.zoo import Zoo
 
 ITEM, EXAMPLES = "@item", "@examples"
@@ -24,7 +25,22 @@ SHOTS = 5
 """Examples of each class that stand for a data set."""
 
 
-def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequence[str], left_out: LeftOut) -> "Material":
+@dataclass(frozen=True)
+class Found:
+    """What a query gives a generator.
+
+    Attributes:
+        material: to learn from.
+        ids: of the networks.
+        networks: their weights where they are of one architecture, to compare with; None else.
+    """
+
+    material: "Material"
+    ids: tuple[str, ...]
+    networks: "WeightBatch | None"
+
+
+def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequence[str], left_out: LeftOut) -> Found:
     """Gather what a generator learns from: the networks of a query, or the tasks that they were trained on.
 
     Args:
@@ -39,14 +55,16 @@ def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequenc
     """
     from weightspace.analysis.generation import Material, Target
     from weightspace.modules import population_recipe
-    from weightspace.task import task_for
+    from weightspace.task import task_like
 
     special = [one for one in conditions if one in (ITEM, EXAMPLES)]
     if special and len(conditions) > 1:
         raise GenerationError(f"condition '{special[0]}' stands alone; leave the other conditions out")
     asked = {} if special else _asked(conditions)
     by_task = "networks" not in kind.learns
-    found = networks_of(zoo, where, left_out, asked=asked, needs_module=by_task)
+    # Asked for nothing in particular, a generator does not learn from what generators made.
+    chosen = where or "model_id not in (select model_id from tags where key = 'generated')"
+    found = networks_of(zoo, chosen, left_out, asked=asked, needs_module=by_task)
     networks, weights = sound_weights(found, left_out)
     if weights is None:
         left_out.report("networks", is_all=True)
@@ -58,22 +76,23 @@ def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequenc
         )
     given = _conditions(networks, conditions)
     like = dict(population_recipe(networks[0].checkpoint)) or None
-    parents = tuple(one.checkpoint.id for one in networks)
+    ids = tuple(one.checkpoint.id for one in networks)
+    batch = weights.batches[0] if len(weights.batches) == 1 else None
     first = networks[0]
     if by_task:
-        tasks = [task_for(one.checkpoint, "train") for one in networks]
+        tasks = [task_like(population_recipe(one.checkpoint), "train") for one in networks]
         one_task = given is None and "architecture" not in kind.takes
         target = Target.of_module(tasks[0].module, first.spec)
-        return Material(target, tasks=tasks[:1] if one_task else tasks, conditions=given, parents=parents, like=like)
-    batch = weights.batches[0]
+        return Found(Material(target, tasks=tasks[:1] if one_task else tasks, conditions=given, like=like), ids, batch)
+    assert batch is not None
     target = Target.of_networks(batch, first.checkpoint.state_dict())
     try:
-        tasks = [task_for(first.checkpoint, "train")]
+        tasks = [task_like(population_recipe(first.checkpoint), "train")]
     except WeightSpaceError:
         if "tasks" in kind.learns:
             raise
         tasks = []
-    return Material(target, batch, tasks, given, parents, like)
+    return Found(Material(target, batch, tasks, given, ids, like), ids, batch)
 
 
 @dataclass(frozen=True)
@@ -171,7 +190,7 @@ def wish_for(zoo: "Zoo", fitted: "WeightGenerator", conditions: Sequence[str], g
     if not settings:
         return Wish(given.condition, like=like or None)
     known = like.get("hyperparameters")
-    if like.get("name") not in module_builders or not isinstance(known, Mapping):
+    if not isinstance(like.get("name"), str) or like["name"] not in module_builders or not isinstance(known, Mapping):
         raise GenerationError("the networks come from no population, so nothing tells how to build them otherwise; leave --set out")
     recipe = {**like, "hyperparameters": {**known, **settings_of(settings, known, f"population '{like['name']}'")}}
     module = module_builders[like["name"]](recipe).eval()
@@ -183,9 +202,10 @@ def _nearest(zoo: "Zoo", fitted: "WeightGenerator", conditions: Sequence[str], g
     """The recipe of the network whose conditions are nearest to the one given, each in units of its spread."""
     from weightspace.modules import population_recipe
 
-    if given.condition is None or not fitted.parents or not zoo.catalog.exists():
+    ids = fitted.parents or fitted.recipe.get("taught_by")
+    if given.condition is None or not ids or not zoo.catalog.exists():
         return None
-    networks = networks_of(zoo, named(fitted.parents), LeftOut(), asked=_asked(conditions))
+    networks = networks_of(zoo, named(ids), LeftOut(), asked=_asked(conditions))
     if not networks:
         return None
     known = _conditions(networks, conditions)
@@ -205,4 +225,4 @@ def named(ids: Sequence[str]) -> str:
     return f"id in ({quoted})"
 
 
-__all__ = ["EXAMPLES", "ITEM", "Given", "condition_given", "material_of", "named", "wish_for"]
+__all__ = ["EXAMPLES", "ITEM", "Found", "Given", "condition_given", "material_of", "named", "wish_for"]

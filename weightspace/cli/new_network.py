@@ -30,8 +30,8 @@ def new_network(zoo: "Zoo", page: Path, seed: int, say: Callable[[str], None]) -
     if len(names) < 2:
         return
     quoted = ", ".join(f"'{name}'" for name in names)
-    material = material_of(zoo, f"name in ({quoted})", generators["flow"], (), LeftOut())
-    kept = fit_and_keep(zoo, "flow", material, (), "digits-flow", seed, lambda done, total: None, align="universe", steps=_STEPS)
+    found = material_of(zoo, f"name in ({quoted})", generators["flow"], (), LeftOut())
+    kept = fit_and_keep(zoo, "flow", found, (), "digits-flow", seed, lambda done, total: None, align="universe", steps=_STEPS)
     [made] = make(zoo, kept, 1, Wish(), seed, None)
     verdict = write_card(zoo, kept, Wish(), None, page, seed, lambda done, total: None)
     say(f"a network drawn by flow matching on the {len(names)} of that shape that learned, aligned: accuracy {made['accuracy']:.1%}")

@@ -19,6 +19,7 @@ from weightspace.analysis.generation.card.novelty import Stacked, length
 from weightspace.analysis.generation.drawing import sample
 from weightspace.analysis.generation.fitting import fit
 from weightspace.analysis.generation.material import Material, stacked
+from weightspace.analysis.generation.norms import measured, unmade
 from weightspace.analysis.generation.target import Target
 from weightspace.analysis.generation.through_tasks import learn_through
 from weightspace.errors import GenerationError
@@ -49,7 +50,9 @@ class Knob:
     is_continuous: bool = True
     fixed: tuple[tuple[str, bool], ...] = ()
 
-    def make(self, material: Material, value: float, count: int, *, generator: torch.Generator) -> Stacked:
+    def make(
+        self, material: Material, value: float, count: int, *, generator: torch.Generator, norms: str = "generate", task: Task | None = None
+    ) -> Stacked:
         """Draw networks at a value, plain, as the zoo has them.
 
         Args:
@@ -57,11 +60,13 @@ class Knob:
             value: of the setting.
             count: networks; where chance plays no part, one.
             generator: source of chance.
+            norms: what becomes of running statistics, as with the generator that is judged.
+            task: on whose data they are measured, where that is what becomes of them.
         """
         settings: dict[str, Any] = {self.setting: value if self.is_continuous else int(value), **dict(self.fixed)}
         if value == 0 and self.method != "noise":  # the mean of the whole zoo, always the same
             count = 1
-        return sample(fit(self.method, material, generator=generator, **settings), count, generator=generator)
+        return sample(fit(self.method, material, norms=norms, generator=generator, **settings), count, generator=generator, task=task)
 
 
 KNOBS = (
@@ -81,7 +86,7 @@ def nearest(conditions: Tensor, wished: Tensor) -> Int[Tensor, " wishes"]:
         conditions: (networks, ...).
         wished: (wishes, ...).
     """
-    known, asked = conditions.double().flatten(1), wished.double().flatten(1)
+    known, asked = (rows.double().reshape(len(rows), -1) for rows in (conditions, wished))
     scale = known.std(0, correction=0)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return torch.cdist(asked / scale, known / scale, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
@@ -150,11 +155,16 @@ def trained(
     Raises:
         GenerationError: a loss became infinite at every rate.
     """
-    tried = [stacked([_trained(task, steps, rate, generator)]) for rate in learning_rates]
+    tried = [_measured(stacked([_trained(task, steps, rate, generator)]), target, task) for rate in learning_rates]
     scores = [float(judge(validation, one, target).scores) for one in tried]
     best = max(range(len(tried)), key=lambda k: scores[k])
-    more = [_trained(task, steps, learning_rates[best], generator) for _ in range(count - 1)]
-    return {name: torch.cat([tensor, *(one[name][None] for one in more)]) for name, tensor in tried[best].items()}
+    more = [_measured(stacked([_trained(task, steps, learning_rates[best], generator)]), target, task) for _ in range(count - 1)]
+    return {name: torch.cat([tensor, *(one[name] for one in more)]) for name, tensor in tried[best].items()}
+
+
+def _measured(made: Stacked, target: Target, task: Task) -> Stacked:
+    """Networks with the running statistics that they have on what they learned from."""
+    return {**made, **measured(target, made, task)} if unmade(target) else made
 
 
 def _trained(task: Task, steps: int, learning_rate: float, generator: torch.Generator) -> dict[str, Tensor]:
@@ -166,6 +176,7 @@ def _trained(task: Task, steps: int, learning_rate: float, generator: torch.Gene
         steps=steps,
         learning_rate=learning_rate,
         generator=generator,
+        batch_statistics=True,
     )
     return {name: parameter.detach() for name, parameter in module.named_parameters()}
 

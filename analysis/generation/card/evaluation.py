@@ -16,6 +16,7 @@ from weightspace.analysis.generation.card.rows import Bench, Clock, Entry, Made,
 from weightspace.analysis.generation.drawing import sample
 from weightspace.analysis.generation.generator import WeightGenerator, Wish
 from weightspace.analysis.generation.material import Material
+from weightspace.analysis.generation.norms import settled
 from weightspace.analysis.generation.resizing import resized_task
 from weightspace.analysis.generation.target import Target
 from weightspace.errors import WeightSpaceError
@@ -130,7 +131,11 @@ class Evaluation:
         values = [value for value in knob.values if knob.is_continuous or value < count]
 
         def make(value: float) -> Made:
-            return timed(lambda: knob.make(zoo, value, self.count, generator=self.generator), zoo.target, self.clock)
+            return timed(
+                lambda: knob.make(zoo, value, self.count, generator=self.generator, norms=self._norms, task=self._taught),
+                zoo.target,
+                self.clock,
+            )
 
         entries = [self.bench.entry(knob.method, make(value), setting=knob.setting, value=value, is_rival=True) for value in values]
         between = self._between(entries, make) if knob.is_continuous else None
@@ -212,8 +217,19 @@ class Evaluation:
         return tasks[int(baselines.nearest(known, first[None])[0])]
 
     def _sample(self, fitted: WeightGenerator) -> Stacked:
-        task = self.material.tasks[0] if self.material.tasks else None
+        task = None if self._taught is None else _sized(self._taught, self.wish)
         return sample(fitted, self.count, self.wish, generator=self.generator, task=task)
+
+    @property
+    def _taught(self) -> Task | None:
+        """The task to learn from, where there is one."""
+        return self._lesson if self.material.tasks else None
+
+    @property
+    def _norms(self) -> str:
+        """What becomes of a baseline's running statistics: in the frame they are fused already, where the generator's are."""
+        policy = self.fitted.recipe.get("norms", "generate")
+        return "generate" if policy == "fuse" else str(policy)
 
     def _between(self, entries: Sequence[Entry], make: Callable[[float], Made]) -> tuple[float, Made] | None:
         """The setting between those tried at which a baseline is just as novel as the generator, with the networks that showed it."""
@@ -241,7 +257,8 @@ def _frame(fitted: WeightGenerator, material: Material, zoo: WeightBatch | None,
     if seen.networks is None:
         return None
     align = fitted.recipe.get("align")
-    return seen if align is None or len(seen.networks) < 2 else aligned(seen, align, generator=generator)
+    seen = seen if align is None or len(seen.networks) < 2 else aligned(seen, align, generator=generator)
+    return settled(seen, "fuse", logarithms=False) if fitted.recipe.get("norms") == "fuse" else seen
 
 
 def _sized(task: Task, wish: Wish) -> Task:

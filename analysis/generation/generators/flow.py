@@ -93,7 +93,7 @@ class Flow(WeightGenerator):
         if self.principal is not None:
             self.principal = Principal.of(ends, self.components)
             ends = self.principal.shrink(ends)
-        conditions = flat.new_zeros(len(flat), 0) if material.conditions is None else material.conditions.flatten(1).to(flat)
+        conditions = flat.new_zeros(len(flat), 0) if material.conditions is None else material.conditions.reshape(len(flat), -1).to(flat)
         self.asked = Standard.of(conditions)
         conditions = self.asked.shrink(conditions)
 
@@ -111,7 +111,7 @@ class Flow(WeightGenerator):
         """Draw noise, and follow the flow."""
         like = self.standard.mean
         given = conditions_of(self, count, wish)
-        asked = self.asked.shrink(like.new_zeros(count, 0) if given is None else given.flatten(1).to(like))
+        asked = self.asked.shrink(like.new_zeros(count, 0) if given is None else given.reshape(count, -1).to(like))
         place = self.source * self.temperature * noise_like(like.new_empty(count, self.components or self.target.numel), generator)
         for step in range(self.solver_steps):
             place = self._onward(place, step / self.solver_steps, (step + 1) / self.solver_steps, asked)

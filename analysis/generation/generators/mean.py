@@ -1,5 +1,7 @@
 """The plain mean of the networks: the baseline that most often embarrasses a generator."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -33,4 +35,8 @@ class Mean(WeightGenerator):
         total = len(self.networks)
         most = min(self.of or total, total)
         drawn = torch.stack([torch.randperm(total, generator=generator)[:most] for _ in range(count)])
-        return self.target.tensors(torch.stack([self.networks[at].mean(0) for at in drawn]))
+        made = self.target.tensors(torch.stack([self.networks[at].mean(0) for at in drawn]))
+        for name in self.target.logarithms:  # the mean of variances, not of their logarithms
+            each = self.target.tensors(self.networks[drawn])[name]
+            made[name] = each.logsumexp(1) - math.log(most)
+        return made

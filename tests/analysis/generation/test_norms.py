@@ -78,14 +78,14 @@ def test_fusing_asks_the_module_what_is_added_to_variances() -> None:
     assert float(from_task.target.constants["stem.norm.running_var"][0]) == pytest.approx(0.9)
 
 
-def test_generated_variances_are_positive_and_their_mean_is_geometric() -> None:
+def test_generated_variances_are_positive_and_the_plain_mean_is_theirs() -> None:
     plain = material()
     made = sample(fit("gaussian", plain, spread=5.0), 50)
     assert all((made[name] > 0).all() for name in STATISTICS if name.endswith("var"))
     mean = sample(fit("mean", plain, of=0), 1)
     assert plain.networks is not None
     variances = plain.networks.tensors["stem.norm.running_var"]
-    torch.testing.assert_close(mean["stem.norm.running_var"][0], variances.log().mean(0).exp())
+    torch.testing.assert_close(mean["stem.norm.running_var"][0], variances.mean(0))
     torch.testing.assert_close(mean["stem.norm.running_mean"][0], plain.networks.tensors["stem.norm.running_mean"].mean(0))
 
 
@@ -175,3 +175,15 @@ def test_a_network_without_batches_is_told() -> None:
     empty = Task(plain.tasks[0].module, [], plain.tasks[0].loss)
     with pytest.raises(TaskError, match="no batches"):
         sample(fit("noise", plain, norms="re-estimate"), 1, task=empty)
+
+
+def test_what_norms_add_to_variances_is_not_guessed() -> None:
+    plain = material()
+    assert plain.networks is not None
+    bare = replace(plain, tasks=(), networks=replace(plain.networks, module=None))
+    with pytest.raises(
+        GenerationError, match=r"adds to variances is not known, so it cannot be fused; give the networks' module or their task"
+    ):
+        settled(bare, "fuse", logarithms=False)
+    with pytest.raises(GenerationError, match="norms='fuse' is for generators that learn from networks; choose norms='re-estimate'"):
+        settled(replace(plain, networks=None), "fuse", logarithms=False)

@@ -1,6 +1,7 @@
 """Generators in files: what is refused, and why."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.analysis.generation.materials import material, tiny
 from weightspace import provenance
-from weightspace.analysis.generation import WeightGenerator, fit, generators, load_generator
+from weightspace.analysis.generation import WeightGenerator, checkpoint_of_generator, fit, generators, load_generator
 from weightspace.errors import GenerationError
 from weightspace.formats.safetensors import save
 
@@ -46,3 +47,24 @@ def test_what_is_no_generator_is_refused(tmp_path: Path) -> None:
     for changes in ({"of": [1]}, {"unheard": 1}):
         with pytest.raises(GenerationError):
             load_generator(told_otherwise(made, tmp_path / "b.safetensors", **changes))
+
+
+def test_generators_of_other_settings_are_other_models() -> None:
+    kind = generators["noise"]
+    one, two = (fit("noise", material(kind), sigma=sigma) for sigma in (0.1, 0.2))
+    assert checkpoint_of_generator(one).id != checkpoint_of_generator(two).id
+    assert checkpoint_of_generator(one).id != checkpoint_of_generator(fit("mean", material(kind))).id
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 2.5}, "setting 'steps' of generator 'flow' is 2.5; expected a whole number from 0 on"),
+        ({"steps": -1}, "is -1; expected a whole number"),
+        ({"learning_rate": float("nan")}, "setting 'learning_rate' of generator 'flow' is nan; expected a number"),
+        ({"pace": 1}, "generator 'flow' has no setting 'pace'; expected one of: hidden"),
+    ],
+)
+def test_settings_that_are_none_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(GenerationError, match=re.escape(said)):
+        fit("flow", material(generators["flow"]), **settings)

@@ -58,9 +58,9 @@ def test_losses_and_gradients_side_by_side_are_those_one_after_the_other(monkeyp
     calls: list[int] = []
     plain = Task.loss_of
 
-    def counted(self: Task, state: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def counted(self: Task, state: Mapping[str, Tensor], batch: Batch, **options: Any) -> Tensor:
         calls.append(1)
-        return plain(self, state, batch)
+        return plain(self, state, batch, **options)
 
     monkeypatch.setattr(Task, "loss_of", counted)
     found = losses(tasks, weights, batches_of(tasks))

@@ -123,10 +123,10 @@ def generate(
         chosen = settings_of(option or [], kind.settings, f"generator '{source}'")
         asked = condition_given(here, wished, given or [])
         with progress("reading networks"):
-            material = material_of(here, where, kind, wished, left_out)
+            found = material_of(here, where, kind, wished, left_out)
         left_out.report("networks", is_all=False)
         with progress("fitting", "steps") as bar:
-            kept = fit_and_keep(here, source, material, wished, name, seed, bar.count, align=align, augment=augment, norms=norms, **chosen)
+            kept = fit_and_keep(here, source, found, wished, name, seed, bar.count, align=align, augment=augment, norms=norms, **chosen)
     else:
         fitting = {"--where": where, "--condition": condition, "--option": option, "--align": align, "--augment": augment, "--name": name}
         said = next((flag for flag, value in fitting.items() if value), None)
