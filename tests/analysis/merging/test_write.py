@@ -181,7 +181,7 @@ def test_a_stop_by_the_user_does_not_wait_for_a_large_tensor(tmp_path: Path, mon
     done = threading.Event()
 
     def press() -> None:  # again, since Python loses an interrupt that comes while it calls back from C or tidies up
-        while not done.wait(2):
+        while not done.wait(1):
             os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()
