@@ -68,6 +68,11 @@ class Sums:
         return self._cross - torch.outer(self._x, self._y) / self.count
 
     @property
+    def means(self) -> tuple[Float[Tensor, " units"], Float[Tensor, " others"]]:
+        """Of both representations."""
+        return self._origin[0] + self._x / self.count, self._origin[1] + self._y / self.count
+
+    @property
     def hsic(self) -> float:
         """`tr(K H L H)` of the linear kernels: the biased HSIC times (samples - 1)^2."""
         return float(self.cross.square().sum())

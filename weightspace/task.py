@@ -25,11 +25,17 @@ Hook = Callable[[Tensor, Tensor], Tensor | None]
 
 def call(module: nn.Module, batch: Batch) -> Any:
     """Call a module on a batch: all but the last of a tuple or list, the keywords of a mapping, or the lone input."""
+    args, kwargs = batch_inputs(batch)
+    return module(*args, **kwargs)
+
+
+def batch_inputs(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What `call` gives a module of a batch: positional inputs, and inputs by keyword."""
     if isinstance(batch, Mapping):
-        return module(**batch)
+        return (), dict(batch)
     if isinstance(batch, tuple | list):
-        return module(*(batch[:-1] if len(batch) > 1 else batch))
-    return module(batch)
+        return tuple(batch[:-1] if len(batch) > 1 else batch), {}
+    return (batch,), {}
 
 
 def batch_size(batch: Batch) -> float:

@@ -1,7 +1,7 @@
 """The derivation of a spec: read the graph once for its axes, once for degrees, then name what was found."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,14 @@ from weightspace.tracing.values import Value
 
 def derive(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SymmetrySpec:
     """Derive the spec of a module; see `weightspace.tracing.trace`."""
-    graph = export(module, args, kwargs)
+    return derived(export(module, args, kwargs), module)[0]
+
+
+def derived(graph: Graph, module: nn.Module) -> tuple[SymmetrySpec, Callable[[Node], list[Axis] | None]]:
+    """Derive the spec of a module from its graph, and a function that says by which groups the value of a node is indexed.
+
+    Of a node that yields no tensor, and of one that is not followed, the function says None.
+    """
     tensors = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if isinstance(tensor, torch.Tensor)}
     aliases = tied(tensors)
     rows = {name: tensor for name, tensor in tensors.items() if name not in aliases and tensor.is_floating_point()}
@@ -42,10 +49,10 @@ def derive(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     found = {name: [resolve(terms) for terms in occurrences[name]] for name in rows}
     made = _Spec(graph, found, aliases, axes, degrees, equations, notes)
     try:
-        return made.build()
+        return made.build(), made.axes_of
     except SymmetryError:  # planes that the grammar cannot place beside their coordinates
         equations.planes.clear()
-        return made.build()
+        return made.build(), made.axes_of
 
 
 def _new(shape: Sequence[int], *, fixed: bool) -> list[Dim]:
@@ -102,6 +109,7 @@ class _Spec:
     degrees: Reader
     equations: Equations
     notes: list[str]
+    names: dict[Atom, str] = field(default_factory=dict)
 
     def build(self) -> SymmetrySpec:
         """Name the groups and write down the axes."""
@@ -115,6 +123,7 @@ class _Spec:
         atoms = [atom for atom in atoms if not atom.fixed or solutions[atom].symmetry == "rotation"]
         outside = self._outside()
         names = group_names(self._homes(atoms, solutions), self._roles(), per, taken=outside.values()) | outside
+        self.names = names
         tensors = {name: tuple(self._axis(terms, names, solutions, name) for terms in dims) for name, dims in self.found.items()}
         groups = {
             names[atom]: NeuronGroup(
@@ -132,6 +141,22 @@ class _Spec:
         gains, stuck = self._folding(names, solutions)
         notes = dict.fromkeys([*self.axes.notes, *self.notes, *stuck])
         return SymmetrySpec(groups, tensors, dict(self.aliases_of_rows()), statistics, tuple(notes), gains=gains)
+
+    def axes_of(self, node: Node) -> list[Axis] | None:
+        """The axes of what a node yields, as the spec names them."""
+        value = self.axes.value(node)
+        if not isinstance(value, Value):
+            return None
+
+        def axis(terms: Dim) -> Axis:
+            factors = [[axis(one.inner) if one.inner is not None else self._leaf(one.atom) for one in term] for term in terms]
+            return canonical(Sum(tuple(canonical(Product(tuple(found))) for found in factors)))
+
+        return [axis(resolve(terms)) for terms in value.dims]
+
+    def _leaf(self, atom: Atom) -> Axis:
+        name = self.names.get(atom.root)
+        return Fixed(atom.size) if name is None or atom.root.fixed else Leaf(name)
 
     def aliases_of_rows(self) -> Mapping[str, str]:
         """Ties between tensors that have rows."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from io import StringIO
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -46,19 +46,33 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     Raises:
         SymmetryError: the path through the module depends on data, or torch.export cannot read it.
     """
+    program = exported(module, args, kwargs)
+    written = _without_writes(program)
+    fuse(program.graph)
+    return read(program, written)
+
+
+def exported(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, dynamic_shapes: Any = None
+) -> torch.export.ExportedProgram:
+    """The program of a module in eval mode that returns the tensors among its outputs, without operations that write in place.
+
+    Args:
+        module: left as it is.
+        args: inputs that it runs on.
+        kwargs: inputs by keyword.
+        dynamic_shapes: dimensions of inputs whose sizes are left open, as torch.export takes them.
+
+    Raises:
+        SymmetryError: the path through the module depends on data, or torch.export cannot read it.
+    """
     copied = shared_copy(module).eval()  # what forward stores in attributes is of no concern to the module itself
     with torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(_Tensors(copied), tuple(args), dict(kwargs), strict=False)
-            program = program.run_decompositions(dict(_decompositions()))
+            program = torch.export.export(_Tensors(copied), tuple(args), dict(kwargs), strict=False, dynamic_shapes=dynamic_shapes)
+            return cast(torch.export.ExportedProgram, program.run_decompositions(dict(_decompositions())))
         except Exception as error:
             raise SymmetryError(_explained(error)) from None
-    written = _without_writes(program)
-    fuse(program.graph)
-    graph = _live(program, written)
-    ends = [node.meta.get("val") for node in graph.nodes[-1].all_input_nodes]
-    expect_entries([value for value in ends if isinstance(value, torch.Tensor)])
-    return graph
 
 
 class _Tensors(nn.Module):
@@ -130,7 +144,12 @@ def _without_writes(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     return tuple(str(spec.target).removeprefix("module.") for spec in specs if spec.kind == OutputKind.BUFFER_MUTATION)
 
 
-def _live(program: torch.export.ExportedProgram, written: tuple[str, ...]) -> Graph:
+def read(program: torch.export.ExportedProgram, written: tuple[str, ...] = ()) -> Graph:
+    """The live part of a program, whose nodes hold tensors of known sizes.
+
+    Raises:
+        SymmetryError: a size depends on data, or nothing comes out.
+    """
     nodes = list(program.graph.nodes)
     alive: set[Node] = set()
     pending = [node for node in nodes if node.op == "output"]
@@ -154,4 +173,7 @@ def _live(program: torch.export.ExportedProgram, written: tuple[str, ...]) -> Gr
             held[str(spec.target).removeprefix("module.")] = node
         else:
             (inputs if spec.kind == InputKind.USER_INPUT else constants).append(node)
-    return Graph(tuple(node for node in nodes if node in alive), held, tuple(inputs), tuple(constants), written)
+    graph = Graph(tuple(node for node in nodes if node in alive), held, tuple(inputs), tuple(constants), written)
+    ends = [node.meta.get("val") for node in graph.nodes[-1].all_input_nodes]
+    expect_entries([value for value in ends if isinstance(value, torch.Tensor)])
+    return graph

@@ -1,0 +1,1 @@
+"""Ways to find a stitching layer, one a file."""
