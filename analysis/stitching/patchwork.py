@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ class Patchwork(nn.Module):
         if len(pieces) == 1:
             return f"{pieces[0].chain}"
         names = []
-        for one, other in zip(pieces, pieces[1:], strict=False):
+        for one, other in pairwise(pieces):
             a, b = self.chain(one.chain), self.chain(other.chain)
             left = "input" if one.stop == -1 or one.stop is None else a.cuts[one.stop].name
             names.append(f"{one.chain}:{left} > {other.chain}:{b.cuts[other.start].name}")
