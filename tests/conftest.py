@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody listens there: no test may leave this machine
 
 
 # The first example of a test may import much, and a loaded machine is slow: how long one takes says nothing.

@@ -14,6 +14,14 @@ def tensor_hasher(dtype: str, shape: Sequence[int]) -> Any:
     return blake3(f"{dtype}[{','.join(map(str, shape))}]\n".encode())
 
 
+def unread_hash(source: str, offset: int, dtype: str, shape: Sequence[int]) -> bytes:
+    """Hash a tensor that nobody has read: what names the content of its file (such as its SHA-256), and where in it the tensor lies.
+
+    The same file gives the same hashes wherever it lies; they are never equal to those of tensors that were read.
+    """
+    return bytes(blake3(f"weightspace unread 1\n{source}\n{offset}\n{dtype}[{','.join(map(str, shape))}]".encode()).digest())
+
+
 def model_id(rows: Iterable[tuple[str, str, Sequence[int], bytes]]) -> bytes:
     """Hash a model from (name, dtype, shape, tensor hash) of all its tensors, tied ones under each of their names.
 

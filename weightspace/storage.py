@@ -9,7 +9,7 @@ import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +42,28 @@ def read(storage: Storage) -> bytearray:
         view[at : at + len(block)] = block
         at += len(block)
     return out
+
+
+@runtime_checkable
+class RangedFile(Protocol):
+    """A file of which ranges are read, here or elsewhere."""
+
+    @property
+    def path(self) -> PurePath:
+        """Where it lies, for messages."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read `count` bytes from an offset; never allocates more than the file holds."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from an offset."""
+
+    def blocks(self, offset: int, count: int, size: int = BLOCK) -> Iterator[memoryview]:
+        """Yield a range in blocks of at most `size` bytes; a block is valid only until the next one is asked for."""
 
 
 _MAX_OPEN = 32
@@ -137,6 +159,14 @@ class SourceFile:
         self.read_into(memoryview(buffer), offset)
         return bytes(buffer)
 
+    def blocks(self, offset: int, count: int, size: int = BLOCK) -> Iterator[memoryview]:
+        """Read a range block by block into one buffer."""
+        buffer = memoryview(bytearray(min(size, count)))
+        for start in range(0, count, size):
+            block = buffer[: min(size, count - start)]
+            self.read_into(block, offset + start)
+            yield block
+
     def close(self) -> None:
         """Close the file if it is open; reading opens it again."""
         with _open_lock:
@@ -149,7 +179,7 @@ class SourceFile:
 class FileSpan:
     """Bytes that lie in one piece in a file, in their final order."""
 
-    file: SourceFile
+    file: RangedFile
     offset: int
     nbytes: int
 
@@ -162,12 +192,8 @@ class FileSpan:
             )
 
     def blocks(self, size: int = BLOCK) -> Iterator[memoryview]:
-        """Read block by block into one buffer."""
-        buffer = memoryview(bytearray(min(size, self.nbytes)))
-        for start in range(0, self.nbytes, size):
-            block = buffer[: min(size, self.nbytes - start)]
-            self.file.read_into(block, self.offset + start)
-            yield block
+        """Read block by block."""
+        return self.file.blocks(self.offset, self.nbytes, size)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ import pyarrow as pa
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError, guarded
 from weightspace.formats import open_checkpoint, sniff
+from weightspace.remote import is_remote, open_remote
 from weightspace.zoo import query, reading
 from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.ingest import stored_path
+from weightspace.zoo.records import TensorRow
 
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
@@ -48,6 +50,9 @@ def look(zoo: "Zoo", model: str) -> Look:
         UnknownNameError: no such model and no such file.
         FormatError: the file is no checkpoint, or a damaged one.
     """
+    if is_remote(model):
+        afar = open_remote(model)
+        return Look(page_of(afar, reading.unread(afar)), afar, False)
     if is_checkpoint_path(model) or not zoo.catalog.exists():
         checkpoint = open_checkpoint(model)
         page = _page_at(zoo, [Path(model), *checkpoint.files])  # a folder without a config is catalogued by the file in it
@@ -77,14 +82,16 @@ def _page_at(zoo: "Zoo", places: Sequence[Path]) -> query.ModelPage | None:
     return None
 
 
-def page_of(checkpoint: Checkpoint) -> query.ModelPage:
-    """Read a checkpoint whole and make the page that the catalog would have of it; memory follows the largest tensor.
+def page_of(checkpoint: Checkpoint, rows: Sequence[TensorRow] | None = None) -> query.ModelPage:
+    """Make the page that the catalog would have of a checkpoint; without rows it is read whole, and memory follows the largest tensor.
 
     Raises:
         FormatError: its bytes are gone or damaged.
     """
-    path = checkpoint.path or Path("memory")
-    [rows] = guarded(lambda _: reading.measured([(checkpoint, tuple(checkpoint.info))]), path)
+    path = checkpoint.path or Path(str(checkpoint.metadata.get("address", "memory")))
+    is_read = rows is None
+    if rows is None:
+        [rows] = guarded(lambda _: reading.measured([(checkpoint, tuple(checkpoint.info))]), path)
     read = reading.finished(checkpoint, rows)
     files = checkpoint.files or ((checkpoint.path,) if checkpoint.path else ())
     facts = [file.stat() for file in files]
@@ -104,7 +111,7 @@ def page_of(checkpoint: Checkpoint) -> query.ModelPage:
         "num_params": read.num_params,
         "num_bytes": read.num_bytes,
         "num_tensors": len(rows),
-        "is_finite": not any(row[8] or row[9] for row in rows),
+        "is_finite": not any(row[8] or row[9] for row in rows) if is_read else None,
         "path": str(path),
         "format": checkpoint.format,
     }

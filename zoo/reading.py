@@ -11,6 +11,8 @@ from weightspace import identity, naming
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import DAMAGE, FormatError, guarded, one_line
 from weightspace.formats import formats, sniff
+from weightspace.remote.file import RemoteFile
+from weightspace.storage import FileSpan
 from weightspace.zoo.discover import is_named_like_weights
 from weightspace.zoo.measure import Measure, measure_many
 from weightspace.zoo.records import TensorRow
@@ -164,6 +166,18 @@ def _row(info: TensorInfo, measure: Measure) -> TensorRow:
         info.name, info.dtype, list(info.shape), info.alias_of, measure.hash, info.numel, info.nbytes, s.num_zero, s.num_nan, s.num_inf,
         s.minimum, s.maximum, s.mean, s.std, s.l1, s.l2, s.skewness, s.kurtosis,
     )  # fmt: skip
+
+
+def unread(checkpoint: Checkpoint) -> list[TensorRow]:
+    """Rows of tensors elsewhere, from the header alone: without statistics, and with hashes that follow from their file and place."""
+    made = []
+    for name, info in checkpoint.info.items():
+        storage = checkpoint.storages[name]
+        assert isinstance(storage, FileSpan) and isinstance(storage.file, RemoteFile)
+        digest = identity.unread_hash(storage.file.version or storage.file.address, storage.offset, info.dtype, info.shape)
+        nothing = (None,) * 11
+        made.append((name, info.dtype, list(info.shape), info.alias_of, digest, info.numel, info.nbytes, *nothing))
+    return made  # type: ignore[return-value]
 
 
 def finished(checkpoint: Checkpoint, rows: Sequence[TensorRow]) -> Read:

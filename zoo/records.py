@@ -63,11 +63,12 @@ class ModelRecord:
     description: Description
     recipe: Mapping[str, Any] | None = None
     parents: tuple[str, ...] = ()
+    is_read: bool = True
 
     @property
-    def is_finite(self) -> bool:
-        """No NaN and no infinity in any tensor."""
-        return not any(row[8] or row[9] for row in self.tensors)
+    def is_finite(self) -> bool | None:
+        """No NaN and no infinity in any tensor; None where its weights were not read."""
+        return not any(row[8] or row[9] for row in self.tensors) if self.is_read else None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from weightspace.checkpoint import Checkpoint, checkpoint_of
 from weightspace.errors import CatalogError, FormatError, RecordError
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
+from weightspace.remote import is_remote, open_remote
 from weightspace.zoo import mapping, query, reading, store, tensor_mapping
 from weightspace.zoo.cache import TensorCache
 from weightspace.zoo.catalog import Catalog
@@ -194,6 +195,8 @@ class Zoo:
             recipe = query.recipe_of(connection, model_id)
             parents = query.parents_of(connection, model_id) if recipe is not None else ()
         for path, stamp in rows:
+            if is_remote(path):
+                return open_remote(path)
             # A file of the store has its id for a name; any other may have been written over since.
             if (self.folder / path).exists() and (stamp == store.STAMP or stamp_at(self.folder / path) == stamp):
                 opened = open_checkpoint(self.folder / path)
@@ -210,7 +213,9 @@ class Zoo:
         return diff(self.checkpoint(a), self.checkpoint(b))
 
     def checkpoint(self, model: str | Path) -> Checkpoint:
-        """Open a model wherever it is: a path, or a name or id of this zoo."""
+        """Open a model wherever it is: a path, an address elsewhere, or a name or id of this zoo."""
+        if isinstance(model, str) and is_remote(model):
+            return open_remote(model)
         if isinstance(model, Path) or is_checkpoint_path(model) or not self.catalog.exists():
             return open_checkpoint(model)
         return self.open(model)

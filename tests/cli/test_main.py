@@ -81,7 +81,7 @@ MISTAKES = {
     "missing file": (["diff", "base", "gone.safetensors"], "no model 'gone.safetensors' in this zoo"),
     "not a checkpoint": (["show", "checkpoints/notes.txt"], "a file of no known checkpoint format"),
     "damaged": (["show", "checkpoints/cut.safetensors"], "expected 64 bytes at offset 440, the file has 496; copy or download it again"),
-    "on the Hub": (["show", "hf:org/name"], "is on the Hub, which is not read from here yet; download it and give its path"),
+    "on the Hub, and nobody answers": (["show", "hf:org/name"], "hf:org/name: the Hub does not answer"),
     "missing path": (["ingest", "nowhere"], "nowhere: does not exist; check the path"),
     "no zoo": (["ls", "--zoo", "checkpoints"], "checkpoints: has no zoo yet; run 'weightspace init' or 'weightspace ingest PATH' there"),
     "zoo that is a file": (["ls", "--zoo", "log.csv"], "log.csv: is a file, expected the folder of a zoo"),

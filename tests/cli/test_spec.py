@@ -70,7 +70,7 @@ class TestSpec:
             (["base", "--spec", "gone.yaml"], 1, "gone.yaml cannot be read as a spec"),
             (["checkpoints/tower"], 1, "no family that comes with the package fits"),
             (["bsae"], 1, "no model 'bsae' in this zoo"),
-            (["hf:org/name"], 1, "is on the Hub"),
+            (["hf:org/name"], 1, "the Hub does not answer"),
         ],
     )
     def test_mistakes(self, run: Run, line: list[str], code: int, message: str) -> None:

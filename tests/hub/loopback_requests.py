@@ -28,6 +28,8 @@ class Settings:
         lfs_threshold: bytes above which a text file goes to large-file storage.
         multipart: bytes of one part of a large upload; 0 takes every upload in one piece.
         secret: signs the upload addresses.
+        sent: what was handed out of files, (path asked for, bytes), in order.
+        fault: what goes wrong with a request (method, path): an error to answer with, or how many bytes of a file to send before hanging up.
     """
 
     user: str = "me"
@@ -35,6 +37,8 @@ class Settings:
     lfs_threshold: int = 10 << 20
     multipart: int = 0
     secret: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
+    sent: list[tuple[str, int]] = field(default_factory=list)
+    fault: Callable[[str, str], "HubError | int | None"] = lambda method, path: None
 
 
 class Request(BaseHTTPRequestHandler):
@@ -50,6 +54,7 @@ class Request(BaseHTTPRequestHandler):
 
     query: dict[str, list[str]]
     consumed: bool
+    cut: int | None
 
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent: these requests are a test's own."""
@@ -117,8 +122,13 @@ class Request(BaseHTTPRequestHandler):
         self.begin(status, {**described, **extra, **headers})
         if self.command == "HEAD":
             return
+        self.settings.sent.append((urlsplit(self.path).path, stop - start))
         with path.open("rb") as stream:
             stream.seek(start)
+            if self.cut is not None:
+                self.wfile.write(stream.read(min(self.cut, stop - start)))
+                self.close_connection = True
+                return
             if stop == size:
                 shutil.copyfileobj(stream, self.wfile, CHUNK)
             else:
@@ -151,7 +161,12 @@ class Request(BaseHTTPRequestHandler):
         self.consumed = False
         parts = urlsplit(self.path)
         self.query = parse_qs(parts.query)
+        self.cut = None
         try:
+            fault = self.settings.fault(self.command, parts.path)
+            if isinstance(fault, HubError):
+                raise fault
+            self.cut = fault
             self.user()
             for methods, pattern, endpoint in self.routes:
                 found = pattern.fullmatch(parts.path) if self.command in methods.split() else None

@@ -39,12 +39,12 @@ class Layer:
     @property
     def num_not_finite(self) -> int:
         """Elements that are NaN or infinite."""
-        return sum(int(one["num_nan"] + one["num_inf"]) for one in self.tensors)
+        return sum(int(one["num_nan"] or 0) + int(one["num_inf"] or 0) for one in self.tensors)
 
     @property
     def zero_share(self) -> float:
         """Share of elements that are zero."""
-        zeros, all_of_them = (sum(int(one[key]) for one in self.tensors) for key in ("num_zero", "numel"))
+        zeros, all_of_them = (sum(int(one[key] or 0) for one in self.tensors) for key in ("num_zero", "numel"))
         return zeros / max(1, all_of_them)
 
     @property
@@ -72,7 +72,7 @@ class Layer:
 
 
 def _finite(tensor: Mapping[str, Any]) -> int:
-    return int(tensor["numel"] - tensor["num_nan"] - tensor["num_inf"])
+    return int(tensor["numel"] - (tensor["num_nan"] or 0) - (tensor["num_inf"] or 0))
 
 
 def collapsed(tensors: Iterable[Mapping[str, Any]]) -> list[Layer]:

@@ -89,6 +89,8 @@ _register()
 
 def main() -> None:
     """Run the command line; names that the terminal's encoding lacks are shown escaped."""
+    for name, value in (("HF_HUB_VERBOSITY", "error"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1")):  # bars and messages are our own
+        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     app()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weightspace.errors import FormatError, RecordError, one_line
+from weightspace.errors import RecordError, one_line
 
 if TYPE_CHECKING:
     from weightspace.checkpoint import Checkpoint
@@ -39,16 +39,6 @@ class Format(enum.StrEnum):
     csv = "csv"
 
 
-def _not_on_the_hub(model: str) -> str:
-    if model.startswith("hf:"):
-        raise FormatError(
-            f"'{one_line(model, 120)}' is on the Hub, which is not read from here yet",
-            reason="unsupported",
-            advice="download it and give its path",
-        )
-    return model
-
-
 ZooFolder = Annotated[
     Path | None,
     typer.Option(
@@ -64,7 +54,7 @@ OutputFormat = Annotated[Format, typer.Option("--format", help="How to print: fo
 def model_argument(metavar: str = "MODEL") -> Any:
     """An argument that names a model, under a name of its own where there are several."""
     return typer.Argument(
-        metavar=metavar, callback=_not_on_the_hub, show_default=False, help="A path, a name in the catalog, or the first digits of an id."
+        metavar=metavar, show_default=False, help="A path, a name in the catalog, the first digits of an id, or hf:org/name."
     )
 
 

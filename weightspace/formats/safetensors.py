@@ -6,7 +6,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from weightspace import dtypes
@@ -14,7 +14,7 @@ from weightspace.checkpoint import Checkpoint, TensorInfo, checkpoint_of, tied
 from weightspace.errors import FormatError, one_line
 from weightspace.formats import checkpoint_format
 from weightspace.provenance import told
-from weightspace.storage import FileSpan, SourceFile, Storage
+from weightspace.storage import FileSpan, RangedFile, SourceFile, Storage
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ def open_safetensors(path: Path) -> Checkpoint:
     return Checkpoint(info, storages, "safetensors", path, (path,), metadata, kind, recipe=recipe, parents=parents)
 
 
-def read_header(file: SourceFile) -> tuple[dict[str, TensorInfo], dict[str, FileSpan], dict[str, str]]:
+def read_header(file: RangedFile) -> tuple[dict[str, TensorInfo], dict[str, FileSpan], dict[str, str]]:
     """Parse a header: tensors in file order, where their bytes lie, and the metadata.
 
     Raises:
@@ -73,7 +73,7 @@ def read_header(file: SourceFile) -> tuple[dict[str, TensorInfo], dict[str, File
     return info, spans, metadata
 
 
-def _entry(name: str, entry: Any, path: Path) -> tuple[str, int, int, TensorInfo]:
+def _entry(name: str, entry: Any, path: PurePath) -> tuple[str, int, int, TensorInfo]:
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
@@ -94,7 +94,7 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[str, int, int, TensorInfo
     return name, begin, end, TensorInfo(name, dtype, tuple(shape))
 
 
-def _check_cover(spans: Iterable[FileSpan], start: int, file: SourceFile) -> None:
+def _check_cover(spans: Iterable[FileSpan], start: int, file: RangedFile) -> None:
     at = start
     for span in spans:
         if span.offset != at:
@@ -107,7 +107,7 @@ def _check_cover(spans: Iterable[FileSpan], start: int, file: SourceFile) -> Non
         )
 
 
-def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
+def parse_json(raw: bytes, path: PurePath) -> dict[str, Any]:
     """Parse a JSON object in which no key stands twice, of bounded depth.
 
     Raises:

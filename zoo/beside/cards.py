@@ -54,6 +54,11 @@ def read_card(path: Path) -> ModelCard | None:
         return None
     if not isinstance(said, dict):
         raise RecordError(f"{path}: expected a mapping as front matter, found {type(said).__name__}; write 'key: value' lines")
+    return card_of(said)
+
+
+def card_of(said: Mapping[str, Any]) -> ModelCard:
+    """What a card's front matter declares."""
     return ModelCard(
         licence=_licence(said),
         base_models=_texts(said.get("base_model")),

@@ -1,6 +1,7 @@
 """`weightspace import`: runs and metrics of an experiment tracker, or the trainings of a model zoo with their networks."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,6 +38,8 @@ def import_(
 
     Reads MLflow (folder, SQLite file or server), Weights & Biases offline folders, trackio, CSV and JSON lines. Runs are matched to catalogued checkpoints by path, time and step, and each checkpoint gets the metrics of its step. Importing again refreshes.
 
+    Tables that 'weightspace export --parquet' wrote are taken in as they are; what this catalog has stays.
+
     Model zoos are catalogued whole, with labels, metrics, settings and the split that their users share: MNIST-INR (dwsnets), SIREN sets (nfn), small-cnn-zoo, hsg, cnn-wild-park and implicit-zoo. Networks stay where they lie; rows of a matrix are copied into the zoo. Nothing in a file is ever executed.
 
     Examples:
@@ -44,6 +47,13 @@ def import_(
       weightspace import history.jsonl --reader jsonl
       weightspace import siren_mnist_wts
     """
+    from weightspace.zoo.exchange import import_zoo, is_parquet
+
+    if reader is None and is_parquet(source):
+        with progress("importing"):
+            new = import_zoo(zoo_at(zoo), Path(source))
+        print_data([{"new_models": new}], format)
+        return
     with progress("importing"):
         report = zoo_at(zoo).import_runs(source, reader=reader)
     if format is Format.table:

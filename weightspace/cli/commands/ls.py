@@ -42,7 +42,7 @@ _SHOWN = {
     "detail": Column("detail", whole=False),
     "advice": Column("advice", whole=False),
     "catalogued": Column("catalogued", cells.day, rank=5),
-    "is_finite": Column("", lambda value: "" if value else "not finite", style="yellow", rank=1),
+    "is_finite": Column("", lambda value: {True: "", False: "not finite", None: "not read"}[value], style="yellow", rank=1),
 }
 _USUAL = {
     "models": ("name", "id", "num_params", "num_bytes", "kind", "format", "run", "step"),

@@ -107,7 +107,9 @@ def _facts(look: "Look", *, everything: bool) -> Iterator[tuple[str, str]]:
             dtype if len(sizes) == 1 else f"{dtype} {100 * size / max(1, sizes.total()):.0f}%" for dtype, size in sizes.most_common()
         ),
     )
-    if not one["is_finite"]:
+    if one["is_finite"] is None:
+        yield "weights", "not read: only the header is known"
+    elif not one["is_finite"]:
         bad = sum(row["num_nan"] + row["num_inf"] for row in tensors)
         yield "not finite", f"{cells.counted(bad, 'element')} NaN or infinite; 'weightspace ls --quarantined' says more"
     for label, key in (
@@ -193,7 +195,7 @@ def _row(layer: Layer, total: int, checkpoint: "Checkpoint | None") -> dict[str,
         "l2": layer.l2,
         "zeros": layer.zero_share,
         "note": note,
-        "histogram": "" if checkpoint is None or is_tied else _histogram(layer, checkpoint),
+        "histogram": "" if checkpoint is None or checkpoint.path is None or is_tied else _histogram(layer, checkpoint),
     }
 
 

@@ -1,0 +1,72 @@
+"""`weightspace hub`, and addresses of the Hub wherever a model is named."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.remote.hubs import Hub, running
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: Path) -> Iterator[Hub]:
+    """A hub with a model on it, and the sandbox as the working folder."""
+    with running(tmp_path, monkeypatch) as made:
+        made.model("lab/toy")
+        yield made
+
+
+@pytest.mark.usefixtures("hub")
+class TestIngest:
+    def test_says_what_it_read(self, run: Run) -> None:
+        [row] = json.loads(run("hub", "ingest", "lab/toy", "--format", "json").stdout)
+        assert row["catalogued"] == 1 and row["bytes_read"] < 300
+
+    def test_shows_in_lists_and_pages(self, run: Run) -> None:
+        run("hub", "ingest", "--author", "lab")
+        assert "not read" in run("ls", "--where", "name = 'lab/toy'", "--columns", "name,is_finite").stdout
+        assert "only the header is known" in run("show", "lab/toy", columns=200).stdout
+        assert "yes" in run("hub", "ls", "--author", "lab").stdout
+
+    def test_what_is_refused_is_said(self, run: Run) -> None:
+        result = run("hub", "ingest", "lab/absent")
+        assert "missing: hf:lab/absent: is not there" in result.stderr
+
+    def test_nothing_to_do_is_said(self, run: Run) -> None:
+        assert "nothing to catalogue; name repositories" in run("hub", "ingest", code=1).stderr
+
+
+@pytest.mark.usefixtures("hub")
+class TestPushAndPull:
+    def test_a_zoo_comes_back(self, run: Run, tmp_path: Path) -> None:
+        assert "nothing was sent" in run("hub", "push", "--to", "lab/zoo", "--private", "--dry-run").stderr
+        assert "commit" in run("hub", "push", "--to", "lab/zoo", "--private").stderr
+        assert "nothing was sent" in run("hub", "push", "--to", "lab/zoo", "--private").stderr
+        run("hub", "pull", "lab/zoo", "--zoo", str(tmp_path / "there"))
+        line = ("sql", "select lower(hex(id)) as id, name from models order by id", "--format", "csv")
+        assert run(*line, "--zoo", str(tmp_path / "there")).stdout == run(*line).stdout
+
+    def test_a_model_comes_back(self, run: Run, tmp_path: Path) -> None:
+        run("hub", "push", "base", "--to", "lab/base", "--public")
+        run("hub", "pull", "lab/base", "--zoo", str(tmp_path / "there"))
+        assert run("sql", "select name from models", "--format", "csv", "--zoo", str(tmp_path / "there")).stdout.splitlines() == [
+            "name",
+            "lab/base",
+        ]
+
+    def test_who_may_see_it_must_be_said(self, run: Run) -> None:
+        assert "--private" in run("hub", "push", "--to", "lab/zoo", code=2).stderr
+
+    def test_two_ways_to_choose(self, run: Run) -> None:
+        assert "give one of them" in run("hub", "push", "base", "--where", "true", "--to", "lab/x", "--private", code=1).stderr
+
+
+@pytest.mark.usefixtures("hub")
+def test_an_address_stands_for_a_model(run: Run) -> None:
+    assert "72 in 2 tensors" in run("show", "hf:lab/toy", columns=200).stdout
+    run("export", "hf:lab/toy", "-o", "toy.safetensors")
+    assert run("diff", "hf:lab/toy", "toy.safetensors").exit_code == 0

@@ -1,0 +1,184 @@
+"""`weightspace hub`: models of the Hub catalogued from their headers, models and zoos pushed and pulled."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weightspace.cli import cells
+from weightspace.cli.options import CATALOG, Format, OutputFormat, ZooFolder, zoo_at
+from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.progress import progress
+from weightspace.errors import CatalogError
+
+if TYPE_CHECKING:
+    from weightspace.zoo.hub import Pushed
+
+PLACE = 70
+
+group = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+Author = Annotated[str | None, typer.Option("--author", metavar="NAME", show_default=False, help="Of a user or organisation.")]
+Search = Annotated[str | None, typer.Option("--search", metavar="TEXT", show_default=False, help="With this in the name.")]
+Filter = Annotated[
+    list[str] | None, typer.Option("--filter", metavar="TAG", show_default=False, help="With this tag, library or task; may be repeated.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", show_default=False, help="No more than so many.")]
+_LISTED = {"repository": Column("repository"), "catalogued": Column("in the catalog", lambda known: "yes" if known else "")}
+
+
+@group.command()
+def ls(
+    author: Author = None,
+    search: Search = None,
+    filter: Filter = None,
+    limit: Limit = 100,
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """List models on the Hub, and say which of them are in the catalog.
+
+    Examples:
+      weightspace hub ls --author lab
+      weightspace hub ls --search toy --limit 10 --format json
+    """
+    from weightspace.zoo import hub
+
+    one = zoo_at(zoo)
+    paths = one.sql("select path from files where starts_with(path, 'hf:')")["path"].to_pylist() if one.catalog.exists() else []
+    known = {path.removeprefix("hf:").partition("@")[0] for path in paths}
+    names = hub.search(author=author, search=search, filter=filter or (), limit=limit)
+    print_data([{"repository": name, "catalogued": name in known} for name in names], format, _LISTED)
+
+
+@group.command()
+def ingest(
+    repositories: Annotated[
+        list[str] | None, typer.Argument(metavar="[REPO]...", show_default=False, help="As org/name, or hf:org/name@revision/file.")
+    ] = None,
+    author: Author = None,
+    search: Search = None,
+    filter: Filter = None,
+    limit: Limit = None,
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Catalogue models of the Hub from what it says of them and from the headers of their files.
+
+    No weights are read: a model opens by range, tensor by tensor, when something asks for them. A second run reads only what has a new commit, so an interrupted one just goes on.
+
+    Examples:
+      weightspace hub ingest lab/toy
+      weightspace hub ingest --author lab --limit 100
+    """
+    from weightspace.zoo import hub
+
+    wanted: Iterable[str] = repositories or ()
+    if author or search or filter:
+        wanted = [*wanted, *hub.search(author=author, search=search, filter=filter or (), limit=limit)]
+    elif not repositories:
+        raise CatalogError("nothing to catalogue; name repositories, or search with --author, --search or --filter")
+    with progress("reading headers") as bar:
+        report = hub.ingest_hub(zoo_at(zoo).catalog, wanted, progress=bar.update)
+    row = {
+        "catalogued": report.catalogued, "unchanged": report.unchanged, "refused": len(report.refused), "files": report.num_files,
+        "bytes_read": report.bytes_read, "seconds": round(report.seconds, 3),
+    }  # fmt: skip
+    print_data([row], format)
+    for refusal in report.refused[:3]:
+        say(f"{refusal.reason}: {cells.safe(refusal.detail)}; {cells.safe(refusal.advice)}")
+    if report.interrupted:
+        say("interrupted: everything counted here is safe in the catalog; run the same command again to go on")
+        raise typer.Exit(130)
+
+
+@group.command()
+def push(
+    to: Annotated[
+        str, typer.Option("--to", metavar="REPO", show_default=False, help="The repository, as org/name; made if there is none.")
+    ],
+    private: Annotated[
+        bool,
+        typer.Option("--private/--public", show_default=False, help="What a repository that is made here is."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", show_default=False, help="One model, as a model repository; without it a zoo is pushed."),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", metavar="SQL", show_default=False, help="Of the zoo only models that fit, as in 'run is not null'."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Push a model with its card, or a zoo with all that its catalog knows; only what is new there is sent.
+
+    A zoo is a data set: Parquet tables keyed by content, and each distinct tensor once. Where files lie on this machine is not told. The token is the one of `hf auth login`.
+
+    Examples:
+      weightspace hub push --to lab/zoo --private
+      weightspace hub push a --to lab/toy-a --public --dry-run
+    """
+    from weightspace.zoo import hub
+
+    one = zoo_at(zoo)
+    if model is not None and where is not None:
+        raise CatalogError("a model and --where are two ways to say what to push; give one of them")
+    if model is not None:
+        made = hub.push_model(one, model, to, private=private, dry_run=dry_run)
+    else:
+        with progress("pushing", unit="models") as bar:
+            made = hub.push_zoo(one, to, where=where, private=private, dry_run=dry_run, progress=bar.update)
+    print_data([row for row in _pushed(made)], format)
+    if made.unsendable:
+        say(
+            f"the weights of {cells.counted(len(made.unsendable), 'model')} cannot stand in safetensors and were left out: {cells.safe(made.unsendable[0])}, …"
+        )
+    say("nothing was sent" if made.commit is None else f"commit {made.commit[:12]} of {cells.safe(made.repo)}")
+
+
+def _pushed(made: "Pushed") -> Iterator[dict[str, object]]:
+    yield {"repository": made.repo, "models": made.models, "new tensors": made.tensors, "files": len(made.files), "bytes": made.num_bytes}
+
+
+@group.command()
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", show_default=False, help="A zoo or a model, as org/name or org/name@revision.")],
+    zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
+) -> None:
+    """Bring a zoo that was pushed, or a model, into this zoo: the same models under the same ids.
+
+    A second run brings only what is missing.
+
+    Examples:
+      weightspace hub pull lab/zoo
+      weightspace hub pull lab/toy --zoo elsewhere
+    """
+    from weightspace.zoo import hub
+
+    one = zoo_at(zoo)
+    if hub.is_zoo(repo):
+        with progress("pulling", unit="models") as bar:
+            made = hub.pull_zoo(one.catalog, repo, progress=bar.update)
+        print_data(
+            [
+                {
+                    "repository": made.repo,
+                    "models": made.models,
+                    "new": made.new_models,
+                    "stored": made.stored,
+                    "without weights": made.without_weights,
+                }
+            ],
+            format,
+        )
+    else:
+        print_data([{"repository": repo, "id": hub.pull_model(one, repo)}], format)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(group, name="hub", help="Catalogue, push and pull models of the Hub.", rich_help_panel=CATALOG)
