@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import torch
 
+from weightspace.errors import AnalysisError
 from weightspace.registry import Registry
-from weightspace.task import Task
+from weightspace.task import Task, task_through
 
 Scope = Literal["matrix", "model", "pair", "task", "task pair"]
 """What a measure is taken of: the singular values of one matrix, a Checkpoint, two of them, or what one or two compute on a Task."""
@@ -24,7 +25,7 @@ class Measure:
     Attributes:
         name: that it is registered, stored and asked for under.
         function: what takes it. `matrix`: of a `Spectrum`; `model`: of a Checkpoint; `pair`: of two; `task`: of a Task and a Checkpoint;
-            `task pair`: of a Task and two. Its keyword parameters are its settings; `generator` is a source of chance.
+            `task pair`: of a Task and two. Its keyword parameters are its settings; `generator` is a source of chance, `other` see `is_mixed`.
         of: what it is taken of.
         version: raised when its results change, so that what the catalog keeps is taken anew.
         reference: paper and equation.
@@ -55,7 +56,12 @@ class Measure:
     def settings(self) -> dict[str, Any]:
         """Its settings with their defaults."""
         parameters = inspect.signature(self.function).parameters.values()
-        return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "generator"}
+        return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in ("generator", "other")}
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether, of a task pair, the second network may be of another architecture: it has a keyword `other` then, the task with its module."""
+        return "other" in inspect.signature(self.function).parameters
 
     @property
     def is_random(self) -> bool:
@@ -71,19 +77,36 @@ class Taking:
         name: of the measure.
         settings: of the measure, those that differ from its defaults or all.
         seed: what chance starts from each time, so that a result depends on nothing taken before.
-        task: what the models compute on, for measures of that.
+        task: what the models compute on, for measures of that; one that its module does not fit runs in its own module on the same batches.
+        is_own: whether all do, as models of a population may: equal names and shapes go with more than one function.
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     task: Task | None = None
+    is_own: bool = False
 
     def __call__(self, *of: Any) -> Values:
-        """Take the measure."""
+        """Take the measure.
+
+        Raises:
+            AnalysisError: the two models of a pair are of two architectures, and it compares those of one.
+        """
         one = measures[self.name]
-        chance = {"generator": torch.Generator().manual_seed(self.seed)} if one.is_random else {}
-        return one(*((self.task,) if self.task is not None else ()), *of, **self.settings, **chance)
+        given: dict[str, Any] = {"generator": torch.Generator().manual_seed(self.seed)} if one.is_random else {}
+        if self.task is None:
+            return one(*of, **self.settings, **given)
+        first, last = (task_through(self.task, model, is_own=self.is_own) for model in (of[0], of[-1]))
+        if last.module is not first.module and last is not self.task:  # perhaps both are of one architecture, which is not the task's
+            last = task_through(first, of[-1], is_own=True)
+        if last.module is not first.module:
+            if not one.is_mixed:
+                raise AnalysisError(
+                    f"measure '{self.name}' compares networks of one architecture, activations too, and these are of two; take one that compares any, such as 'cka'"
+                )
+            given["other"] = last
+        return one(first, *of, **self.settings, **given)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weightspace.analysis.measure import Measure, Values
-from weightspace.analysis.plotting import bars, heat_map
+from weightspace.analysis.plotting import bars, heat_map, heat_maps
 from weightspace.errors import AnalysisError, UnknownNameError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BETWEEN = "|"
-"""What stands between the two names of a key that belongs to a pair of layers."""
+"""What stands between the two names of a key that belongs to a pair of layers; before them may be that of one of several tables."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Measured:
     def plot(self, key: str | None = None) -> "Figure":
         """Draw it.
 
-        One result is drawn by its keys: as a heat map where they name pairs of layers, else as bars. Several are drawn by one key: as
+        One result is drawn by its keys: as heat maps where they name pairs of layers, else as bars. Several are drawn by one key: as
         bars, one a model, or as a heat map of all pairs.
 
         Args:
@@ -80,15 +80,29 @@ def _number(value: float | int | str | None) -> float | None:
 
 
 def _by_key(values: Mapping[str, float | None], label: str, name: str) -> "Figure":
-    split = {key: tuple(key.split(BETWEEN)) for key in values if key.count(BETWEEN) == 1}
-    if not split:
-        return bars([key or name for key in values], list(values.values()), label)
-    rows, columns = (list(dict.fromkeys(pair[place] for pair in split.values())) for place in (0, 1))
+    several: dict[str, dict[str, float | None]] = {}
+    for key, value in values.items():
+        if key.count(BETWEEN) == 2:
+            which, _, pair = key.partition(BETWEEN)
+            several.setdefault(which, {})[pair] = value
+    if several:
+        tables = [_table(one) for one in several.values()]
+        rows, columns = (list(dict.fromkeys(name for table in tables for name in table[at])) for at in (1, 2))
+        return heat_maps(
+            {which: (one[0], None) for which, one in zip(several, tables, strict=True)}, rows, columns, title=f"{label}: {name}"
+        )
+    pairs = {key: value for key, value in values.items() if key.count(BETWEEN) == 1}
+    return heat_map(*_table(pairs), label) if pairs else bars([key or name for key in values], list(values.values()), label)
+
+
+def _table(values: Mapping[str, float | None]) -> tuple[np.ndarray, list[str], list[str]]:
+    """Values of pairs of layers as a matrix, with the names of rows and columns."""
+    rows, columns = (list(dict.fromkeys(key.split(BETWEEN)[place] for key in values)) for place in (0, 1))
     table = np.full((len(rows), len(columns)), np.nan)
-    for key, (row, column) in split.items():
-        value = values[key]
+    for key, value in values.items():
+        row, column = key.split(BETWEEN)
         table[rows.index(row), columns.index(column)] = np.nan if value is None else value
-    return heat_map(table, rows, columns, label)
+    return table, rows, columns
 
 
 def _by_pair(names: Sequence[tuple[str, ...]], values: Sequence[float | None], label: str, is_symmetric: bool) -> "Figure":

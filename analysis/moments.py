@@ -17,6 +17,7 @@ Samples = Float[Tensor, "_ _"]
 
 TOLERANCE = 1e-10  # of the largest variance: directions below it are rounding, since sums of squares hold half the digits
 DEAD = 1e-12  # of the largest variance: below it a unit responds to nothing
+BLOCK = 512  # units at once, where products are of one representation with itself
 KEPT = 0.99  # of the variance, by SVCCA
 
 CCA = ("mean", "squared", "svcca", "pwcca")
@@ -52,11 +53,13 @@ class Sums:
                 f"expected {self._cross.shape[0]} and {self._cross.shape[1]} units as before, found {x.shape[1]} and {y.shape[1]}; "
                 "give all samples of the same layers"
             )
-        x, y = x.double() - self._origin[0], y.double() - self._origin[1]
+        is_own = x is y
+        x = x.double() - self._origin[0]
+        y = x if is_own else y.double() - self._origin[1]
         x2, y2 = x.square().sum(1), y.square().sum(1)
         self.count += len(x)
         self._x, self._y = self._x + x.sum(0), self._y + y.sum(0)
-        self._cross = self._cross + x.T @ y
+        _add_products(self._cross, x, y)
         self._x2, self._y2, self._x2_y2 = self._x2 + x2.sum(), self._y2 + y2.sum(), self._x2_y2 + x2 @ y2
         self._x_by_y2, self._y_by_x2 = self._x_by_y2 + y2 @ x, self._y_by_x2 + x2 @ y
 
@@ -125,6 +128,17 @@ class Moments:
         return self.between.count
 
     @property
+    def undefined(self) -> str:
+        """Why a similarity of these samples may be NaN, in words; it is one of these reasons, the first that holds."""
+        if not self.count:
+            return "no common samples"
+        still = [which for which, sums in (("first", self.x), ("second", self.y)) if not sums.cross.trace() > 0]
+        if still:
+            return f"the {still[0]} does not vary"
+        taken, given = self.between.cross.shape
+        return f"too few samples ({self.count:,}) for {taken} and {given} units"
+
+    @property
     def varying(self) -> int:
         """How many units of both vary."""
         return sum(int((~variances(sums.cross).isnan()).sum()) for sums in (self.x, self.y))
@@ -165,6 +179,36 @@ class Moments:
         overlap = 1.0 if 1 - overlap < 1e-14 * math.sqrt(min(self.between.cross.shape) + 1) else overlap
         return math.acos(overlap) if angular else math.sqrt(2 - 2 * overlap)
 
+    def explained(self) -> float:
+        """The share of the second's variance that is linear in the first; see `linear_regression`."""
+        _, whiten = _whitened(self.x.cross, 1.0)
+        total = self.y.cross.trace()
+        if not whiten.shape[1] or not total > 0 or whiten.shape[1] >= self.count - 1:
+            return math.nan
+        return min(float((whiten.T @ self.between.cross).square().sum() / total), 1.0)
+
+    def orthogonal_error(self) -> float:
+        """The squared error of the best rotation, as a share of the second's variance; see `orthogonal_error`."""
+        x, y = self.x.cross.trace(), self.y.cross.trace()
+        if not (x > 0 and y > 0):
+            return math.nan
+        return max(float((x + y - 2 * torch.linalg.svdvals(self.between.cross).sum()) / y), 0.0)
+
+    def l2(self) -> float:
+        """`|X - Y| / |Y|`, unit by unit, nothing moved, |Y| around its mean; NaN for other widths and where the second does not vary."""
+        taken, given = self.between.cross.shape
+        total = self.y.cross.trace()
+        if taken != given or not total > 0:
+            return math.nan
+        apart = self.between.means[0] - self.between.means[1]
+        spread = self.x.cross.trace() + total - 2 * self.between.cross.trace()
+        return math.sqrt(max(float((spread + self.count * apart.square().sum()) / total), 0.0))
+
+    def correlation(self) -> float:
+        """The mean correlation of units of one place, of those that vary in both; NaN for other widths, and where there are none."""
+        found = self.correlations()
+        return float(found.diag().nanmean()) if found.shape[0] == found.shape[1] else math.nan
+
     def _canonical(self, kept: float) -> tuple[Tensor, Tensor]:
         """The correlations, and for each the sum over the first's units of how they project on it (PWCCA's weights)."""
         (left, whiten), (right, whiten_right) = (_whitened(sums.cross, kept) for sums in (self.x, self.y))
@@ -172,6 +216,17 @@ class Moments:
             return left.new_zeros(0), left.new_zeros(0)
         u, s, _ = torch.linalg.svd((whiten.T @ self.between.cross) @ whiten_right, full_matrices=False)
         return s.clamp(0, 1), (left @ u).abs().sum(0)
+
+
+def _add_products(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """Add `x.T @ y` in place, for it is the one thing here that is large; of one with itself little more than half is computed."""
+    if x is not y:
+        total.addmm_(x.T, y)
+        return
+    for start in range(0, x.shape[1], BLOCK):
+        rows, rest, behind = slice(start, start + BLOCK), slice(start, None), slice(start + BLOCK, None)
+        total[rows, rest].addmm_(x[:, rows].T, x[:, rest])
+        total[behind, rows] = total[rows, behind].T
 
 
 def variances(cross: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,27 @@ def heat_map(
         figure.colorbar(image, ax=axes, label=short(label))
         if title:
             note(axes, title, width)
+    return figure
+
+
+def heat_maps(
+    panels: Mapping[str, tuple[Any, tuple[float, float] | None]], rows: Sequence[str], columns: Sequence[str], *, title: str = ""
+) -> "Figure":
+    """Matrices of the same rows and columns side by side, by label, each with the values between which its colours go."""
+    with style():
+        shape = (len(rows), len(columns))
+        size = 1.9 + min(5.0, 0.14 * shape[1]), max(1.5 + min(7.6, 0.14 * shape[0]) + room(columns), 0.6 + 1.2 * room(list(panels)))
+        figure, [every] = canvas(1, len(panels), size=(size[0] + room(rows) / len(panels), size[1]), sharey=True)
+        for axes, (label, (table, limits)) in zip(every, panels.items(), strict=True):
+            low, high = limits or (None, None)
+            image = axes.imshow(np.asarray(table, float), cmap="cividis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+            axes.grid(False)
+            name_axis(axes.xaxis, columns)
+            axes.tick_params(axis="x", rotation=90)
+            figure.colorbar(image, ax=axes, label=short(label))
+        name_axis(every[0].yaxis, rows)
+        if title:
+            figure.suptitle(_cut(one_line(title), size[0] * len(panels) - 0.6), fontsize=_TITLE_SIZE, color=INK)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Similarity of two representations of the same samples: CKA, canonical correlations and Procrustes distances of activation matrices.
+"""Similarity of two representations of the same samples: CKA, canonical correlations, linear regression and Procrustes distances.
 
 All linear ones are functions of second moments (`weightspace.analysis.moments`), for samples that come in parts.
 Everything is in float64. What a measure does not define is NaN: activations that do not vary, and too few samples.
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from weightspace.analysis.moments import Moments, Samples, aligned, expect_paired
 from weightspace.errors import AnalysisError
+
+PART = 1024
+"""Samples that are taken in at once: copies in float64 are of these alone."""
 
 
 def linear_cka(x: Samples, y: Samples, *, debiased: bool = False) -> float:
@@ -104,9 +107,53 @@ def procrustes(x: Samples, y: Samples, *, angular: bool = False) -> float:
     return _moments(x, y).procrustes(angular=angular)
 
 
+def linear_regression(x: Samples, y: Samples) -> float:
+    """The share of the variance of y that is linear in x: R^2 of least squares with an intercept, over all units of y together.
+
+    `|Qx'Y|^2 / |Y|^2` with centred columns, Qx an orthonormal basis of X (Kornblith et al., arXiv:1905.00414, table 1; Csiszarik et al.,
+    arXiv:2110.14633, where `LR(X1, X2)` says how much of its first argument the second explains). It has a direction, here that of a stitch:
+    from the first to the second. It is taken on the samples of the fit; for held-out errors see
+    `weightspace.analysis.stitching.matrix`.
+
+    Args:
+        x: activations of the layer that explains.
+        y: of the layer that is explained, for the same samples.
+
+    Returns:
+        0 to 1; NaN where one does not vary, or where the rank of x reaches samples - 1: then it is 1 whatever the values are.
+
+    Raises:
+        AnalysisError: see `linear_cka`.
+    """
+    expect_paired(x, y)
+    return _moments(x, y).explained()
+
+
+def orthogonal_error(x: Samples, y: Samples) -> float:
+    """Orthogonal least squares: what is left of y after the best rotation or reflection of x, without a scale.
+
+    `min_Q |X Q - Y|^2 / |Y|^2` with centred columns (Schoenemann, 1966); the narrower one is padded with zeros, so units that a map can not
+    carry count as error. It has a direction only by what it is a share of; with the best scale it would be `1 - (1 - d^2 / 2)^2`, d the
+    distance of `procrustes`.
+
+    Args:
+        x: activations of the layer that is rotated.
+        y: of the other, for the same samples.
+
+    Returns:
+        From 0; above 1 where the scales differ much. NaN where one does not vary.
+
+    Raises:
+        AnalysisError: see `linear_cka`.
+    """
+    expect_paired(x, y)
+    return _moments(x, y).orthogonal_error()
+
+
 def _moments(x: Samples, y: Samples) -> Moments:
     made = Moments()
-    made.add(x, y)
+    for one, two in zip(torch.split(x, PART), torch.split(y, PART), strict=True):
+        made.add(one, two)
     return made
 
 
@@ -143,4 +190,4 @@ def _gaussian(x: Tensor, bandwidth: float) -> Tensor:
     return torch.exp(-0.5 * (distances / (bandwidth * median)).square()) if median > 0 else torch.zeros_like(distances)
 
 
-__all__ = ["cca", "kernel_cka", "linear_cka", "procrustes"]
+__all__ = ["cca", "kernel_cka", "linear_cka", "linear_regression", "orthogonal_error", "procrustes"]

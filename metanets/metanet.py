@@ -4,7 +4,7 @@ import abc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,8 +27,11 @@ class MetaNet(nn.Module, abc.ABC):
     Attributes:
         dim: length of the vectors.
         recipe: name, specs and settings that it was built with.
+        is_faint: whether the vectors of different networks are nearly one before training, so that a predictor has to standardise them:
+            what they differ in has next to no slope else.
     """
 
+    is_faint: ClassVar[bool] = False
     dim: int
     recipe: "BuiltFrom"
 

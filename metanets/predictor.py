@@ -12,10 +12,13 @@ from weightspace.metanets.batch import WeightBatch, WeightSet
 from weightspace.metanets.examples import Examples
 from weightspace.metanets.heads import Head, heads
 from weightspace.metanets.metanet import MetaNet
-from weightspace.metanets.standardise import Standardise
+from weightspace.metanets.standardise import BatchStandardise, Standardise
 
 NET = "net."
 """What the names of the metanet's tensors begin with among a predictor's."""
+
+ENOUGH = 256
+"""Networks that mean and deviation of vectors are measured on."""
 
 
 class Predictor(nn.Module):
@@ -40,6 +43,7 @@ class Predictor(nn.Module):
         super().__init__()
         self.net = net
         self.head_recipe = {"head": head, "covariates": covariates, "settings": settings}
+        self.standardise = BatchStandardise(net.dim) if net.is_faint else nn.Identity()
         self.mix = nn.Sequential(nn.Linear(net.dim + covariates, net.dim), nn.ReLU()) if covariates else nn.Identity()
         self.head: Head = heads[head](net.dim, **settings)
         self.covariates = Standardise(covariates)
@@ -57,6 +61,14 @@ class Predictor(nn.Module):
         if examples.covariates is not None:
             self.covariates.fit(examples.covariates)
 
+    @torch.no_grad()
+    def settle(self, examples: Examples) -> None:
+        """Measure on networks trained on what training takes from each batch; before predictions, whenever parameters have changed."""
+        if isinstance(self.standardise, BatchStandardise):
+            was, _ = self.training, self.eval()
+            self.standardise.fit(self.net(examples.take(torch.arange(min(len(examples), ENOUGH))).networks))
+            self.train(was)
+
     def vectors(self, networks: WeightSet | WeightBatch, covariates: Tensor | None = None) -> Float[Tensor, "networks dim"]:
         """What the head sees.
 
@@ -67,7 +79,7 @@ class Predictor(nn.Module):
         found = 0 if covariates is None else covariates.shape[1]
         if found != expected:
             raise MetanetError(f"the predictor was made for {expected} covariates, found {found}; give as many")
-        vectors: Tensor = self.net(networks)
+        vectors: Tensor = self.standardise(self.net(networks))
         if covariates is not None:
             vectors = torch.cat([vectors, self.covariates(covariates.to(vectors))], 1)
         mixed: Tensor = self.mix(vectors)

@@ -1,4 +1,4 @@
-"""Standardising features over the networks that a metanet is trained on."""
+"""Standardising features over the networks that a metanet is trained on, or over each batch of them."""
 
 import torch
 from jaxtyping import Float
@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 CONSTANT = 1e-6
 """A feature whose deviation is below this share of its size is taken for a constant, and only centred."""
+
+TINY = 1e-12
+"""Added to the variances of a batch, which may be far below those of weights."""
 
 
 class Standardise(nn.Module):
@@ -34,4 +37,18 @@ class Standardise(nn.Module):
         return (values - self.mean) / self.std
 
 
-__all__ = ["CONSTANT", "Standardise"]
+class BatchStandardise(Standardise):
+    """The same over each batch in training, so that it follows what it is given; after it by what it was fitted on last.
+
+    Ioffe and Szegedy, arXiv:1502.03167, without gain and shift, and with fits in the place of running means, which lag behind. A batch of
+    one network counts as after training.
+    """
+
+    def forward(self, values: Float[Tensor, "networks features"]) -> Float[Tensor, "networks features"]:
+        """Bring features to mean zero and deviation one."""
+        if not self.training or len(values) < 2:
+            return super().forward(values)
+        return nn.functional.batch_norm(values, None, None, training=True, eps=TINY)
+
+
+__all__ = ["CONSTANT", "BatchStandardise", "Standardise"]

@@ -112,6 +112,7 @@ def train(
         if history and epoch - _best(history) > schedule.patience:
             break
         lost = loop.epoch(examples, torch.randperm(len(examples), generator=generator), rates)
+        model.settle(examples)
         measured = {"loss": lost, **_judged(model, validation)}
         history.append(measured)
         if _best(history) == epoch:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import ShapeMismatchError, TaskError, UnknownNameError
-from weightspace.task import Task, call, logits_of
+from weightspace.task import Task, call, logits_of, task_through
 
 
 def net() -> nn.Sequential:
@@ -333,3 +333,85 @@ def test_logits_are_a_tensor_or_an_attribute() -> None:
     assert logits_of(Output()) is Output.logits
     with pytest.raises(TaskError, match=r"expected logits, found outputs of type tuple; give the task a `forward` that returns the logits"):
         logits_of((torch.ones(1),))
+
+
+class Counted(nn.Linear):
+    """Counts how often it is called."""
+
+    calls = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        Counted.calls += 1
+        return super().forward(inputs)
+
+
+def test_several_networks_are_measured_side_by_side_as_each_alone() -> None:
+    task = Task.classification(Counted(3, 2), torch.randn(9, 3), torch.arange(9) % 2, batch_size=4)
+    stacked = {"weight": torch.randn(5, 2, 3)}
+    bias = {"bias": torch.randn(2)}
+    alone = [task.evaluate({"weight": weight, **bias}) for weight in stacked["weight"]]
+    Counted.calls = 0
+    together = task.evaluate_many(stacked, lambda own: {**own, **bias})
+    assert Counted.calls == 3  # once a batch
+    assert [one["accuracy"] for one in together] == [one["accuracy"] for one in alone]
+    assert [one["loss"] for one in together] == pytest.approx([one["loss"] for one in alone])
+
+
+def test_networks_that_cannot_run_side_by_side_are_measured_one_after_the_other() -> None:
+    def named(module: nn.Module, batch: Any) -> Any:
+        return {"made": module(batch[0])}
+
+    def by_value(module: nn.Module, batch: Any) -> Any:
+        made = module(batch[0])
+        return made if made.sum() > 0 else 2 * made
+
+    stacked = {"weight": torch.randn(3, 1, 2), "bias": torch.zeros(3, 1)}
+
+    def loss(made: Any, batch: Any) -> Tensor:
+        found: Tensor = made["made"] if isinstance(made, dict) else made
+        return found.square().mean()
+
+    for forward in (named, by_value):
+        task = Task(nn.Linear(2, 1), [(torch.randn(4, 2), torch.zeros(4, 1))], loss, forward=forward)
+        alone = [task.evaluate({name: tensor[at] for name, tensor in stacked.items()}) for at in range(3)]
+        assert task.evaluate_many(stacked) == alone
+
+
+def test_what_does_not_fit_is_said_of_several_networks_too() -> None:
+    task = Task.classification(nn.Linear(3, 2), torch.randn(4, 3), torch.arange(4) % 2)
+    with pytest.raises(TaskError, match="'bias' missing"):
+        task.evaluate_many({"weight": torch.randn(2, 2, 3)})
+
+
+def test_a_checkpoint_runs_through_the_module_of_a_task_or_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    task = Task.classification(module, torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 2)
+    fitting = Checkpoint.of(module.state_dict())
+    own = {
+        "smooth": nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)),
+        "wide": nn.Sequential(nn.Linear(4, 5)),
+        "long": nn.Linear(9, 2),
+    }
+    wide = Checkpoint.of(own["wide"].state_dict())
+    assert task_through(task, fitting) is task and task_through(task, fitting, is_own=True) is task, "no other module is known"
+    with pytest.raises(ShapeMismatchError, match=r"in module Sequential; give a module of the same architecture"):
+        task_through(task, Checkpoint.of({name: torch.zeros(2, 2) for name in module.state_dict()}))
+    with pytest.raises(TaskError, match="does not fit module Sequential"):
+        task_through(task, wide)
+
+    def known(name: str) -> None:
+        monkeypatch.setattr("weightspace.task.module_for", lambda checkpoint, load: own[name])
+
+    known("smooth")
+    assert task_through(task, fitting) is task
+    through = task_through(task, fitting, is_own=True)
+    assert through.module is own["smooth"] and through.batches is task.batches, "equal shapes, but another activation"
+    monkeypatch.setattr("weightspace.task.module_for", lambda checkpoint, load: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    assert task_through(task, fitting, is_own=True) is task, "the same module once more"
+    known("wide")
+    assert task_through(task, wide).module is own["wide"]
+    known("long")
+    with pytest.raises(
+        TaskError, match=r"Linear, the model's own module, does not run on the batches of the task \(.*\); compare models of one data set"
+    ):
+        task_through(task, Checkpoint.of(own["long"].state_dict()))

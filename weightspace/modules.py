@@ -24,17 +24,19 @@ if TYPE_CHECKING:
 else:
     _Tensors = Mapping  # run-time type checkers would read a tensor of a lazy checkpoint at every call they check
 
-module_builders: Registry[Callable[[Mapping[str, Any]], "torch.nn.Module"]] = Registry(
-    "module builder", package="weightspace.zoo.populations"
-)
+MADE_BY = ("weightspace.zoo.populations", "weightspace.analysis.stitching.saving")
+"""Where recipes are made that name a module or a task, and what builds these is registered."""
+
+module_builders: Registry[Callable[[Mapping[str, Any]], "torch.nn.Module"]] = Registry("module builder", *MADE_BY)
 """What builds the module of a recipe, by the recipe's `name`; a population registers its own beside its training."""
+
+HELD = "held"
+"""The key under which a builder finds how many values the file holds that a recipe is of, where it is of one."""
 
 Part = Literal["train", "test"]
 """Of the examples of a population's data: those that training saw, or those that it did not see."""
 
-task_builders: Registry[Callable[["torch.nn.Module", Mapping[str, Any], Part], "Task"]] = Registry(
-    "task builder", package="weightspace.zoo.populations"
-)
+task_builders: Registry[Callable[["torch.nn.Module", Mapping[str, Any], Part], "Task"]] = Registry("task builder", *MADE_BY)
 """What builds the task that a module is judged by, from the module, its recipe and the part of the data; likewise."""
 
 _FETCHING = (
@@ -192,10 +194,10 @@ def _built(checkpoint: Checkpoint, build: "str | Callable[..., torch.nn.Module] 
     recipe = population_recipe(checkpoint)
     name = recipe.get("name")
     if isinstance(name, str) and name in module_builders:
-        return module_builders[name](recipe)
+        return module_builders[name]({**recipe, HELD: checkpoint.num_params})
     config = _config_file(checkpoint)
     if config is not None:
-        return _built_by_transformers(config)
+        return module_of_config(_json(config), str(config))
     raise TaskError(
         f"no way is known to build a module for {checkpoint.path or 'this checkpoint'}: expected the recipe of a population or a config.json "
         "beside it, found neither; name a function that builds it, as 'module:function'"
@@ -216,8 +218,18 @@ def _built_by_user(checkpoint: Checkpoint, build: "str | Callable[..., torch.nn.
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    found = config_of(checkpoint)
+    return found if found is not None else dict(checkpoint.recipe or checkpoint.metadata)
+
+
+def config_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What the `config.json` beside a checkpoint holds, where there is one.
+
+    Raises:
+        TaskError: it cannot be read.
+    """
     file = _config_file(checkpoint)
-    return dict(_json(file)) if file is not None else dict(checkpoint.recipe or checkpoint.metadata)
+    return None if file is None else dict(_json(file))
 
 
 def _config_file(checkpoint: Checkpoint) -> Path | None:
@@ -238,23 +250,32 @@ def _json(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _built_by_transformers(file: Path) -> "torch.nn.Module":
-    config = _json(file)
+def module_of_config(config: Mapping[str, Any], where: str) -> "torch.nn.Module":
+    """Build the module that a configuration of transformers describes; nothing is downloaded, and no code that came with it is run.
+
+    Args:
+        config: what a `config.json` holds.
+        where: it was found, for messages.
+
+    Raises:
+        TaskError: transformers has no such class, or cannot build it.
+        MissingDependencyError: transformers is not installed.
+    """
     kind, names = config.get("model_type"), config.get("architectures") or ["AutoModel"]
     if not isinstance(kind, str) or not isinstance(names, list) or not isinstance(names[0], str):
         raise TaskError(
-            f"{file} is no configuration of transformers: expected 'model_type' and 'architectures'; name a function that builds the module"
+            f"{where} is no configuration of transformers: expected 'model_type' and 'architectures'; name a function that builds the module"
         )
     try:
         import transformers
     except ImportError:
-        raise MissingDependencyError.of("transformers", f"building the module that {file} describes", "transformers") from None
+        raise MissingDependencyError.of("transformers", f"building the module that {where} describes", "transformers") from None
     model_class: Any = getattr(transformers, names[0], None)
     is_auto = names[0].startswith("AutoModel")
     is_model = isinstance(model_class, type) and (is_auto or issubclass(model_class, transformers.PreTrainedModel))
     if not is_model or kind not in transformers.CONFIG_MAPPING:
         raise TaskError(
-            f"{file} wants {names[0]} of type '{one_line(kind, 80)}', which transformers {transformers.__version__} does not have; "
+            f"{where} wants {names[0]} of type '{one_line(kind, 80)}', which transformers {transformers.__version__} does not have; "
             "code that comes with weights is never run: name a function that builds the module"
         )
     try:
@@ -262,7 +283,7 @@ def _built_by_transformers(file: Path) -> "torch.nn.Module":
         module: torch.nn.Module = model_class.from_config(settings, trust_remote_code=False) if is_auto else model_class(settings)
     except Exception as error:
         raise TaskError(
-            f"{names[0]} cannot be built from {file} ({type(error).__name__}: {error}); mend it, or name a function that builds it"
+            f"{names[0]} cannot be built from {where} ({type(error).__name__}: {error}); mend it, or name a function that builds it"
         ) from error
     return module.float()
 

@@ -23,10 +23,10 @@ class Registry(Mapping[str, T], Generic[T]):
         weightspace.errors.UnknownNameError: no colour named 'rad'; did you mean 'red'? (known: red)
     """
 
-    def __init__(self, kind: str, package: str | None = None) -> None:
-        """Make an empty registry; `package`, when given, is searched for modules that register themselves on first use."""
+    def __init__(self, kind: str, package: str | None = None, *further: str) -> None:
+        """Make an empty registry; `package` is searched for modules that register themselves on first use, and `further` modules are imported."""
         self.kind = kind
-        self._package = package
+        self._places = ((package,) if package is not None else ()) + further
         self._things: dict[str, T] = {}
 
     def add(self, name: str, thing: T) -> T:
@@ -37,10 +37,10 @@ class Registry(Mapping[str, T], Generic[T]):
         return thing
 
     def _loaded(self) -> dict[str, T]:
-        package, self._package = self._package, None
-        if package is not None:
-            module = importlib.import_module(package)
-            for found in pkgutil.iter_modules(module.__path__, f"{package}."):
+        places, self._places = self._places, ()
+        for place in places:
+            module = importlib.import_module(place)
+            for found in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{place}."):
                 importlib.import_module(found.name)
         return self._things
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import ShapeMismatchError, TaskError, UnknownNameError
+from weightspace.errors import ShapeMismatchError, TaskError, UnknownNameError, WeightSpaceError, one_line
 from weightspace.modules import Part, module_for, module_of, population_recipe, shared_copy, task_builders, tensors_of
 from weightspace.symmetry import StateDict
 
@@ -137,8 +137,35 @@ class Task:
         Raises:
             TaskError: the state dict does not fit, there are no batches, or loss or metric is no number.
         """
+        return self._measured(self.run(state_dict))
+
+    def evaluate_many(
+        self, stacked: Mapping[str, Tensor], whole: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
+    ) -> list[dict[str, float]]:
+        """Measure several networks, run side by side where the module and its outputs allow; else it is one after the other.
+
+        Args:
+            stacked: (networks, *shape) by tensor name.
+            whole: adds to the tensors of one network what all have alike.
+
+        Raises:
+            TaskError: see `evaluate`.
+        """
+        rows = [{name: tensor[at] for name, tensor in stacked.items()} for at in range(len(next(iter(stacked.values()))))]
+        try:
+            run = torch.vmap(lambda own, batch: self.outputs_of(whole(own), batch), (0, None))
+            with torch.no_grad():
+                made = [(batch, run(dict(stacked), batch)) for batch in (moved(one, self.device) for one in self.batches)]
+        except (RuntimeError, TypeError, ValueError):  # its flow depends on values, or an operation or an output has no batched form
+            made = []
+        if not made or not all(isinstance(outputs, Tensor) for _, outputs in made):
+            return [self.evaluate(whole(row)) for row in rows]
+        return [self._measured((batch, outputs[at]) for batch, outputs in made) for at in range(len(rows))]
+
+    def _measured(self, made: Iterable[tuple[Batch, Any]]) -> dict[str, float]:
+        """Loss and metrics of what a network returned for each batch."""
         totals, weights = dict.fromkeys(["loss", *self.metrics], 0.0), 0.0
-        for batch, outputs in self.run(state_dict):
+        for batch, outputs in made:
             weight = self.weight(batch)
             for name, measure in {"loss": self.loss, **self.metrics}.items():
                 totals[name] += weight * _number(name, measure(outputs, batch))
@@ -193,7 +220,7 @@ class Task:
         empty = True
         for batch in self.batches:
             empty = False
-            batch = _moved(batch, self.device)
+            batch = moved(batch, self.device)
             # Hooks live for one batch only, so that two iterations over one task do not meet.
             handles = [module.register_forward_hook(_tensor_hook(hook), with_kwargs=True) for module, hook in watched]
             try:
@@ -214,14 +241,14 @@ class Task:
             batch: one of the task's, or like them.
             batch_statistics: whether batch norms use the statistics of the batch; running ones are not updated.
         """
-        batch = _moved(batch, self.device)
+        batch = moved(batch, self.device)
         loss: Tensor = self.loss(self.outputs_of(state_dict, batch, batch_statistics=batch_statistics), batch)
         return loss
 
     def outputs_of(self, state_dict: StateDict, batch: Batch, *, batch_statistics: bool = False) -> Any:
         """What the module returns for one batch, differentiable like `loss_of`."""
         with _explained():
-            return torch.func.functional_call(self._runner(batch_statistics), self._fitted(state_dict), (_moved(batch, self.device),))
+            return torch.func.functional_call(self._runner(batch_statistics), self._fitted(state_dict), (moved(batch, self.device),))
 
     def _runner(self, batch_statistics: bool) -> "_Runner":
         return self._with_batch_statistics if batch_statistics else self._in_eval_mode
@@ -329,8 +356,14 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(part)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def moved(value: Any, device: torch.device) -> Any:
+    """The same nested mappings, tuples and lists with their tensors on a device."""
     return _mapped(value, lambda tensor: tensor.to(device))
+
+
+def taken(value: Any, rows: Tensor) -> Any:
+    """The same nested mappings, tuples and lists with only some examples of their tensors; rows are numbers of these."""
+    return _mapped(value, lambda tensor: tensor[rows.to(tensor.device)] if tensor.ndim else tensor)
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -409,6 +442,54 @@ def task_like(recipe: Mapping[str, Any], part: Part = "test") -> Task:
         TaskError: the recipe is of no population that has one.
     """
     return _built(recipe, part, module_of)
+
+
+def task_through(task: Task, checkpoint: Checkpoint, *, is_own: bool = False) -> Task:
+    """The same batches and loss with the module that a checkpoint is of: the task's where it fits, else the checkpoint's own.
+
+    Args:
+        task: left as it is; returned itself where its module is the one.
+        checkpoint: whose module is built as `module_for` does it.
+        is_own: take the checkpoint's own even where the task's fits, unless the two are the same.
+
+    Raises:
+        TaskError: the task's does not fit and no other is known, or the checkpoint's own does not run on the batches.
+        ShapeMismatchError: likewise, where it does not fit by a shape.
+    """
+    misfit: TaskError | ShapeMismatchError | None = None
+    try:
+        tensors_of(task.module, checkpoint)
+        if not is_own:
+            return task
+    except (TaskError, ShapeMismatchError) as error:
+        misfit = error
+    try:
+        module = module_for(checkpoint, load=False).to(task.device)
+    except TaskError:
+        if misfit is None:
+            return task
+        raise misfit from None
+    if misfit is None and _is_same(module, task.module):
+        return task
+    made = replace(task, module=module)
+    try:
+        next(made.outputs(checkpoint))
+    except WeightSpaceError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        said = one_line(str(error), 120)
+        raise TaskError(
+            f"{type(module).__name__}, the model's own module, does not run on the batches of the task ({said}); compare models of one data set"
+        ) from error
+    return made
+
+
+def _is_same(module: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules of the same weights compute the same: they print alike, and what they hold and do not save is equal."""
+    saved = module.state_dict()
+    held, others = ({name: tensor for name, tensor in one.named_buffers() if name not in saved} for one in (module, other))
+    is_alike = repr(module) == repr(other) and held.keys() == others.keys()
+    return is_alike and all(torch.equal(tensor.to(others[name]), others[name]) for name, tensor in held.items())
 
 
 def _built(recipe: Mapping[str, Any], part: Part, module: Callable[[Mapping[str, Any]], nn.Module]) -> Task:

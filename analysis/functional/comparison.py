@@ -3,10 +3,10 @@
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from weightspace.analysis.functional.recording import chosen, flat, recorded
+from weightspace.analysis.functional.recording import chosen, flat, recorded, side_by_side
 from weightspace.analysis.moments import Moments, Sums
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError, UnknownNameError
@@ -27,7 +27,16 @@ KINDS: Mapping[str, Callable[[Moments], float]] = {
     "pwcca": lambda moments: moments.cca("pwcca"),
     "procrustes": lambda moments: moments.procrustes(),
     "procrustes_angular": lambda moments: moments.procrustes(angular=True),
+    "lr": lambda moments: moments.explained(),
+    "orthogonal_error": lambda moments: moments.orthogonal_error(),
+    "l2": lambda moments: moments.l2(),
+    "correlation": lambda moments: moments.correlation(),
 }
+DIRECTED = frozenset(["pwcca", "lr", "orthogonal_error", "l2"])
+"""Those that say something else of (b, a): `lr` and the errors are those of b from a."""
+
+UNIT = frozenset(["cka", "cka_debiased", "cca", "cca_squared", "svcca", "pwcca", "lr", "agreement"])
+"""Those that are drawn from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Comparison:
         columns: layers of the second.
         table: a row for each layer of the first; NaN where it is not defined.
         samples: on how many samples each rests.
+        undefined: for entries that are NaN, by key as `values` has them, why.
     """
 
     kind: str
@@ -47,6 +57,7 @@ class Comparison:
     columns: tuple[str, ...]
     table: tuple[tuple[float, ...], ...]
     samples: int
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def diagonal(self) -> dict[str, float]:
@@ -57,9 +68,7 @@ class Comparison:
     def values(self) -> dict[str, float]:
         """By key "layer of the first|layer of the second", with the mean over layers of one name under "mean"."""
         made = {
-            f"{a}{SEPARATOR}{b}": value
-            for a, row in zip(self.rows, self.table, strict=True)
-            for b, value in zip(self.columns, row, strict=True)
+            key_of(a, b): value for a, row in zip(self.rows, self.table, strict=True) for b, value in zip(self.columns, row, strict=True)
         }
         finite = [value for value in self.diagonal.values() if math.isfinite(value)]
         return made | ({"mean": sum(finite) / len(finite)} if finite else {})
@@ -68,9 +77,18 @@ class Comparison:
         """Draw the table as a heat map."""
         from weightspace.analysis.plotting import heat_map
 
-        limits = None if self.kind.startswith("procrustes") else (0.0, 1.0)
         title = f"a down, b across; n = {self.samples:,}"
-        return heat_map(self.table, self.rows, self.columns, self.kind.replace("_", " "), limits=limits, title=title)
+        return heat_map(self.table, self.rows, self.columns, self.kind.replace("_", " "), limits=self.limits, title=title)
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Between which values colours go; None for those of the table."""
+        return (0.0, 1.0) if self.kind in UNIT else None
+
+
+def key_of(a: str, b: str) -> str:
+    """The key of a pair of layers."""
+    return f"{a}{SEPARATOR}{b}"
 
 
 def compare(
@@ -108,7 +126,7 @@ def compare(
     rows, columns = chosen(task, a, layers), chosen(right, b, layers)
     between = {(x, y): Sums() for x in rows for y in columns if not same or x == y}
     own = {name: Sums() for name in rows}, {name: Sums() for name in columns}
-    batches = (recorded(*network, positions=positions) for network in ((task, a, rows), (right, b, columns)))
+    batches = (recorded(*network, positions=positions) for network in zip(side_by_side(task, right), (a, b), (rows, columns), strict=True))
     for pair in itertools.zip_longest(*batches):
         if None in pair:
             raise AnalysisError("expected two tasks with the same batches, found more in one; give both the same data")
@@ -120,12 +138,19 @@ def compare(
             if one.shape[1] == two.shape[1]:  # with other places there are no common samples
                 sum_between.add(flat(one), flat(two))
 
+    undefined: dict[str, str] = {}
+
     def similarity(x: str, y: str) -> float:
-        sums = between.get((x, y))
-        return KINDS[kind](Moments(own[0][x], own[1][y], sums)) if sums is not None and sums.count else math.nan
+        if (x, y) not in between:
+            return math.nan
+        moments = Moments(own[0][x], own[1][y], between[x, y])
+        value = KINDS[kind](moments) if moments.count else math.nan
+        if math.isnan(value):
+            undefined[key_of(x, y)] = moments.undefined
+        return value
 
     table = tuple(tuple(similarity(x, y) for y in columns) for x in rows)
-    return Comparison(kind, tuple(rows), tuple(columns), table, max(sums.count for sums in own[0].values()))
+    return Comparison(kind, tuple(rows), tuple(columns), table, max(sums.count for sums in own[0].values()), undefined)
 
 
-__all__ = ["KINDS", "Comparison", "compare"]
+__all__ = ["DIRECTED", "KINDS", "UNIT", "Comparison", "compare", "key_of"]

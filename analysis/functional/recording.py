@@ -1,6 +1,9 @@
 """Activations of layers over a task's data, laid out as (samples, units), one batch in memory at a time."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +74,27 @@ def recorded_pairs(
     task: Task, a: Checkpoint | StateDict, b: Checkpoint | StateDict, names: Sequence[str], *, positions: str = "samples"
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Iterate over what each submodule gives in two networks, batch by batch: its name, and activations as `recorded` lays them out."""
-    for left, right in zip(recorded(task, a, names, positions=positions), recorded(task, b, names, positions=positions), strict=True):
+    one, two = side_by_side(task, task)
+    for left, right in zip(recorded(one, a, names, positions=positions), recorded(two, b, names, positions=positions), strict=True):
         yield from ((name, left[name], right[name]) for name in names)
+
+
+class _Read:
+    """Batches that are read already, to be iterated over once."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.batches
+
+
+def side_by_side(task: Task, other: Task) -> tuple[Task, Task]:
+    """Two tasks that are run through once, batch by batch in turn; the same batches of both are read once, so that a loader may shuffle them."""
+    if other.batches is not task.batches:
+        return task, other
+    first, second = itertools.tee(task.batches)
+    return replace(task, batches=_Read(first)), replace(other, batches=_Read(second))
 
 
 def flat(values: Tensor) -> Tensor:
@@ -101,4 +123,4 @@ def shuffled(values: Tensor, generator: torch.Generator) -> Tensor:
     return values[torch.randperm(len(values), generator=generator).to(values.device)]
 
 
-__all__ = ["POSITIONS", "chosen", "flat", "recorded", "running", "shuffled"]
+__all__ = ["POSITIONS", "chosen", "flat", "recorded", "running", "shuffled", "side_by_side"]

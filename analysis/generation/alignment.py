@@ -37,7 +37,8 @@ def augmented(material: Material, copies: int, *, generator: torch.Generator) ->
 
 
 def _networks(material: Material, what: str) -> tuple[list[dict[str, torch.Tensor]], SymmetrySpec]:
-    assert material.networks is not None
+    if material.networks is None:
+        raise GenerationError(f"no networks were given that could be {what}; give some, or leave it out")
     spec = material.networks.spec
     if len(material.networks) < 2:
         raise GenerationError(f"one network alone cannot be {what}; give more, or leave it out")

@@ -1,15 +1,16 @@
 """Fitting a generator: built by name, its material aligned or augmented where that is asked for, and told where it comes from."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from weightspace.analysis.generation.alignment import aligned, augmented
+from weightspace.analysis.generation.chance import chance
 from weightspace.analysis.generation.generator import Kind, Progress, WeightGenerator, generators
-from weightspace.analysis.generation.material import Material
+from weightspace.analysis.generation.material import Material, expect_finite
 from weightspace.analysis.generation.norms import settled
+from weightspace.analysis.generation.settings import expect_settings
 from weightspace.analysis.generation.target import Target
 from weightspace.errors import GenerationError, WeightSpaceError, one_line
 
@@ -36,13 +37,13 @@ def fit(
         align: how the networks are aligned before (`reference`, `merge`, `universe`; see `match_many`); None leaves them as they are.
         augment: copies of each network, moved by random elements of the symmetry, that are added.
         norms: what becomes of running statistics: `generate`, `fuse` or `re-estimate` (see `settled`).
-        generator: source of chance; the default starts from seed 0.
+        generator: source of chance; see `chance`.
         progress: is told how many steps of how many are done.
         settings: of the kind, by keyword.
 
     Raises:
         UnknownNameError: no kind, way to align or policy for norms has that name.
-        GenerationError: a setting that the kind does not have, or material that it cannot learn from.
+        GenerationError: a setting that the kind does not have or that is out of its bounds, or material that it cannot learn from.
 
     Example:
         >>> from weightspace.analysis.generation.drawing import generate
@@ -54,10 +55,12 @@ def fit(
         >>> generate(mean)[0]["weight"][0]
         tensor([0.5000, 0.5000])
     """
-    kind = generators[name]
-    _expect(kind, material, settings)
-    generator = generator or torch.Generator().manual_seed(0)
+    _expect_types(name, material, augment)
+    kind, generator = generators[name], chance(generator)
+    expect_settings(kind, settings)  # before anything takes long
+    _expect(kind, material)
     seed = generator.initial_seed()
+    material = material.in_float32()
     if align is not None:
         material = aligned(material, align, generator=generator)
     if augment:
@@ -92,8 +95,10 @@ def make(name: str, target: Target, condition_shape: Sequence[int] | None, setti
         UnknownNameError: no kind has that name.
         GenerationError: it cannot be made with these settings.
     """
+    kind = generators[name]
+    expect_settings(kind, settings)
     try:
-        return generators[name].make(target, None if condition_shape is None else tuple(condition_shape), **settings)
+        return kind.make(target, None if condition_shape is None else tuple(condition_shape), **settings)
     except WeightSpaceError:
         raise
     except UNMAKEABLE as error:
@@ -103,23 +108,24 @@ def make(name: str, target: Target, condition_shape: Sequence[int] | None, setti
         ) from error
 
 
-def _expect(kind: Kind, material: Material, settings: dict[str, Any]) -> None:
-    for setting in settings:
-        if setting not in kind.settings:
-            known = ", ".join(kind.settings) or "none"
-            raise GenerationError(f"generator '{kind.name}' has no setting '{setting}'; expected one of: {known}")
-        value, default = settings[setting], kind.settings[setting]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if type(default) is int and not (isinstance(value, int) and is_number and value >= 0):
-            raise GenerationError(f"setting '{setting}' of generator '{kind.name}' is {value!r}; expected a whole number from 0 on")
-        if type(default) is float and not (is_number and math.isfinite(value)):
-            raise GenerationError(f"setting '{setting}' of generator '{kind.name}' is {value!r}; expected a number")
+def _expect_types(name: object, material: object, augment: object) -> None:
+    """Refuse what is given in the wrong place."""
+    if not isinstance(name, str):
+        raise GenerationError(f"the kind of generator is a {type(name).__name__}; name one of: {', '.join(sorted(generators))}")
+    if not isinstance(material, Material):
+        raise GenerationError(f"the material is a {type(material).__name__}; give Material(Target.of_networks(networks), networks)")
+    if not isinstance(augment, int) or isinstance(augment, bool) or augment < 0:
+        raise GenerationError(f"augment is {augment!r}; expected how many copies of each network are added, from 0 on")
+
+
+def _expect(kind: Kind, material: Material) -> None:
     if "networks" in kind.learns and (material.networks is None or not len(material.networks)):
         raise GenerationError(f"generator '{kind.name}' learns from networks, and was given none; give checkpoints of one architecture")
     if "tasks" in kind.learns and not material.tasks:
         raise GenerationError(f"generator '{kind.name}' learns through a task, and was given none; give one with examples to learn from")
-    if material.conditions is not None and "condition" not in kind.takes:
-        raise GenerationError(f"generator '{kind.name}' takes no conditions; leave them out, or choose another generator")
+    if material.conditions is not None:
+        kind.expect_conditions()
+        expect_finite(material.conditions)
     if material.networks is not None and not bool(material.networks.is_finite().all()):
         bad = int((~material.networks.is_finite()).sum())
         raise GenerationError(f"{bad} of the {len(material.networks)} networks have weights that are not finite; leave them out")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from weightspace.analysis.generation.material import Material
 from weightspace.analysis.generation.target import Target
+from weightspace.errors import GenerationError
 from weightspace.registry import Registry
 
 Learns = Literal["networks", "tasks"]
@@ -96,6 +97,15 @@ class Kind:
         """Its settings with their defaults."""
         parameters = inspect.signature(self.make).parameters.values()
         return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+    def expect_conditions(self) -> None:
+        """See that it can be fitted with conditions.
+
+        Raises:
+            GenerationError: it takes none.
+        """
+        if "condition" not in self.takes:
+            raise GenerationError(f"generator '{self.name}' takes no conditions; leave them out, or choose another generator")
 
 
 generators: Registry[Kind] = Registry("generator", "weightspace.analysis.generation.generators")

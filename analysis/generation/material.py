@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from weightspace.analysis.generation.target import Target
-from weightspace.errors import ShapeMismatchError
+from weightspace.errors import GenerationError, ShapeMismatchError
 from weightspace.metanets.batch import WeightBatch
 from weightspace.task import Task
 
@@ -68,6 +68,10 @@ class Material:
             self.like,
         )
 
+    def in_float32(self) -> "Material":
+        """The same with weights as float32, in which generators compute; the target remembers what they were."""
+        return self if self.networks is None else self.of(self.networks.to(torch.float32).tensors)
+
     def of(self, tensors: Mapping[str, Tensor]) -> "Material":
         """The same with other weights of the networks."""
         assert self.networks is not None
@@ -88,4 +92,14 @@ def stacked(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-__all__ = ["Material", "stacked", "tasks_of"]
+def expect_finite(conditions: Tensor) -> None:
+    """Refuse conditions that are no numbers, at fit and at draw.
+
+    Raises:
+        GenerationError: there is one.
+    """
+    if not bool(conditions.isfinite().all()):
+        raise GenerationError("a condition holds values that are not finite; leave it out, or give numbers")
+
+
+__all__ = ["Material", "expect_finite", "stacked", "tasks_of"]

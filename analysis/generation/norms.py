@@ -134,7 +134,9 @@ def _without(material: Material, tensors: Mapping[str, Tensor], constants: Mappi
     old = material.target
     shapes = {name: shape for name, shape in old.shapes.items() if name not in constants}
     like = next(iter(tensors.values()))
-    target = replace(old, shapes=shapes, constants={**old.constants, **{name: tensor.to(like) for name, tensor in constants.items()}})
+    target = replace(
+        old, shapes=shapes, constants={**old.constants, **old.cast({name: tensor.to(like) for name, tensor in constants.items()})}
+    )
     layout = material.networks.layout
     layout = Layout(layout.spec, tuple(slot for slot in layout.slots if slot.tensor not in constants))
     kept = {name: tensor for name, tensor in tensors.items() if name not in constants}

@@ -1,19 +1,23 @@
 """Generators as checkpoints: their tensors, with a recipe that says how they are built again."""
 
 import json
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from blake3 import blake3
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from weightspace import provenance
+from weightspace.analysis.generation.fans import Fan
 from weightspace.analysis.generation.fitting import UNMAKEABLE, make
-from weightspace.analysis.generation.generator import WeightGenerator
+from weightspace.analysis.generation.generator import WeightGenerator, generators
 from weightspace.analysis.generation.target import Target
 from weightspace.checkpoint import Checkpoint
+from weightspace.dtypes import dtype
 from weightspace.errors import GenerationError, WeightSpaceError, one_line
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
@@ -24,6 +28,12 @@ DIGEST = "recipe.digest"
 
 CONSTANT = "constant."
 """What the names of tensors begin with that go into every network as they are."""
+
+HELD, REACH = 4, 1000
+"""Parameters of a network for each value that a generator's file holds, at most: where it keeps some for each, and where it makes any size."""
+
+WORK = 64
+"""Values that are computed on the way, for each that a file holds, when a generator is built."""
 
 
 def checkpoint_of_generator(fitted: WeightGenerator) -> Checkpoint:
@@ -72,21 +82,61 @@ def load_generator(source: str | Path | Checkpoint, *, allow: Collection[str] = 
 
 
 def _expect_harmless(recipe: Mapping[str, Any], checkpoint: Checkpoint, allow: Collection[str]) -> None:
-    """See that building a generator runs no code that its file names, and takes no more memory than the file.
+    """See that building a generator runs no code that its file names, and that neither this nor drawing from it is out of proportion to it.
 
     Raises:
         GenerationError: it would.
     """
-    for key, value in recipe["settings"].items():
+    kind, settings = generators[recipe["generator"]], dict(recipe["settings"])
+    for key, value in settings.items():
         if isinstance(value, str) and ":" in value and value not in allow:
             raise GenerationError(
                 f"the generator names code, {key}='{one_line(value, 120)}'; look at it, and allow it by that name if it is yours"
             )
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes alone
-        built = make(recipe["generator"], _target(recipe["target"], None), recipe["condition_shape"], dict(recipe["settings"]))
-    claimed, held = sum(tensor.numel() for tensor in built.state_dict().values()), sum(info.numel for info in checkpoint.info.values())
+    held = sum(info.numel for info in checkpoint.info.values())
+    reach = held * (REACH if kind.takes & {"size", "architecture"} else HELD)
+    for what, shape in _sizes(recipe):
+        if not _is_shape(shape) or math.prod(shape) > reach:
+            raise GenerationError(
+                f"{what} of shape {one_line(repr(shape), 80)}, and the generator's file holds {held:,} values; fit it again"
+            )
+    with _Budget(WORK * held + 100_000), torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes alone
+        built = make(kind.name, _target(recipe["target"], None), recipe["condition_shape"], settings)
+    claimed = sum(tensor.numel() for tensor in built.state_dict().values())
     if claimed > held:
         raise GenerationError(f"the generator's settings ask for {claimed:,} values, but its file holds {held:,}; fit it again")
+
+
+def _sizes(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a recipe tells of sizes: of all tensors together, of the condition, of the neuron groups."""
+    target = _target(recipe["target"], None)
+    shapes = [*target.shapes.values()]
+    strange = next((shape for shape in shapes if not _is_shape(shape)), None)
+    whole = [sum(map(math.prod, shapes))] if strange is None else list(strange)
+    groups = [] if target.spec is None else [[group.size] for group in target.spec.groups.values()]
+    asked = [] if recipe["condition_shape"] is None else [("conditions", recipe["condition_shape"])]
+    return [("a network", whole), *asked, *(("a neuron group", group) for group in groups)]
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, Sequence) and all(isinstance(size, int) and size >= 0 for size in shape)
+
+
+class _Budget(TorchFunctionMode):
+    """Counts the values of all tensors that are made, and stops where they are too many."""
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.left = values
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.left -= 1 + (made.numel() if isinstance(made, Tensor) else 0)
+        if self.left < 0:
+            raise GenerationError("the generator's settings ask for far more values than its file holds; fit it again")
+        return made
 
 
 def _tensors(fitted: WeightGenerator) -> dict[str, Tensor]:
@@ -110,9 +160,15 @@ def _target(told: Any, checkpoint: Checkpoint | None) -> Target:
     spec = None if told["spec"] is None else SymmetrySpec.from_yaml(told["spec"])
     held = {} if checkpoint is None else {name: checkpoint[name] for name in checkpoint.info if name.startswith(CONSTANT)}
     constants = {name.removeprefix(CONSTANT): tensor for name, tensor in held.items()}
-    return Target(
-        {name: tuple(shape) for name, shape in told["shapes"]}, constants, spec, dict(told["aliases"]), frozenset(told["logarithms"])
-    )
+    shapes, aliases, logarithms = {name: tuple(shape) for name, shape in told["shapes"]}, dict(told["aliases"]), told["logarithms"]
+    strange = next((name for name in [*aliases.values(), *logarithms] if name not in shapes), None)
+    if strange is not None:
+        raise GenerationError(
+            f"the generator's recipe speaks of a tensor '{one_line(str(strange), 80)}' that it does not make; fit it again"
+        )
+    fans = {name: Fan(kind, apart) for name, (kind, apart) in told["fans"].items()}
+    made = {name: getattr(torch, dtype(of).torch or "") for name, of in told["dtypes"].items()}
+    return Target(shapes, constants, spec, aliases, frozenset(logarithms), fans, made)
 
 
 __all__ = ["checkpoint_of_generator", "load_generator", "save_generator"]

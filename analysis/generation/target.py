@@ -1,7 +1,7 @@
 """A target: which tensors a generator makes, and which go into every network as they are."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from weightspace.analysis.generation.fans import PLAIN, Fan, fans_of
+from weightspace.dtypes import from_torch
 from weightspace.errors import GenerationError, ShapeMismatchError
 from weightspace.metanets.batch import WeightBatch
 from weightspace.spec import SymmetrySpec
@@ -26,6 +28,8 @@ class Target:
         spec: the symmetry of the architecture, where it is known.
         aliases: for the further names of tied tensors, the name of the one that is made.
         logarithms: tensors that are made as the logarithms of their values (see `norms`).
+        fans: how the fan-in of a weight follows from its shape, where that is not as for most.
+        dtypes: of the tensors of a network, where that is not float32, in which they are made.
 
     Example:
         >>> target = Target.of_module(nn.Linear(2, 3))
@@ -38,6 +42,8 @@ class Target:
     spec: SymmetrySpec | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     logarithms: frozenset[str] = frozenset()
+    fans: Mapping[str, Fan] = field(default_factory=dict)
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     @classmethod
     def of_module(cls, module: nn.Module, spec: SymmetrySpec | None = None) -> "Target":
@@ -61,7 +67,7 @@ class Target:
                 constants[name] = tensor.detach().clone()
         if not shapes:
             raise GenerationError(f"module {type(module).__name__} has no parameters, so there is nothing to generate; give one that has")
-        return cls(shapes, constants, spec, aliases)
+        return cls(shapes, constants, spec, aliases, fans=fans_of(module), dtypes=_dtypes(state, shapes))
 
     @classmethod
     def of_networks(cls, networks: WeightBatch, like: StateDict | None = None) -> "Target":
@@ -69,13 +75,14 @@ class Target:
 
         Args:
             networks: of one architecture.
-            like: one of them, whole; what it has besides is constant.
+            like: one of them, whole, in the dtypes that networks are to have; what it has besides is constant.
         """
         made = {name: tuple(tensor.shape[1:]) for name, tensor in networks.tensors.items()}
         spec = networks.spec
         aliases = {name: owner for name, owner in spec.aliases.items() if owner in made}
         rest = {} if like is None else {name: tensor.detach().clone() for name, tensor in like.items() if name not in {**made, **aliases}}
-        return cls(made, rest, spec, aliases)
+        fans = {} if networks.module is None else fans_of(networks.module)
+        return cls(made, rest, spec, aliases, fans=fans, dtypes=_dtypes({**networks.tensors, **(like or {})}, made))
 
     @cached_property
     def numel(self) -> int:
@@ -106,9 +113,17 @@ class Target:
         parts = torch.split(flat, list(self.sizes), -1)
         return {name: part.reshape((*part.shape[:-1], *shape)) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
+    def fan_in(self, name: str) -> float:
+        """Of how many terms an output of the layer with this weight is a sum."""
+        return self.fans.get(name, PLAIN).of_shape(self.shapes[name])
+
     def plain(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors as a network has them, where they were made as logarithms."""
         return {name: tensor.exp() if name in self.logarithms else tensor for name, tensor in tensors.items()}
+
+    def cast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors in the dtypes that those of a network have."""
+        return {name: tensor.to(self.dtypes.get(name, torch.float32)) for name, tensor in tensors.items()}
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict of one network: what was made, plain, under all its names, and the constants that it does not itself give."""
@@ -123,7 +138,15 @@ class Target:
             "aliases": dict(self.aliases),
             "spec": None if self.spec is None else self.spec.to_yaml(),
             "logarithms": sorted(self.logarithms),
+            "fans": {name: [fan.kind, fan.apart] for name, fan in self.fans.items()},
+            "dtypes": {name: from_torch(str(dtype)).name for name, dtype in self.dtypes.items()},
         }
+
+
+def _dtypes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, torch.dtype]:
+    """The dtypes of some tensors that are floats of another than 32 bits."""
+    found = {name: tensors[name].dtype for name in names}
+    return {name: dtype for name, dtype in found.items() if dtype.is_floating_point and dtype != torch.float32}
 
 
 __all__ = ["Target"]

@@ -2,23 +2,34 @@
 
 from weightspace.analysis.stitching.bridge import Bridge
 from weightspace.analysis.stitching.chain import Chain, chain_of
+from weightspace.analysis.stitching.fit import Fit, fit_error
 from weightspace.analysis.stitching.fitting import fit_stitches, gather
 from weightspace.analysis.stitching.layer import Affine, Kind, Stitch, stitches, stitching_layer
+from weightspace.analysis.stitching.matrix import StitchingMaps, stitching_maps
 from weightspace.analysis.stitching.patchwork import Patchwork, Piece, Route, stitched
+from weightspace.analysis.stitching.penalty import Penalty, penalties
+from weightspace.analysis.stitching.task_matching import match_task
 
 __all__ = [
     "Affine",
     "Bridge",
     "Chain",
+    "Fit",
     "Kind",
     "Patchwork",
+    "Penalty",
     "Piece",
     "Route",
     "Stitch",
+    "StitchingMaps",
     "chain_of",
+    "fit_error",
     "fit_stitches",
     "gather",
+    "match_task",
+    "penalties",
     "stitched",
     "stitches",
     "stitching_layer",
+    "stitching_maps",
 ]

@@ -40,6 +40,11 @@ class Bridge:
         """How many units the map takes and gives."""
         return self._widths(self.source, self.target), self._widths(self.target, self.source)
 
+    @property
+    def positions(self) -> int:
+        """At how many places of the target units are mapped, alike but for the bias."""
+        return math.prod(self.target.places) if self.source.places else 1
+
     def rows(self, features: Tensor) -> Tensor:
         """What crosses at the source, (batch, ...), as (batch, places of the target, units taken)."""
         values = features.movedim(self.source.axis + 1, -1)

@@ -1,7 +1,8 @@
 """A chain: a network as parts in a row with a cut between each two, which runs from any cut to any other."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +73,7 @@ class Chain(nn.Module):
             )
         cuts, value = [], None
         for at, (name, block) in enumerate(blocks.items()):
-            with torch.no_grad():
+            with torch.no_grad(), in_eval(block):
                 value = block(*example_inputs) if at == 0 else block(value)
             if at < len(names) - 1:
                 cuts.append(_cut_behind(name, value, (axes or {}).get(name)))
@@ -149,9 +150,22 @@ def _cut_behind(name: str, value: Any, axis: int | None) -> Cut:
     return Cut(name, shape, (axis if axis is not None else 0 if len(shape) == 3 else len(shape) - 1) % len(shape), name)
 
 
+@contextmanager
+def in_eval(*modules: nn.Module) -> Iterator[None]:
+    """Modules in eval mode for a while: looking at a network changes no running statistics, and drops nothing out."""
+    training = [one for module in modules for one in module.modules() if one.training]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
 def sequential(module: nn.Sequential) -> "OrderedDict[str, nn.Module]":
     """The parts of a sequential module by name, as `Chain.of_blocks` takes them."""
     return OrderedDict(module.named_children())
 
 
-__all__ = ["INPUT", "Chain", "chain_of", "sequential"]
+__all__ = ["INPUT", "Chain", "chain_of", "in_eval", "sequential"]

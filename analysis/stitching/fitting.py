@@ -1,30 +1,78 @@
 """Fitting stitches: what crosses at the cuts of two chains, gathered over a task's data, and the maps that follow from it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import tee
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from weightspace.analysis.moments import Moments
 from weightspace.analysis.stitching.bridge import Bridge
-from weightspace.analysis.stitching.chain import Chain
-from weightspace.analysis.stitching.layer import Stitch, stitches
-from weightspace.errors import AnalysisError
-from weightspace.task import Task, batch_inputs
+from weightspace.analysis.stitching.chain import Chain, in_eval
+from weightspace.analysis.stitching.equations import Equations, Places
+from weightspace.analysis.stitching.layer import Kind, Stitch, stitches
+from weightspace.errors import AnalysisError, UnknownNameError
+from weightspace.task import Task, batch_inputs, moved
 from weightspace.tracing.cutting import Cut
 
 Pair = tuple[int, int]
 """Index of a cut of the front, of a cut of the end; -1 is the input."""
 
+MOST_UNITS = 2**14
+"""Units on one side of a stitch, of which second moments take 8 bytes for each pair."""
+
+Bias = Literal["units", "places"]
+BIASES: tuple[Bias, ...] = ("units", "places")
+"""What a stitch has a bias for: each unit, or each unit at each place of the target."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What has been summed between two cuts.
+
+    Attributes:
+        bridge: between them.
+        moments: of all samples: places of the target, of all examples.
+        places: sums at each place.
+        dtype: of what crosses at the target.
+    """
+
+    bridge: Bridge
+    moments: Moments = field(default_factory=Moments)
+    places: Places = field(default_factory=Places)
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        wide = max(self.bridge.units)
+        if wide > MOST_UNITS:
+            source, target = self.bridge.source, self.bridge.target
+            raise AnalysisError(
+                f"a stitch from '{source.name}' {source.shape} to '{target.name}' {target.shape} has {wide:,} units on one side, expected "
+                f"{MOST_UNITS:,} at most; cut where there are fewer places"
+            )
+
+    def add(self, left: Tensor, right: Tensor) -> None:
+        """Take in what crosses at both in a batch."""
+        taken, wanted = self.bridge.rows(left).to(right.device), self.bridge.target_rows(right)
+        self.moments.add(taken.flatten(0, 1), wanted.flatten(0, 1))
+        self.places.add(taken, wanted)
+
+    def stitch(self, kind: Kind, *, bias: Bias, generator: torch.Generator | None, settings: Mapping[str, Any]) -> Stitch:
+        """Find one from what has been summed."""
+        equations = Equations.of(self.moments, self.places if bias == "places" else None)
+        return Stitch(self.bridge, kind(equations, generator=generator, **settings)).to(self.dtype)
+
 
 def crossing(chain: Chain, batches: Iterable[Any], cuts: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Iterate over what crosses at cuts in each batch, without gradients; -1 is the first input."""
+    """Iterate over what crosses at cuts in each batch, in eval mode and without gradients; -1 is the first input."""
+    device = next((one.device for one in [*chain.parameters(), *chain.buffers()]), torch.device("cpu"))
     for batch in batches:
-        args, kwargs = batch_inputs(batch)
+        args, kwargs = batch_inputs(moved(batch, device))
         inputs = (*args, *chain.ordered(kwargs))
         out, value = {-1: inputs[0]} if -1 in cuts else {}, None
-        with torch.no_grad():
+        with torch.no_grad(), in_eval(chain):
             for at in range(max(cuts, default=-1) + 1):
                 value = chain.run(inputs, value, start=at - 1, stop=at)
                 if at in cuts:
@@ -41,8 +89,8 @@ def source_of(chain: Chain, at: int, example: Tensor) -> Cut:
     return Cut("input", tuple(example.shape[1:]), 0, "in")
 
 
-def gather(front: Chain, end: Chain, task: Task, pairs: Iterable[Pair]) -> dict[Pair, tuple[Bridge, Moments]]:
-    """Sum second moments between what crosses at pairs of cuts, over all batches of a task: memory grows with units, not with data.
+def gathered(front: Chain, end: Chain, task: Task, pairs: Iterable[Pair]) -> dict[Pair, Gathered]:
+    """Sum what crosses at pairs of cuts, over all batches of a task: memory grows with units and places, not with data.
 
     Args:
         front: whose features are taken.
@@ -51,20 +99,25 @@ def gather(front: Chain, end: Chain, task: Task, pairs: Iterable[Pair]) -> dict[
         pairs: of cuts.
 
     Raises:
-        AnalysisError: there is no data, or a place with more than two dimensions.
+        AnalysisError: there is no data, what crosses is not finite, or a place has more than two dimensions.
     """
     pairs = list(pairs)
-    out: dict[Pair, tuple[Bridge, Moments]] = {}
+    out: dict[Pair, Gathered] = {}
     own = (sorted({a for a, _ in pairs}), sorted({b for _, b in pairs}))
-    for left, right in zip(crossing(front, task.batches, own[0]), crossing(end, task.batches, own[1]), strict=True):
+    batches = tee(task.batches)  # read once: a loader that shuffles would show the two networks different examples
+    for left, right in zip(crossing(front, batches[0], own[0]), crossing(end, batches[1], own[1]), strict=True):
         for a, b in pairs:
             if (a, b) not in out:
-                out[a, b] = Bridge(source_of(front, a, left[a]), source_of(end, b, right[b])), Moments()
-            bridge, moments = out[a, b]
-            moments.add(bridge.rows(left[a]).flatten(0, 1), bridge.target_rows(right[b]).flatten(0, 1))
+                out[a, b] = Gathered(Bridge(source_of(front, a, left[a]), source_of(end, b, right[b])), dtype=right[b].dtype)
+            out[a, b].add(left[a], right[b])
     if not out:
         raise AnalysisError("expected data to fit stitches on, found no batches; give the task some")
     return out
+
+
+def gather(front: Chain, end: Chain, task: Task, pairs: Iterable[Pair]) -> dict[Pair, tuple[Bridge, Moments]]:
+    """Sum second moments between what crosses at pairs of cuts, with the bridge between these; see `gathered`."""
+    return {pair: (one.bridge, one.moments) for pair, one in gathered(front, end, task, pairs).items()}
 
 
 def fit_stitches(
@@ -74,6 +127,7 @@ def fit_stitches(
     pairs: Iterable[Pair],
     kind: str = "linear",
     *,
+    bias: Bias = "places",
     generator: torch.Generator | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[Pair, Stitch]:
@@ -85,13 +139,31 @@ def fit_stitches(
         task: the data; some hundred examples are enough for least squares.
         pairs: of cuts, each a cut of the front and one of the end; what is wanted is what crosses at the end's cut, the first as any other.
         kind: one of `stitches`.
+        bias: whether each unit has one bias, or one at each place of the target: a network that has added positions to its tokens, or
+            padded its maps, cannot do without.
         generator: a source of chance, for kinds that draw numbers.
         settings: of the kind.
+
+    Raises:
+        AnalysisError: see `gathered`, and the kind.
+        UnknownNameError: no such kind, or no such way with the bias.
     """
-    found = gather(front, end, task, pairs)
+    expect_bias(bias)
+    found = stitches[kind]
     return {
-        pair: Stitch(bridge, stitches[kind](moments, generator=generator, **(settings or {}))) for pair, (bridge, moments) in found.items()
+        pair: one.stitch(found, bias=bias, generator=generator, settings=settings or {})
+        for pair, one in gathered(front, end, task, pairs).items()
     }
 
 
-__all__ = ["Pair", "crossing", "fit_stitches", "gather", "source_of"]
+def expect_bias(bias: str) -> None:
+    """See that there is such a way with the bias.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if bias not in BIASES:
+        raise UnknownNameError.of("bias of a stitch", bias, BIASES)
+
+
+__all__ = ["BIASES", "Bias", "Gathered", "Pair", "crossing", "expect_bias", "fit_stitches", "gather", "gathered", "source_of"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from weightspace.analysis.stitching.chain import Chain
+from weightspace.analysis.stitching.chain import Chain, in_eval
 from weightspace.analysis.stitching.layer import Stitch
 from weightspace.errors import AnalysisError
 
@@ -57,11 +57,26 @@ class Patchwork(nn.Module):
         chains: the networks, in parts.
         stitches: layers that routes share or have of their own.
         routes: ways through.
+        names: of the chains, to be read.
         route: index of the one in use, which `use` changes at once.
     """
 
-    def __init__(self, chains: Sequence[Chain], stitches: Sequence[Stitch], routes: Sequence[Route]) -> None:
+    def __init__(self, chains: Sequence[Chain], stitches: Sequence[Stitch], routes: Sequence[Route], names: Sequence[str] = ()) -> None:
+        """Put them together.
+
+        Args:
+            chains: the networks, used as they are.
+            stitches: the layers between them.
+            routes: ways through; the first is in use.
+            names: of the chains; by default their numbers.
+
+        Raises:
+            AnalysisError: a route is none, or there are not as many names as chains.
+        """
         super().__init__()
+        if names and len(names) != len(chains):
+            raise AnalysisError(f"expected {len(chains)} names, one for each chain, found {len(names)}; give as many, or none")
+        self.names = tuple(names) or tuple(map(str, range(len(chains))))
         self.chains, self.stitches, self.routes = nn.ModuleList(chains), nn.ModuleList(stitches), tuple(routes)
         self.route = 0
         for one in self.routes:
@@ -109,12 +124,12 @@ class Patchwork(nn.Module):
         """A route in words: the places where it changes from one chain to another."""
         pieces = self.routes[route].pieces
         if len(pieces) == 1:
-            return f"{pieces[0].chain}"
+            return self.names[pieces[0].chain]
         names = []
         for one, other in pairwise(pieces):
             a, b = self.chain(one.chain), self.chain(other.chain)
             left = "input" if one.stop == -1 or one.stop is None else a.cuts[one.stop].name
-            names.append(f"{one.chain}:{left} > {other.chain}:{b.cuts[other.start].name}")
+            names.append(f"{self.names[one.chain]}:{left} > {self.names[other.chain]}:{b.cuts[other.start].name}")
         return ", ".join(names)
 
 
@@ -133,7 +148,9 @@ def _expect_route(route: Route, chains: Sequence[Chain], count: int) -> None:
     if len(pieces) != len(route.stitches) + 1 or pieces[0].start != -1 or pieces[-1].stop is not None:
         raise AnalysisError("a route begins at an input, ends at an output and has a stitch between each two pieces; give it so")
     for one in pieces:
-        cuts = len(chains[one.chain].cuts) if 0 <= one.chain < len(chains) else -1
+        if not 0 <= one.chain < len(chains):
+            raise AnalysisError(f"there is no chain {one.chain} among {len(chains)}; name one that there is")
+        cuts = len(chains[one.chain].cuts)
         stop = cuts if one.stop is None else one.stop
         if not -1 <= one.start <= stop <= cuts or (one.is_empty and one is not pieces[0]) or (one.stop is not None and one.stop >= cuts):
             raise AnalysisError(f"there is no piece of chain {one.chain} from cut {one.start} to {one.stop}; chains have {cuts} cuts")
@@ -159,4 +176,4 @@ def _first(value: Any, count: int) -> Any:
     return type(value)(_first(one, count) for one in value) if isinstance(value, tuple | list) else value
 
 
-__all__ = ["Patchwork", "Piece", "Route", "anchors", "batch_like", "stitched"]
+__all__ = ["Patchwork", "Piece", "Route", "anchors", "batch_like", "in_eval", "stitched"]

@@ -39,7 +39,9 @@ def models() -> tuple[Checkpoint, Checkpoint]:
 
 
 def mirrored(values: Values) -> Values:
-    return {BETWEEN.join(reversed(key.split(BETWEEN))): value for key, value in values.items()}
+    """Under the keys that the other order has: the last two names of three are those of layers."""
+    split = {key: key.split(BETWEEN) for key in values}
+    return {BETWEEN.join([*split[key][:-2], *reversed(split[key][-2:])]): value for key, value in values.items()}
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -65,6 +65,16 @@ def test_every_shape_of_result_has_a_picture_that_is_not_blank(of: Scope, names:
     assert len(np.unique(drawn.reshape(-1, 4), axis=0)) > 10
 
 
+def test_tables_of_layers_are_drawn_side_by_side() -> None:
+    values = {"cka|x|y": 0.5, "cka|x|z": 0.1, "cka: input > y": 0.9, "penalty|x|y": 3.0, "penalty|x|z": None, "loss": 7.0}
+    figure: Any = Measured(one("task pair"), (("a", "b"),), (values,)).plot()
+    shown = [np.ma.filled(axes.images[0].get_array(), np.nan).tolist() for axes in figure.axes[:2]]
+    assert shown == [[[0.5, 0.1]], [[3.0, pytest.approx(np.nan, nan_ok=True)]]]
+    assert [axes.get_ylabel() for axes in figure.axes[2:]] == ["cka", "penalty"]
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["y", "z"]
+    assert pixels(figure).std() > 0
+
+
 def test_the_key_to_draw_can_be_named() -> None:
     measured = Measured(one("model"), (("m",), ("n",)), ({"low": 1.0, "high": 9.0}, {"low": 1.0, "high": 0.5}))
     low, high = pixels(measured.plot("low")), pixels(measured.plot("high"))

@@ -1,6 +1,9 @@
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,9 @@ from typer.testing import CliRunner
 
 from tests.cli.conftest import Run, mlp
 from tests.cli.test_main import commands
+from tests.remote.hubs import running
 from weightspace.cli.main import app
+from weightspace.zoo.hub import push_zoo
 from weightspace.zoo.runs.run import Run as Training
 from weightspace.zoo.zoo import Added, Zoo
 
@@ -75,6 +80,42 @@ def digits():
     return ws.Task.classification(module, torch.randn(64, 4, generator=generator), torch.arange(64) % 2)
 """
 
+NETS = """
+import torch
+import weightspace as ws
+
+def mlp(width):
+    layers = {"fc1": torch.nn.Linear(4, width), "relu1": torch.nn.ReLU(), "fc2": torch.nn.Linear(width, width), "relu2": torch.nn.ReLU()}
+    module = torch.nn.Sequential()
+    for name, layer in {**layers, "fc3": torch.nn.Linear(width, 2)}.items():
+        module.add_module(name, layer)
+    return module
+
+def small():
+    return mlp(6)
+
+def large():
+    return mlp(12)
+
+def digits():
+    generator = torch.Generator().manual_seed(0)
+    return ws.Task.classification(small(), torch.randn(64, 4, generator=generator), torch.arange(64) % 2)
+"""
+
+
+def prepare_stitching(run: Run, command: str) -> None:
+    """Two networks of two sizes, a plan for what is to be built, and a family for what is to be run."""
+    Path("networks.py").write_text(NETS)
+    place: dict[str, Any] = {}
+    exec(NETS, place)
+    for name in ("small", "large"):
+        save_file({key: tensor.numpy() for key, tensor in place[name]().state_dict().items()}, f"{name}.safetensors")
+    asked = ("--module", "networks:small", "--module", "networks:large", "--eval", "networks:digits")
+    if command != "plan":
+        run("stitch", "plan", "small.safetensors", "large.safetensors", *asked, "--as", "family", "-o", "family.yaml")
+    if command == "run":
+        run("stitch", "build", "family.yaml", "--name", "family")
+
 
 def catalogue_runs() -> None:
     """Thirty runs with an accuracy, two of them without."""
@@ -90,6 +131,19 @@ def catalogue_runs() -> None:
     Zoo().add_many(models)
 
 
+@contextmanager
+def hub_for(command: tuple[str, ...]) -> Iterator[None]:
+    """A hub with a model and a zoo on it, for the commands that talk to one."""
+    if command[0] != "hub":
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch, running(Path.cwd().parent, patch) as hub:
+        hub.model("lab/toy")
+        push_zoo(Zoo(), "lab/zoo", private=True)
+        yield
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw:DeprecationWarning")
 @pytest.mark.usefixtures("networks")
 @pytest.mark.parametrize(("command", "line"), CASES)
 def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
@@ -116,5 +170,10 @@ def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
             run("signature", "extract", "base.safetensors", "a.safetensors", "b.safetensors", "-o", f"{name}.safetensors")
     if command == ("signature", "remove"):
         run("signature", "apply", "a.safetensors", "noise.safetensors", "-o", "patched.safetensors")
-    result = run(*shlex.split(line)[1:])
+    if command[0] == "stitch":
+        prepare_stitching(run, command[1])
+    if command == ("import",):
+        run("export", "--parquet", "tables")
+    with hub_for(command):
+        result = run(*shlex.split(line)[1:])
     assert "error" not in result.stderr

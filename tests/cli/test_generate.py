@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run
+from weightspace.analysis.generation import generators, load_generator
+from weightspace.analysis.generation.through_tasks import losses
+from weightspace.cli.generating import material_of
+from weightspace.cli.left_out import LeftOut
 from weightspace.task import task_for
 from weightspace.zoo.populations.filling import fill
 from weightspace.zoo.zoo import Zoo
@@ -80,10 +84,83 @@ def test_a_condition_is_a_number_of_the_networks(run: Run, zoo: Zoo) -> None:
     asked = ("generate", "flow", *NARROW, "--condition", "test_accuracy", "--option", "steps=20")
     [made] = json.loads(run(*asked, "--given", "0.9", "--name", "f", "--format", "json").stdout)
     assert made["model"] == "f/0-0"
-    assert "give one" in run("generate", "f", code=1).stderr
+    said = "networks are made under test_accuracy, and none was given; add --given NUMBER, a value of that SQL expression"
+    assert said in run("generate", "f", code=1).stderr
     assert "1 values were given" not in run("generate", "f", "--given", "0.5").stderr
     assert "2 values were given for 1 conditions (test_accuracy)" in run("generate", "f", "--given", "1", "--given", "2", code=1).stderr
     assert "expected numbers after --given, found x" in run("generate", "f", "--given", "x", code=1).stderr
+
+
+def test_a_condition_that_is_forgotten_is_asked_for_before_anything_is_fitted(run: Run, zoo: Zoo) -> None:
+    for conditions, said in (
+        (("test_accuracy",), "under test_accuracy, and none was given; add --given NUMBER, a value of that SQL expression"),
+        (("test_accuracy", "seed"), "under test_accuracy, seed, and none was given; add --given NUMBER once for each of these"),
+        (("@examples",), "under @examples, and none was given; add --given MODEL, the model whose own it is"),
+    ):
+        asked = [part for one in conditions for part in ("--condition", one)]
+        assert said in run("generate", "flow", *NARROW, *asked, "--name", "none", code=1).stderr
+    assert not zoo.sql("select 1 from models where name = 'none'").num_rows
+
+
+def test_examples_of_the_data_are_a_condition(run: Run, zoo: Zoo) -> None:
+    name = zoo.sql("select name from model_table limit 1").to_pylist()[0]["name"]
+    settings = [part for one in ("steps=2", "autoencoder_steps=2", "encoder_steps=2") for part in ("--option", one)]
+    [made] = json.loads(
+        run("generate", "d2nwg", *NARROW, "--condition", "@examples", *settings, "--given", name, "--name", "d", "--format", "json").stdout
+    )
+    assert made["model"] == "d/0-0"
+    assert load_generator(zoo.open("d")).condition_shape == (10, 5, 64)
+
+
+def test_the_name_that_is_asked_for_is_the_name_that_is_kept(run: Run, zoo: Zoo) -> None:
+    first = run("generate", "mean", *NARROW, "--name", "first")
+    second = run("generate", "mean", *NARROW, "--name", "second")
+    assert "already" not in first.stderr
+    assert "same weights were in the catalog already, and keep their names there: first/0-0" in " ".join(second.stderr.split())
+    assert "first/0-0" in second.stdout and "second/0-0" not in second.stdout
+    assert "second/3-0" in run("generate", "second", "--seed", "3").stdout
+    again = run("generate", "mean", *NARROW, "--option", "of=2", "--name", "first")
+    [other] = zoo.sql("select name from models where starts_with(name, 'first@') and not contains(name, '/')").to_pylist()
+    assert f"another model has the name first, so the generator is kept as {other['name']}" in " ".join(again.stderr.split())
+
+
+def test_a_card_needs_something_to_judge_by_before_anything_is_fitted(run: Run, zoo: Zoo) -> None:
+    import torch
+
+    for at in range(3):
+        drawn = torch.Generator().manual_seed(at)
+        zoo.add(
+            {name: torch.randn(shape, generator=drawn) for name, shape in {"fc.weight": (3, 4), "fc.bias": (3,)}.items()}, f"plain-{at}"
+        )
+    asked = ("generate", "mean", "--where", "starts_with(name, 'plain-')", "--name", "plain-mean")
+    stopped = run(*asked, "--card", "card.html", code=1)
+    assert "nothing is known to judge these networks by, so there can be no card; name a function that returns a Task" in " ".join(
+        stopped.stderr.split()
+    )
+    assert not zoo.sql("select 1 from models where name = 'plain-mean'").num_rows
+    run(*asked)
+    assert "there can be no card" in " ".join(run("generate", "plain-mean", "--seed", "1", "--card", "card.html", code=1).stderr.split())
+    assert not zoo.sql("select 1 from models where name = 'plain-mean/1-0'").num_rows
+
+
+def test_how_to_narrow_a_query_is_told_by_what_it_found(run: Run, zoo: Zoo) -> None:
+    def said(*asked: str) -> str:
+        return " ".join(run("generate", *asked, code=1).stderr.split())
+
+    def narrowed(told: str) -> str:
+        return told.partition('as in --where "')[2].rstrip('"')
+
+    told = said("mean")
+    assert "2 architectures" in told
+    run("generate", "mean", "--where", narrowed(told))
+    fill(zoo, "loras", count=4, data="digits", steps=[5], base_steps=5, ranks=[1, 2])
+    assert "first to --where \"kind = 'adapter'\" or to --where \"kind = 'full'\"" in said("lora")
+    told = said("lora", "--where", "kind = 'adapter'")
+    run("generate", "lora", "--where", narrowed(told), "--option", "steps=2", "--option", "latent=2")
+    fill(zoo, "mlps", count=2, data="digits", steps=[5], **(ONE_SHAPE | {"widths": [10], "activations": ["tanh"]}))
+    fill(zoo, "mlps", count=1, data="digits", steps=[5], **(ONE_SHAPE | {"widths": [10], "activations": ["relu"]}))
+    told = said("mean", "--where", "hyperparameters->>'width' = '10'")
+    assert "as in --where \"hyperparameters->>'activation' = 'tanh'\"" in told
 
 
 def test_an_image_is_a_condition_and_what_is_made_is_judged_by_it(run: Run, zoo: Zoo) -> None:
@@ -111,7 +188,7 @@ def test_what_is_made_under_a_number_is_like_the_network_nearest_to_it(run: Run,
 
 
 def test_what_cannot_be_made_is_said_in_one_line(run: Run, zoo: Zoo) -> None:
-    del zoo
+    name = zoo.sql("select name from model_table limit 1").to_pylist()[0]["name"]
     for line, said in {
         ("generate", "mean"): "2 architectures",
         ("generate", "mean", "--where", "false"): "the query finds no networks",
@@ -120,7 +197,7 @@ def test_what_cannot_be_made_is_said_in_one_line(run: Run, zoo: Zoo) -> None:
         ("generate", "mean", *NARROW, "--condition", "test_accuracy"): "takes no conditions",
         ("generate", "mean", *NARROW, "--align", "sideways"): "sideways",
         ("generate", "flow", *NARROW, "--condition", "@item", "--condition", "1"): "stands alone",
-        ("generate", "flow", *NARROW, "--condition", "@item"): "each fitted to one datum",
+        ("generate", "flow", *NARROW, "--condition", "@item", "--given", name): "each fitted to one datum",
         ("generate", "noise", *NARROW, "--set", "width=4"): "makes the architecture that it was fitted on",
         ("generate", "noise", *NARROW, "--set", "girth=4"): "girth",
         ("generate", "noise", *NARROW, "--card", "card.pdf"): ".html",
@@ -150,3 +227,15 @@ def test_kinds_are_listed(run: Run, zoo: Zoo) -> None:
     listed = {one["generator"]: one for one in json.loads(run("generate", "--list", "--format", "json").stdout)}
     assert listed["flow"]["learns"] == "networks" and "size" in listed["neumeta"]["takes"]
     assert listed.keys() == {one["generator"] for one in json.loads(run("generate", "--format", "json").stdout)}
+
+
+def test_networks_of_one_architecture_learn_side_by_side(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path)
+    fill(zoo, "sirens", count=3, data="digits", steps=[2], psnr_floor=0.0)
+    found = material_of(zoo, None, generators["foundation"], ["@item"], LeftOut())
+    tasks = found.material.tasks
+    assert len(tasks) == 3 and len({(id(one.module), one.loss) for one in tasks}) == 1
+    pairs = [(batch, dict(task.module.state_dict())) for task in tasks for batch in task.batches]
+    made = losses(tasks, [state for _, state in pairs], [batch for batch, _ in pairs])
+    expected = [task.evaluate(state)["loss"] for task, (_, state) in zip(tasks, pairs, strict=True)]
+    assert made.detach().tolist() == pytest.approx(expected) and len(set(expected)) == 3  # each by its own image

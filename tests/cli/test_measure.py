@@ -70,6 +70,25 @@ def test_what_networks_compute_is_measured_on_a_task(run: Run) -> None:
     assert "nc1" in text.lower()
 
 
+def test_networks_of_two_architectures_run_in_their_own_modules_and_are_kept(run: Run, sandbox: Path) -> None:
+    for population, settings in (("mlps", ("widths=8", "depths=1")), ("cnns", ("widths=4", "depths=1"))):
+        run("populate", population, "--count", "1", "--data", "digits", "--set", "steps=0", *(f"--set={one}" for one in settings))
+    where = "name like 'mlps-%' or name like 'cnns-%'"
+    rows = json.loads(run("measure", "stitching_maps", "--where", where, "--option", "maps=[lr, penalty]", "--format", "json").stdout)
+    a, b = sorted({row["a"] for row in rows})
+    found = {(row["a"], row["key"]): row["value"] for row in rows}
+    assert a.startswith("cnns") and b.startswith("mlps") and found[b, "examples"] == 225
+    assert found[b, "penalty|fc1|stem.conv"] is not None and found[a, "penalty|stem.conv|fc1"] is not None
+    kept = Zoo(sandbox).sql("select parameters, value from pair_measurements where key = 'penalty|fc1|stem.conv'").to_pylist()
+    settings = json.loads(kept[0]["parameters"])
+    assert kept[0]["value"] == found[b, "penalty|fc1|stem.conv"] and settings["kind"] == "linear" and settings["maps"] == ["lr", "penalty"]
+    assert len(settings["digest"]) == 32, "of the examples and what judges them"
+    run("measure", "stitching_maps", a, b, "--option", "maps=[lr, penalty]", "--plot", "maps.png")
+    assert Path("maps.png").read_bytes().startswith(b"\x89PNG")
+    refused = run("measure", "unit_clusters", a, b, code=1).stderr
+    assert "'unit_clusters' compares networks of one architecture" in refused
+
+
 def test_a_task_that_was_edited_is_another_task(run: Run, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     query = ("measure", "neural_collapse", "--where", "name = 'base'", "--eval", "edited_tasks:task", "--format", "json")
 

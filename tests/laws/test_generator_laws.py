@@ -1,6 +1,7 @@
 """What holds for every registered generator: shapes, chance that comes from one seed, saving, and inputs left as they were."""
 
 import pickle
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from weightspace.analysis.generation import (
 from weightspace.errors import GenerationError
 
 NAMES = sorted(generators)
+DTYPES = [(torch.float64,), (torch.bfloat16,), (torch.float16,), (torch.bfloat16, torch.float64, torch.float32)]
 CONDITIONAL = [name for name in NAMES if "condition" in generators[name].takes]
 
 
@@ -71,6 +73,30 @@ def test_saving_and_loading_changes_nothing(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert loaded.recipe == made.recipe and loaded.parents == made.parents
     assert all(torch.equal(drawn(load_generator(checkpoint_of_generator(made)), name)[key], one[key]) for key in one)
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=lambda dtypes: " and ".join(str(one).removeprefix("torch.") for one in dtypes))
+@pytest.mark.parametrize("name", NAMES)
+def test_networks_have_the_dtypes_of_those_that_were_learned_from(name: str, dtypes: tuple[torch.dtype, ...], tmp_path: Path) -> None:
+    kind = generators[name]
+    is_asked = is_conditional(name)
+    given = material(kind, conditions() if is_asked else None, dtypes)
+    state = given.tasks[0].module.state_dict() if given.networks is None else given.networks.tensors
+    expected = {key: state[key].dtype for key in given.target.shapes}
+    made = fit(name, given, generator=torch.Generator().manual_seed(0), **tiny(kind))
+    asked = wish(kind, torch.tensor([0.5]) if is_asked else None, dtypes[0])
+    loaded = load_generator(save_generator(made, tmp_path / "generator.safetensors"))
+    one, two = (sample(each, 3, asked, generator=torch.Generator().manual_seed(0)) for each in (made, loaded))
+    assert {key: tensor.dtype for key, tensor in one.items()} == expected
+    assert all(torch.equal(one[key], tensor) and tensor.dtype == expected[key] for key, tensor in two.items())
+    [checkpoint] = generate(made, 1, asked, generator=torch.Generator().manual_seed(0))
+    assert {key: checkpoint[key].dtype for key in expected} == expected
+    if given.networks is not None:  # in between all is computed in float32
+        wide = replace(given, target=replace(given.target, dtypes={}), networks=given.networks.to(torch.float32))
+        again = sample(
+            fit(name, wide, generator=torch.Generator().manual_seed(0), **tiny(kind)), 3, asked, generator=torch.Generator().manual_seed(0)
+        )
+        assert all(torch.equal(tensor.to(expected[key]), one[key]) for key, tensor in again.items())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,11 +73,12 @@ def fit_and_keep(
     fitted = fit(kind, found.material, generator=torch.Generator().manual_seed(seed), progress=progress, **options)
     seconds = time.perf_counter() - begun
     fitted.recipe = {**fitted.recipe, "conditions": list(conditions), "taught_by": list(found.ids[:MOST_PARENTS])}
+    if name is not None:  # a name of its own makes it a model of its own, even where an equal one has another
+        fitted.recipe = {**fitted.recipe, "name": name}
     checkpoint = checkpoint_of_generator(fitted)
     title = name or f"{kind}-{checkpoint.id[:6]}"
     id = zoo.add(checkpoint, title, recipe=fitted.recipe, parents=fitted.parents[:MOST_PARENTS], tags={"generator": kind})
-    [known] = zoo.sql(f"select name from models where id = unhex('{id}')").column(0).to_pylist()  # the same may be there by another name
-    return Kept(fitted, id, known, tuple(conditions), found, seconds)
+    return Kept(fitted, id, _names(zoo, [id])[id], tuple(conditions), found, seconds)
 
 
 def opened(zoo: "Zoo", model: str, allow: Sequence[str] = ()) -> Kept:
@@ -117,7 +118,7 @@ def make(zoo: "Zoo", kept: Kept, count: int, wish: "Wish", seed: int, judge: "Ta
     from weightspace.analysis.generation import generate
     from weightspace.zoo.zoo import Added
 
-    parent = kept.id if zoo.catalog.exists() and _is_there(zoo, kept.id) else None
+    parent = kept.id if zoo.catalog.exists() and _names(zoo, [kept.id]) else None
     task = _training(kept, wish) if kept.fitted.recipe.get("norms") == "re-estimate" else None
     made = generate(kept.fitted, count, wish, generator=torch.Generator().manual_seed(seed), parent=parent, task=task)
     values = [_values(judge, one) for one in made]
@@ -129,7 +130,8 @@ def make(zoo: "Zoo", kept: Kept, count: int, wish: "Wish", seed: int, judge: "Ta
             for one, name, found in zip(made, names, values, strict=True)
         ]
     )
-    return [{"model": name, "id": id, **found} for name, id, found in zip(names, ids, values, strict=True)]
+    known = _names(zoo, ids)  # the same weights may be there by another name
+    return [{"model": known[id], "id": id, **found} for id, found in zip(ids, values, strict=True)]
 
 
 def _training(kept: Kept, wish: "Wish") -> "Task | None":
@@ -142,8 +144,10 @@ def _training(kept: Kept, wish: "Wish") -> "Task | None":
         return None
 
 
-def _is_there(zoo: "Zoo", id: str) -> bool:
-    return bool(zoo.sql(f"select 1 from models where id = unhex('{id}')").num_rows)
+def _names(zoo: "Zoo", ids: Sequence[str]) -> dict[str, str]:
+    """The names that models have in the catalog, by their ids; none for those that are not there."""
+    quoted = ", ".join(f"unhex('{id}')" for id in ids)
+    return {row["id"]: row["name"] for row in zoo.sql(f"select lower(hex(id)) as id, name from models where id in ({quoted})").to_pylist()}
 
 
 def _values(judge: "Task | Callable[..., Any] | None", made: "Checkpoint") -> dict[str, float]:
@@ -156,6 +160,31 @@ def _values(judge: "Task | Callable[..., Any] | None", made: "Checkpoint") -> di
         except TaskError:
             return {}
     return {name: value for name, value in values_of(judge, made).items() if math.isfinite(value)}
+
+
+def card_task(judge: "Task | Callable[..., Any] | None", like: Mapping[str, Any]) -> "Task":
+    """What the networks of a card are judged by; to be asked for before anything takes long.
+
+    Args:
+        judge: as the user named it.
+        like: the recipe of such a network, whose population may know.
+
+    Raises:
+        TaskError: nothing is known to judge by, or what was named is no task.
+    """
+    from weightspace.task import Task, task_like
+
+    if judge is None:
+        try:
+            return task_like(like)
+        except TaskError:
+            raise TaskError(
+                "nothing is known to judge these networks by, so there can be no card; name a function that returns a Task, "
+                "--eval module:function, or leave --card out"
+            ) from None
+    if not isinstance(judge, Task):
+        raise TaskError("the card looks at every prediction, so it needs a Task; name a function without arguments that returns one")
+    return judge
 
 
 def write_card(
@@ -188,14 +217,12 @@ def write_card(
     import torch
 
     from weightspace.analysis.generation import evaluation_card, page
-    from weightspace.task import Task, halves, task_like
+    from weightspace.task import halves
 
     found = kept.found or _found_again(zoo, kept)
     like = kept.fitted.recipe.get("like") or {}
     # At another size the card itself cuts the task to it; a condition may have a task of its own.
-    task = judge or task_like(wish.like or like if wish.target is None else like)
-    if not isinstance(task, Task):
-        raise TaskError("the card looks at every prediction, so it needs a Task; name a function without arguments that returns one")
+    task = card_task(judge, wish.like or like if wish.target is None else like)
     validation, test = halves(task)
     generator = torch.Generator().manual_seed(seed)
     card = evaluation_card(
@@ -211,7 +238,7 @@ def write_card(
     )
     file.write_text(page(card), "utf-8")
     file.with_suffix(".json").write_text(card.to_json(), "utf-8")
-    if zoo.catalog.exists() and _is_there(zoo, kept.id):
+    if zoo.catalog.exists() and _names(zoo, [kept.id]):
         zoo.record(kept.id, metrics={"card": card.values()})
     return card.verdict
 

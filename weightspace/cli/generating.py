@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from weightspace.cli.left_out import LeftOut
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from weightspace.analysis.generation import Kind, Material, WeightGenerator, Wish
     from weightspace.checkpoint import Checkpoint
-    from weightspace.metanets import WeightBatch
+    from weightspace.metanets import WeightBatch, WeightSet
+    from weightspace.task import Task
     from weightspace.zoo.zoo import Zoo
 
 ITEM, EXAMPLES = "@item", "@examples"
@@ -57,10 +58,7 @@ def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequenc
     from weightspace.modules import population_recipe
     from weightspace.task import task_like
 
-    special = [one for one in conditions if one in (ITEM, EXAMPLES)]
-    if special and len(conditions) > 1:
-        raise GenerationError(f"condition '{special[0]}' stands alone; leave the other conditions out")
-    asked = {} if special else _asked(conditions)
+    asked = {} if _special_in(conditions) else _asked(conditions)
     by_task = "networks" not in kind.learns
     # Asked for nothing in particular, a generator does not learn from what generators made.
     chosen = where or "model_id not in (select model_id from tags where key = 'generated')"
@@ -72,7 +70,7 @@ def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequenc
     if len(weights.batches) > 1 and "architecture" not in kind.takes:
         raise GenerationError(
             f"the query finds networks of {len(weights.batches)} architectures, and generator '{kind.name}' makes those of one; "
-            "narrow --where, as in --where \"hyperparameters->>'width' = '16'\""
+            f"narrow --where{_narrower(networks, weights)}"
         )
     given = _conditions(networks, conditions)
     like = dict(population_recipe(networks[0].checkpoint)) or None
@@ -80,7 +78,7 @@ def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequenc
     batch = weights.batches[0] if len(weights.batches) == 1 else None
     first = networks[0]
     if by_task:
-        tasks = [task_like(population_recipe(one.checkpoint), "train") for one in networks]
+        tasks = [_task_of(one) for one in networks]
         one_task = given is None and "architecture" not in kind.takes
         target = Target.of_module(tasks[0].module, first.spec)
         return Found(Material(target, tasks=tasks[:1] if one_task else tasks, conditions=given, like=like), ids, batch)
@@ -93,6 +91,33 @@ def material_of(zoo: "Zoo", where: str | None, kind: "Kind", conditions: Sequenc
             raise
         tasks = []
     return Found(Material(target, batch, tasks, given, ids, like), ids, batch)
+
+
+def _task_of(network: Network) -> "Task":
+    """What a network learned, with the module that all networks like it share, so that their tasks can be run side by side."""
+    from weightspace.modules import population_recipe
+    from weightspace.task import task_like
+
+    task = task_like(population_recipe(network.checkpoint), "train")
+    return task if network.module is None else replace(task, module=network.module)
+
+
+def _narrower(networks: Sequence[Network], weights: "WeightSet") -> str:
+    """How a query of several architectures could find one, the largest: by kind, by its number, or by a hyperparameter such as an activation."""
+    from weightspace.modules import population_recipe
+
+    if len({one.checkpoint.kind for one in networks}) > 1:
+        return ", first to --where \"kind = 'adapter'\" or to --where \"kind = 'full'\""
+    largest = set(max(weights.places, key=len).tolist())
+    inside, outside = ([one for at, one in enumerate(networks) if (at in largest) == wanted] for wanted in (True, False))
+    number = inside[0].row["architecture_id"]
+    if all(one.row["architecture_id"] != number for one in outside):
+        return f', as in --where "architecture_id = {number}"'
+    told, others = ([population_recipe(one.checkpoint).get("hyperparameters") or {} for one in some] for some in (inside, outside))
+    for key, value in told[0].items():
+        if type(value) in (int, str) and all(one.get(key) == value for one in told) and all(one.get(key) != value for one in others):
+            return f", as in --where \"hyperparameters->>'{key}' = '{value}'\""
+    return f", as in --where \"name = '{inside[0].row['name']}'\""
 
 
 @dataclass(frozen=True)
@@ -112,15 +137,22 @@ def condition_given(zoo: "Zoo", conditions: Sequence[str], texts: Sequence[str])
     """A condition as a user writes it: a number for each expression, or a model whose datum or data it is.
 
     Raises:
-        GenerationError: they are not as many, or no numbers.
+        GenerationError: they are not as many, or no numbers; none is given where there are conditions; a condition does not stand alone.
     """
     import torch
 
     from weightspace.modules import population_recipe
 
-    if not texts:
+    if not texts and not conditions:
         return Given()
-    if list(conditions) in ([ITEM], [EXAMPLES]):
+    special = _special_in(conditions)
+    if special and len(conditions) > 1:
+        raise GenerationError(f"condition '{special[0]}' stands alone; leave the other conditions out")
+    if not texts:
+        value = "MODEL, the model whose own it is" if special else "NUMBER, a value of that SQL expression"
+        value = value if len(conditions) == 1 else "NUMBER once for each of these SQL expressions, in order"
+        raise GenerationError(f"networks are made under {', '.join(conditions)}, and none was given; add --given {value}")
+    if special:
         if len(texts) != 1:
             raise GenerationError(f"condition {conditions[0]} is that of one model; name it by --given MODEL")
         checkpoint = zoo.checkpoint(texts[0])
@@ -142,7 +174,7 @@ def _conditions(networks: Sequence[Network], conditions: Sequence[str]) -> "Tens
 
     if not conditions:
         return None
-    if conditions[0] in (ITEM, EXAMPLES):
+    if _special_in(conditions):
         return torch.stack([_special(one.checkpoint, conditions[0]) for one in networks])
     return torch.tensor([numbers_in(networks, f"condition {at}") for at in range(len(conditions))]).T.contiguous()
 
@@ -151,6 +183,7 @@ def _special(checkpoint: "Checkpoint", what: str) -> "Tensor":
     """The datum that a network was fitted to, or examples of each class of its data, (classes, SHOTS, inputs)."""
     import torch
 
+    from weightspace.analysis.generation.latent.set_encoder import few_shots
     from weightspace.task import task_for
 
     batches = list(task_for(checkpoint, "train").batches)
@@ -161,11 +194,7 @@ def _special(checkpoint: "Checkpoint", what: str) -> "Tensor":
         return targets.flatten()
     if targets.is_floating_point():
         raise TaskError("condition @examples is for classifiers; use @item for networks that were each fitted to one datum")
-    classes = range(int(targets.max()) + 1)
-    chosen = [inputs[targets == one][:SHOTS].flatten(1) for one in classes]
-    if min(map(len, chosen)) < SHOTS:
-        raise TaskError(f"condition @examples needs {SHOTS} examples of each class; the data has fewer of one")
-    return torch.stack(chosen)
+    return few_shots(inputs, targets, range(int(targets.max()) + 1), SHOTS, generator=None)
 
 
 def wish_for(zoo: "Zoo", fitted: "WeightGenerator", conditions: Sequence[str], given: Given, settings: Sequence[str]) -> "Wish":
@@ -200,19 +229,24 @@ def wish_for(zoo: "Zoo", fitted: "WeightGenerator", conditions: Sequence[str], g
 
 def _nearest(zoo: "Zoo", fitted: "WeightGenerator", conditions: Sequence[str], given: Given) -> Mapping[str, Any] | None:
     """The recipe of the network whose conditions are nearest to the one given, each in units of its spread."""
+    from weightspace.analysis.generation.card.baselines import nearest
     from weightspace.modules import population_recipe
 
     ids = fitted.parents or fitted.recipe.get("taught_by")
-    if given.condition is None or not ids or not zoo.catalog.exists():
+    if given.condition is None or not ids or not zoo.catalog.exists() or _special_in(conditions):
         return None
     networks = networks_of(zoo, named(ids), LeftOut(), asked=_asked(conditions))
     if not networks:
         return None
     known = _conditions(networks, conditions)
     assert known is not None
-    spread = known.std(0, correction=0).clamp_min(1e-12)
-    at = int(((known - given.condition) / spread).square().sum(1).argmin())
+    at = int(nearest(known, given.condition[None])[0])
     return dict(population_recipe(networks[at].checkpoint)) or None
+
+
+def _special_in(conditions: Sequence[str]) -> list[str]:
+    """Those that are no numbers of the catalog."""
+    return [one for one in conditions if one in (ITEM, EXAMPLES)]
 
 
 def _asked(conditions: Sequence[str]) -> dict[str, str]:

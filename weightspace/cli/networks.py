@@ -62,8 +62,7 @@ def networks_of(
         asked: further columns by name: SQL expressions over the same columns.
         needs_module: whether the metanet runs the networks.
     """
-    columns = ", ".join(f'({expression}) as "{name}"' for name, expression in (asked or {}).items()) or "1"
-    rows = zoo.sql(_QUERY.format(asked=columns, where=where or "true")).to_pylist()
+    rows = rows_of(zoo, where, asked)
     known = _Architectures(zoo, needs_module)
     found = []
     with zoo.reading():  # opened once for all of them
@@ -73,6 +72,13 @@ def networks_of(
                 found.append(Network(row, checkpoint, *known.of(checkpoint)))
             except WeightSpaceError as error:
                 left_out(row["name"], error)
+    return found
+
+
+def rows_of(zoo: "Zoo", where: str | None, asked: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """What the catalog says of the networks of a query, metanets and generators left out; see `networks_of`."""
+    columns = ", ".join(f'({expression}) as "{name}"' for name, expression in (asked or {}).items()) or "1"
+    found: list[dict[str, Any]] = zoo.sql(_QUERY.format(asked=columns, where=where or "true")).to_pylist()
     return found
 
 
@@ -257,4 +263,4 @@ def _permuting(spec: "SymmetrySpec") -> "SymmetrySpec":
     return replace(spec, groups=plain, proved=False)
 
 
-__all__ = ["Network", "batches_of", "networks_in", "networks_of", "numbers_in", "sound_weights", "specs_for", "weights_of"]
+__all__ = ["Network", "batches_of", "networks_in", "networks_of", "numbers_in", "rows_of", "sound_weights", "specs_for", "weights_of"]

@@ -16,7 +16,7 @@ from weightspace.axes import Axis, leaves, show
 from weightspace.errors import SymmetryError
 from weightspace.spec import SymmetrySpec
 from weightspace.tracing.derivation import derived
-from weightspace.tracing.graph import exported, read
+from weightspace.tracing.graph import exported, read, without_writes
 from weightspace.tracing.reader import operation_name
 
 CONTRACTIONS = frozenset(
@@ -63,7 +63,7 @@ class Parts:
         modules: in order; one more than cuts. Each is called with what the one before it gave (the first without), then the inputs in `needs`.
         cuts: between them.
         needs: for each module, which of the inputs it is given.
-        inputs: names of the module's inputs.
+        inputs: names of the module's inputs: keywords, and numbers for those without.
         spec: of the module, not proved.
     """
 
@@ -78,26 +78,29 @@ def cut(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Parts:
     """Cut a module wherever one value alone crosses, on one axis of which permutable neurons stand.
 
     Of the places between two weight matrices the last with all that the first of them has is taken: after norm and activation (and where
-    tokens get their positions), before pooling and flattening. What the part behind a cut needs besides (masks, positions, and all that follows from integer inputs or
-    parameters alone) it computes anew, so nothing else that the inputs say passes by. The parts hold copies of the parameters and
-    buffers, under their names; the module is left as it is.
+    tokens get their positions), before pooling and flattening. What the part behind a cut needs besides (masks, positions, and all that
+    follows from integer inputs or parameters alone) it computes anew, so nothing else that the inputs say passes by. The parts hold copies
+    of the parameters and buffers, under their names, tied where they were; the module is left as it is. What it writes to its buffers,
+    the parts do not write.
 
     Args:
         module: read in eval mode.
-        example_inputs: inputs on which it runs, examples along the first dimension.
-        kwargs: inputs by keyword.
+        example_inputs: inputs on which it runs, examples along the first dimension; where that is another than of the rest, as of positions
+            for all examples, it is built in, and so is what is no tensor.
+        kwargs: inputs by keyword; in `Parts` they come last.
 
     Raises:
-        SymmetryError: the path through the module depends on data, torch.export cannot read it, or it runs on one size of a batch alone.
+        SymmetryError: the path through the module depends on data, torch.export cannot read it, it runs on one size of a batch alone, or an
+            input holds several tensors.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> [(one.name, one.shape, one.group) for one in cut(net, torch.randn(2, 4)).cuts]
         [('0', (8,), 'layer0')]
     """
-    args, kwargs = [_several(value) for value in example_inputs], {name: _several(value) for name, value in kwargs.items()}
-    shapes = ({"args": tuple(map(_open, args))} if args else {}) | {name: _open(value) for name, value in kwargs.items()}
-    program = exported(module, args, kwargs, dynamic_shapes=shapes)
+    args, kwargs = _examples(example_inputs, kwargs)
+    program = exported(module, args, kwargs, dynamic_shapes=[_open(value) for value in (*args, *kwargs.values())])
+    without_writes(program)
     lines = _Lines.of(program)
     for node in program.graph.nodes:
         node.meta["val"] = _closed(node.meta.get("val"))
@@ -111,9 +114,10 @@ def cut(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> Parts:
     ends = [node for node, _ in found]
     names = _distinct([lines.name(start, end) for start, end in zip([None, *ends[:-1]], ends, strict=True)] if ends else [])
     cuts = tuple(replace(one, name=name) for name, (_, one) in zip(names, found, strict=True))
-    holder = {name: _copied(tensor) for name, tensor in lines.tensors.items()}
+    copies = {id(tensor): _copied(tensor) for tensor in lines.tensors.values()}  # what is tied stays so
+    holder = {name: copies[id(tensor)] for name, tensor in lines.tensors.items()}
     pieces = [lines.part(holder, start, end) for start, end in zip([None, *ends], [*ends, None], strict=True)]
-    inputs = tuple(node.name for node in lines.inputs)
+    inputs = (*(f"input{at}" for at in range(len(args))), *kwargs)
     return Parts(tuple(piece for piece, _ in pieces), cuts, tuple(needs for _, needs in pieces), inputs, spec)
 
 
@@ -145,7 +149,7 @@ class _Lines:
         """Read a program."""
         kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
         nodes = list(program.graph.nodes)
-        shapes = {node: tuple(value.shape) for node in nodes if isinstance(value := node.meta.get("val"), Tensor)}
+        shapes = {node: tuple(map(_settled, value.shape)) for node in nodes if isinstance(value := node.meta.get("val"), Tensor)}
         inputs, names, tensors = [], {}, {}
         state = {**program.state_dict, **program.constants}
         for node in nodes:
@@ -155,8 +159,9 @@ class _Lines:
                 target = str(kinds[node.name].target)
                 names[node] = target.removeprefix("module.")
                 tensors[names[node]] = state[target]
-        sizes = [shapes[node][0] for node in inputs if shapes.get(node)]
-        if not sizes or not all(isinstance(size, torch.SymInt) and size == sizes[0] for size in sizes):
+        # An input without it has no examples, such as positions that are the same for all.
+        sizes = [shapes[node][0] for node in inputs if shapes.get(node) and isinstance(shapes[node][0], torch.SymInt)]
+        if not sizes or not all(size == sizes[0] for size in sizes):
             raise SymmetryError(_OPEN)
         made = cls(nodes, inputs, names, tensors, sizes[0], shapes)
         made._follow()
@@ -164,8 +169,8 @@ class _Lines:
 
     def _follow(self) -> None:
         """Find what follows from the inputs, and which parameters each node reads by itself or through what follows from them alone."""
-        integers = {node for node in self.inputs if not node.meta["val"].is_floating_point()} if self.inputs else set()
-        self.data |= {node for node in self.inputs if node not in integers}
+        integers = {node for node in self.inputs if not (isinstance(value := node.meta["val"], Tensor) and value.is_floating_point())}
+        self.data |= set(self.inputs) - integers
         for node in self.nodes:
             if node.op == "placeholder":
                 name = self.names.get(node)
@@ -251,7 +256,7 @@ class _Lines:
         if end is not None:
             graph.output(copies[end])
         used = {node.target for node in graph.nodes if node.op == "get_attr"}
-        made = GraphModule(_Holder({name: holder[name] for name in used}), graph, "Part")
+        made = GraphModule(Holder({name: holder[name] for name in used}), graph, "Part")
         return made, needs
 
     def _is_batch(self, node: Node) -> bool:
@@ -262,7 +267,7 @@ class _Lines:
         return isinstance(source, Node) and isinstance(dim, int) and bool(self.shapes[source][dim] == self.size)
 
 
-class _Holder(nn.Module):
+class Holder(nn.Module):
     """Parameters and buffers under names with dots."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -316,9 +321,20 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return out
 
 
-def _several(value: Any) -> Any:
-    """An input of one example twice: sizes of one are built in."""
-    return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim and len(value) == 1 else value
+def _examples(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Inputs as they are, or those of one example twice: sizes of one are built in.
+
+    Raises:
+        SymmetryError: one holds several tensors.
+    """
+    values = [*args, *kwargs.values()]
+    nested = next((value for value in values if isinstance(value, Mapping | tuple | list)), None)
+    if nested is not None:
+        raise SymmetryError(f"expected tensors as inputs, found a {type(nested).__name__}; wrap the module so that it takes each by itself")
+    if any(isinstance(value, Tensor) and value.ndim and len(value) > 1 for value in values):
+        return list(args), dict(kwargs)
+    twice = [torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value for value in values]
+    return twice[: len(args)], dict(zip(kwargs, twice[len(args) :], strict=True))
 
 
 def _open(value: Any) -> Any:
@@ -332,6 +348,12 @@ def _closed(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(map(_closed, value))
     return _number(value)
+
+
+def _settled(size: Any) -> Any:
+    """A size as a number where tracing has settled it, as `len(x)` does."""
+    number = size.node.maybe_as_int() if isinstance(size, torch.SymInt) else size
+    return size if number is None else number
 
 
 def _number(value: Any) -> Any:

@@ -47,13 +47,13 @@ def export(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
         SymmetryError: the path through the module depends on data, or torch.export cannot read it.
     """
     program = exported(module, args, kwargs)
-    written = _without_writes(program)
+    written = without_writes(program)
     fuse(program.graph)
     return read(program, written)
 
 
 def exported(
-    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, dynamic_shapes: Any = None
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, dynamic_shapes: Sequence[Any] | None = None
 ) -> torch.export.ExportedProgram:
     """The program of a module in eval mode that returns the tensors among its outputs, without operations that write in place.
 
@@ -61,7 +61,7 @@ def exported(
         module: left as it is.
         args: inputs that it runs on.
         kwargs: inputs by keyword.
-        dynamic_shapes: dimensions of inputs whose sizes are left open, as torch.export takes them.
+        dynamic_shapes: for each input, those by keyword last, the dimensions whose sizes are left open, as torch.export takes them.
 
     Raises:
         SymmetryError: the path through the module depends on data, or torch.export cannot read it.
@@ -69,22 +69,27 @@ def exported(
     copied = shared_copy(module).eval()  # what forward stores in attributes is of no concern to the module itself
     with torch.no_grad(), _quiet():
         try:
-            program = torch.export.export(_Tensors(copied), tuple(args), dict(kwargs), strict=False, dynamic_shapes=dynamic_shapes)
+            values, open_ = (*args, *kwargs.values()), None if dynamic_shapes is None else {"inputs": tuple(dynamic_shapes)}
+            program = torch.export.export(_Tensors(copied, tuple(kwargs)), values, strict=False, dynamic_shapes=open_)
             return cast(torch.export.ExportedProgram, program.run_decompositions(dict(_decompositions())))
         except Exception as error:
             raise SymmetryError(_explained(error)) from None
 
 
 class _Tensors(nn.Module):
-    """A module whose outputs are the tensors among those of another: caches and other objects are left out."""
+    """A module whose outputs are the tensors among those of another: caches and other objects are left out.
 
-    def __init__(self, module: nn.Module) -> None:
+    Inputs by keyword come last, since torch.export leaves no sizes open of those that a module takes by `**kwargs`.
+    """
+
+    def __init__(self, module: nn.Module, keywords: Sequence[str] = ()) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.keywords = module, tuple(keywords)
 
-    def forward(self, *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+    def forward(self, *inputs: Any) -> list[torch.Tensor]:
         """Run the other module."""
-        return list(_tensors(self.module(*args, **kwargs)))
+        count = len(inputs) - len(self.keywords)
+        return list(_tensors(self.module(*inputs[:count], **dict(zip(self.keywords, inputs[count:], strict=True)))))
 
 
 def _tensors(output: Any) -> Iterator[torch.Tensor]:
@@ -136,7 +141,7 @@ def _depends_on_data(what: str) -> str:
     return f"the path through the module depends on the data ({what}); trace a module that takes the same path for every input"
 
 
-def _without_writes(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+def without_writes(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     """Leave in a graph's output what the user gets, without new values of buffers; the names of those buffers."""
     specs = program.graph_signature.output_specs
     (output,) = (node for node in program.graph.nodes if node.op == "output")

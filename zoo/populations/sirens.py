@@ -187,20 +187,24 @@ def build_task(module: "torch.nn.Module", recipe: Mapping[str, Any], part: "Part
     Raises:
         RecordError: the data is not there any more.
     """
-    from torch.nn.functional import mse_loss
-
     from weightspace.task import Task
     from weightspace.zoo.populations.data import load_described
 
     examples = load_described(recipe["data"])
     image = examples.all_inputs[0][recipe["hyperparameters"]["image"]][:, None]
     batches = [(coordinates(examples.shape), image)]
-    return Task(
-        module,
-        batches,
-        lambda rendered, batch: mse_loss(rendered, batch[1]),
-        {"psnr": lambda rendered, batch: psnr(float(mse_loss(rendered, batch[1])))},
-    )
+    return Task(module, batches, _error, {"psnr": _psnr})
+
+
+def _error(rendered: "torch.Tensor", batch: "Sequence[torch.Tensor]") -> "torch.Tensor":
+    """Mean squared error of an image; one function for all, so that the tasks of many networks can be run side by side."""
+    from torch.nn.functional import mse_loss
+
+    return mse_loss(rendered, batch[1])
+
+
+def _psnr(rendered: "torch.Tensor", batch: "Sequence[torch.Tensor]") -> float:
+    return psnr(float(_error(rendered, batch)))
 
 
 module_builders.add("sirens", build)

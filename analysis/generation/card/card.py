@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
-from weightspace.analysis.generation.card.comparison import Comparison, compare, difference, strongest, verdict
+from weightspace.analysis.generation.card.comparison import Comparison, compare, difference, of_one_size, strongest, verdict
 from weightspace.analysis.generation.card.evaluation import Evaluation
 from weightspace.analysis.generation.card.rows import Clock, Entry, Row
+from weightspace.analysis.generation.chance import chance
+from weightspace.analysis.generation.drawing import expect_types
 from weightspace.analysis.generation.generator import Progress, WeightGenerator, Wish
 from weightspace.analysis.generation.material import Material
 from weightspace.metanets.batch import WeightBatch
@@ -34,8 +36,8 @@ class Card:
         weights: numbers that the generator itself keeps.
         fitting_seconds: that fitting it took, where it was timed.
         rows: the generator first, then the zoo, then every baseline at every setting; those that cannot be had say why.
-        comparisons: at equal novelty, the strongest baseline first.
-        beside: what it stands beside whatever the novelty: the strongest baseline, retrieval, training from scratch.
+        comparisons: at equal novelty and size, the strongest baseline first.
+        beside: what it stands beside whatever the novelty: the strongest baseline of its size, retrieval, training from scratch.
         verdict: who wins, in a sentence.
     """
 
@@ -117,7 +119,7 @@ def evaluation_card(
     Baselines see what the generator saw: where it was fitted on aligned networks, they get the same alignment. Their settings (how
     much noise, a mean of how many) are chosen on `validation` alone, as the most accurate ones that are as novel as the generator; both
     are then judged on `test`. Novelty is the IoU of wrong predictions with the nearest network of the zoo, on tasks without classes
-    the distance to it.
+    the distance to it. At another size than the zoo's, only what has that size stands against it; all else is labelled with its own.
 
     Args:
         fitted: by `fit`.
@@ -129,7 +131,7 @@ def evaluation_card(
             pruned to it and ones trained at it stand beside. Without one, conditions are drawn from the material.
         zoo: checkpoints to compare with, where the material has none.
         compared: networks of each row whose distances are taken, which is what takes the time; 0 leaves distances out.
-        generator: source of chance; the default starts from seed 0.
+        generator: source of chance; see `chance`.
         fitting_seconds: that fitting took, to be put on the card.
         progress: is told how many rows are done, of how many at least.
         clock: tells seconds.
@@ -138,8 +140,8 @@ def evaluation_card(
         GenerationError: networks cannot be drawn as asked, or are not of the zoo's tensors.
         TaskError: networks do not fit the tasks.
     """
-    tasks, wish = (validation, test), wish or Wish()
-    generator = generator or torch.Generator().manual_seed(0)
+    expect_types(fitted, count, wish)
+    tasks, wish, generator = (validation, test), wish or Wish(), chance(generator)
     evaluation = Evaluation.of(fitted, material, tasks, count, wish, zoo, compared, generator, clock)
     entries: list[Entry] = []
     parts = evaluation.parts()
@@ -149,7 +151,7 @@ def evaluation_card(
     own, rows = entries[0], tuple(entry.row for entry in entries)
     assert own.judged is not None
     metric = own.judged.metric
-    rivals = [entry for entry in entries if entry.is_rival]
+    rivals = of_one_size(own, entries)
     comparisons, best = compare(own, rivals), strongest(own, rivals)
     beside = tuple(
         Comparison(entry.row, *difference(own.judged, entry.judged))

@@ -73,6 +73,17 @@ def at_novelty(novelty: Callable[[float], float], wanted: float, values: Sequenc
     return None
 
 
+def of_one_size(generator: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """The rivals whose networks have as many parameters as those of the generator: others are not what it makes."""
+    return [entry for entry in entries if entry.is_rival and entry.row.parameters == generator.row.parameters]
+
+
+def sized(row: Row, generator: Row) -> str:
+    """Of how many parameters networks are, where a generator's are of others."""
+    differs = row.parameters is not None and generator.parameters is not None and row.parameters != generator.parameters
+    return f", of {row.parameters:,} parameters instead of {generator.parameters:,}" if differs else ""
+
+
 def compare(generator: Entry, rivals: Sequence[Entry]) -> tuple[Comparison, ...]:
     """Each method that is as novel as the generator at some setting, at the one that is best on validation; the best method first."""
     best: dict[str, Entry] = {}
@@ -127,14 +138,16 @@ def verdict(
         best: the strongest baseline whatever the novelty.
     """
     own = f"{generator.score:.3f}" if generator.score is not None else "nothing"
-    beside = "".join(f"; {_other(one, own, metric)}" for one in others)
+    beside = "".join(f"; {_other(one, generator, own, metric)}" for one in others)
     if zoo.missing:
         alone = f"Nothing stands beside the generator's {metric} of {own}: {zoo.missing}"
-        return _sentence(_other(others[0], own, metric) if others else alone)
+        return _sentence(_other(others[0], generator, own, metric) if others else alone)
     at = f"max-IoU {generator.iou:.3f}" if generator.iou is not None else f"distance {generator.distance:.3g}" if generator.distance else ""
     if not at:
-        return _sentence(f"The generator reaches {metric} {own}, the zoo {zoo.score:.3f}; novelty was not measured{beside}")
-    told = f"the zoo's own mean {zoo.score:.3f}{beside}"
+        return _sentence(
+            f"The generator reaches {metric} {own}, the zoo {zoo.score:.3f}{sized(zoo, generator)}; novelty was not measured{beside}"
+        )
+    told = f"the zoo's own mean {zoo.score:.3f}{sized(zoo, generator)}{beside}"
     if comparisons:
         first = comparisons[0]
         who = {"generator": "The generator wins", "baseline": f"The baseline {first.row.method} wins", None: "No difference"}[first.winner]
@@ -150,13 +163,16 @@ def _reaches(one: Comparison, own: str, metric: str) -> str:
     return f"'{one.row.name}' reaches {metric} {one.row.score:.3f}, the generator {own} {change}"
 
 
-def _other(one: Comparison, own: str, metric: str) -> str:
+def _other(one: Comparison, generator: Row, own: str, metric: str) -> str:
     verb = {"generator": "is beaten", "baseline": "is better", None: "is as good"}[one.winner]
-    return f"{one.row.name} {verb} ({metric} {one.row.score:.3f}, the generator {own}, difference {one.difference:+.3f} ± {one.error:.3f})"
+    reached = f"{metric} {one.row.score:.3f}{sized(one.row, generator)}"
+    return f"{one.row.name} {verb} ({reached}, the generator {own}, difference {one.difference:+.3f} ± {one.error:.3f})"
 
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-__all__ = ["ALIKE", "Comparison", "at_novelty", "compare", "difference", "is_as_novel", "likeness", "strongest", "verdict"]
+__all__ = [
+    "ALIKE", "Comparison", "at_novelty", "compare", "difference", "is_as_novel", "likeness", "of_one_size", "sized", "strongest", "verdict",
+]  # fmt: skip

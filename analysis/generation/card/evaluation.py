@@ -166,7 +166,7 @@ class Evaluation:
             return [Entry(Row("pruned", missing="the symmetry of the smaller networks is not known"))]
         cut = partial(baselines.pruned, self.zoo.networks, self.wish.target.spec)
         try:
-            return [self.sized.entry("pruned", timed(cut, self.target, self.clock))]
+            return [self.sized.entry("pruned", timed(cut, self.target, self.clock), is_rival=True)]
         except WeightSpaceError as error:
             return [Entry(Row("pruned", missing=str(error)))]
 
@@ -256,8 +256,9 @@ def _frame(fitted: WeightGenerator, material: Material, zoo: WeightBatch | None,
     seen = replace(material, conditions=None) if zoo is None else Material(Target.of_networks(zoo), zoo)
     if seen.networks is None:
         return None
-    align = fitted.recipe.get("align")
-    seen = seen if align is None or len(seen.networks) < 2 else aligned(seen, align, generator=generator)
+    align, several = fitted.recipe.get("align"), len(seen.networks) > 1
+    seen = seen.in_float32()
+    seen = aligned(seen, align, generator=generator) if align is not None and several else seen
     return settled(seen, "fuse", logarithms=False) if fitted.recipe.get("norms") == "fuse" else seen
 
 
@@ -268,4 +269,4 @@ def _sized(task: Task, wish: Wish) -> Task:
     return resized_task(task, wish.target) if wish.module is None else replace(task, module=wish.module)
 
 
-__all__ = ["Evaluation", "Part"]
+__all__ = ["STEPS", "Evaluation", "Part"]

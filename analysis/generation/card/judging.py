@@ -19,7 +19,7 @@ class Judged:
     Attributes:
         metric: what the scores are: `accuracy`, else the task's first metric, else `-loss`; more is better.
         scores: of each network.
-        wrong: which examples each gets wrong; None where the task is no classification.
+        wrong: which of the examples that have a class each gets wrong; None where the task is no classification.
         calibration: expected calibration error of each; likewise.
         ensemble: accuracy of their mean probabilities; likewise.
     """
@@ -53,15 +53,15 @@ def judge(task: Task, networks: Stacked, target: Target) -> Judged:
         errors.append(wrong(found, classes))
         calibration.append(calibration_error(found, classes))
         probabilities = probabilities + found.double().softmax(-1).sum(0)
-    total, missed = max(1, int(seen.sum())), torch.cat(errors)
+    total, missed = max(1, int(seen.sum())), torch.cat(errors)[:, seen]
     hits = (probabilities.argmax(-1) == classes) & seen
     return Judged("accuracy", 1 - missed.double().sum(1) / total, missed, torch.cat(calibration), int(hits.sum()) / total)
 
 
 def _scored(task: Task, networks: Stacked, target: Target) -> Judged:
     metric = "accuracy" if "accuracy" in task.metrics else next(iter(task.metrics), "-loss")
-    rows = ({name: tensor[k] for name, tensor in networks.items()} for k in range(length(networks)))
-    values = [task.evaluate(target.whole(row)) for row in rows]
+    parts = ({name: tensor[at : at + TOGETHER] for name, tensor in networks.items()} for at in range(0, length(networks), TOGETHER))
+    values = [found for part in parts for found in task.evaluate_many(part, target.whole)]
     return Judged(metric, torch.tensor([-one["loss"] if metric == "-loss" else one[metric] for one in values], dtype=torch.float64))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from weightspace.analysis.generation.target import Target
 from weightspace.analysis.matching.balance import balance
 from weightspace.analysis.matching.match import match
+from weightspace.dtypes import widened
 from weightspace.errors import GenerationError
 from weightspace.metanets.layout import Layout
 from weightspace.spec import SymmetrySpec
@@ -152,8 +153,9 @@ class Places:
 
         Networks that lack weights of the spec are compared as they are: the rest, which all share, holds their order fixed.
         """
+        networks = {name: widened(tensor) for name, tensor in networks.items()}
         if spec is None or any(name not in networks for name in spec.tensors if name not in spec.statistics):
-            return cls(dict(networks))
+            return cls(networks)
         count = length(networks)  # running statistics may be left to be measured, and do not count
         kept = {name: networks[name] if name in networks else torch.ones(count, *spec.shape(name)) for name in spec.tensors}
         if any(group.symmetry == "scale" for group in spec.groups.values()):

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from weightspace.analysis.generation.card.card import Card
-from weightspace.analysis.generation.card.comparison import Comparison
+from weightspace.analysis.generation.card.comparison import Comparison, sized
+from weightspace.analysis.generation.card.evaluation import STEPS
 from weightspace.analysis.generation.card.rows import Row
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ pre { background: var(--wash); border: 1px solid var(--line); border-radius: 6px
 """
 
 _COLUMNS = {
+    "parameters": "parameters",
     "score": "{metric}",
     "score_std": "std",
     "score_max": "best",
@@ -65,6 +67,10 @@ is newer; of the zoo, with another one of it. nearest: distance to the nearest n
 taken out; pairs: the same two between networks of one row, medians. Novelty alone rewards broken networks, so only rows of equal max-IoU
 can be compared. All on the test examples; settings were chosen on others."""
 
+_STEPS = """\
+ Networks trained from scratch take as many steps as the generator learned for, or {steps} where it has no such setting, each on one batch of one
+network: this is equal steps, not equal FLOPs, since a step of a generator costs what its own size makes it."""
+
 
 def page(card: Card) -> str:
     """Write a card as HTML; everything that comes from outside is escaped."""
@@ -79,9 +85,12 @@ def _page(card: Card) -> Iterator[str]:
     drawing = _frontier(card)
     if drawing:
         yield f"<section>\n<h2>{_text(_title(card))}</h2>\n<figure>{drawing}</figure>\n</section>\n"
-    yield from _comparisons("At equal novelty", card.comparisons)
-    yield from _comparisons("Whatever the novelty", card.beside)
-    yield f"<section>\n<h2>Every row</h2>\n{_rows(card)}<p>{_text(_READING.format(metric=card.metric))}</p>\n</section>\n"
+    yield from _comparisons("At equal novelty", card.comparisons, card.rows[0])
+    yield from _comparisons("Whatever the novelty", card.beside, card.rows[0])
+    reading = _READING.format(metric=card.metric)
+    if any(row.method == "trained from scratch" and not row.missing for row in card.rows):
+        reading += _STEPS.format(steps=STEPS)
+    yield f"<section>\n<h2>Every row</h2>\n{_rows(card)}<p>{_text(reading)}</p>\n</section>\n"
     recipe = json.dumps(dict(card.recipe), indent=1, default=str)
     yield f"<section>\n<h2>Recipe</h2>\n<pre>{_text(recipe)}</pre>\n</section>\n</main>\n</body>\n</html>\n"
 
@@ -104,12 +113,12 @@ def _numbers(card: Card) -> str:
     return f'<dl class="numbers">{cells}</dl>\n'
 
 
-def _comparisons(title: str, compared: Sequence[Comparison]) -> Iterator[str]:
+def _comparisons(title: str, compared: Sequence[Comparison], generator: Row) -> Iterator[str]:
     if not compared:
         return
     names = {"generator": "generator", "baseline": "baseline", None: "neither"}
     body = "".join(
-        f"<tr><td>{_text(one.row.name)}</td><td>{_number(one.row.score)}</td><td>{_number(one.row.iou)}</td>"
+        f"<tr><td>{_text(one.row.name + sized(one.row, generator))}</td><td>{_number(one.row.score)}</td><td>{_number(one.row.iou)}</td>"
         f"<td>{one.difference:+.4f} ± {one.error:.4f}</td><td>{names[one.winner]}</td></tr>\n"
         for one in compared
     )
@@ -118,7 +127,8 @@ def _comparisons(title: str, compared: Sequence[Comparison]) -> Iterator[str]:
 
 
 def _rows(card: Card) -> str:
-    used = [key for key in _COLUMNS if any(getattr(row, key) is not None for row in card.rows)]
+    found = {key: {getattr(row, key) for row in card.rows} - {None} for key in _COLUMNS}
+    used = [key for key in _COLUMNS if len(found[key]) > (key == "parameters")]  # one size alone is told above
     head = "".join(f"<th>{_text(_COLUMNS[key].format(metric=card.metric))}</th>" for key in used)
     body = "".join(_row(row, used, is_own=at == 0) for at, row in enumerate(card.rows))
     return f'<div class="table"><table>\n<thead><tr><th>networks</th>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n'
@@ -162,7 +172,7 @@ def _draw(axes: "Axes", card: Card, key: str) -> None:
         points = [(x, y) for x, y in points if x is not None]
         if not points:
             continue
-        x, y = zip(*points, strict=True)
+        x, y = zip(*(sorted(points) if method == "generator" else points), strict=True)  # the generator as it is comes first
         if method == "generator":
             own = card.rows[0]
             axes.plot(x, y, color=plotting.VERMILION, lw=1, zorder=3)
@@ -199,10 +209,12 @@ def _svg(figure: object) -> str:
     return re.sub(r' (?:width|height)="[^"]*pt"', "", text, count=2)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | int | None) -> str:
     """A number with as many digits as tell something; nothing for none."""
     if value is None or value != value:
         return ""
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 

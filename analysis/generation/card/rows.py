@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Row:
         setting: what can be turned, if anything.
         value: of the setting.
         networks: that were judged.
+        parameters: of each, of the module that runs it.
         score, score_std, score_max: on the test examples: accuracy, or what the card says; more is better.
         ensemble: accuracy of their mean probabilities.
         iou: mean over networks of the largest IoU of wrong predictions with a network of the zoo; of the zoo, with another one.
@@ -45,6 +46,7 @@ class Row:
     setting: str = ""
     value: float | None = None
     networks: int = 0
+    parameters: int | None = None
     score: float | None = None
     score_std: float | None = None
     score_max: float | None = None
@@ -78,7 +80,7 @@ class Entry:
     Attributes:
         row: the numbers.
         judged: the networks on the test examples; None where there are none.
-        is_rival: whether it stands against the generator at equal novelty.
+        is_rival: whether it stands against the generator at equal novelty, where their networks are of one size.
     """
 
     row: Row
@@ -151,9 +153,10 @@ class Bench:
         first, second = (judge(task, zoo.networks, zoo.target) for task in tasks)
         return cls(*tasks, Zoo(first, second, Places.of(zoo.networks, spec)), compared, generator)
 
-    def on(self, tasks: tuple[Task, Task]) -> "Bench":
-        """The same examples for networks of another size."""
-        return replace(self, validation=tasks[0], test=tasks[1])
+    @property
+    def parameters(self) -> int:
+        """Of the networks that it measures."""
+        return sum(parameter.numel() for parameter in self.test.module.parameters())
 
     def likeness(self, made: Made) -> float | None:
         """How like the zoo networks are on the validation examples: their IoU, minus their distance where there is none."""
@@ -173,6 +176,7 @@ class Bench:
             setting,
             value,
             count,
+            self.parameters,
             **_scores(judged),
             iou=_iou(judged, self.zoo.test if self.zoo else None),
             distance=distance,
@@ -194,6 +198,7 @@ class Bench:
         row = Row(
             "zoo",
             networks=len(places),
+            parameters=self.parameters,
             **_scores(test),
             iou=iou,
             distance=distance,

@@ -7,14 +7,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.analysis.generation.generator import weight_generator
-from weightspace.analysis.generation.hypernetworks.condition_codes import Embedding
-from weightspace.analysis.generation.hypernetworks.hypernetwork import Hypernetwork, perceptron
-from weightspace.analysis.generation.hypernetworks.initialisation import means, spreads
+from weightspace.analysis.generation.hypernetworks.hypernetwork import EmbeddingHypernetwork, perceptron
+from weightspace.analysis.generation.hypernetworks.initialisation import Start
 from weightspace.analysis.generation.target import Target
 
 
 @weight_generator("chunked", learns=["tasks"], takes=["condition"], reference="von Oswald et al., arXiv:1906.00695")
-class ChunkedHypernetwork(Hypernetwork):
+class ChunkedHypernetwork(EmbeddingHypernetwork):
     """A perceptron from the embeddings of a condition and of a chunk to the parameters of that chunk.
 
     All chunks are made at once, laid in a row and cut to length. One output layer serves all chunks, which cut across tensors, so no
@@ -32,6 +31,8 @@ class ChunkedHypernetwork(Hypernetwork):
         hidden: int = 32,
         depth: int = 2,
         beta: float | None = None,
+        look_ahead: bool = False,
+        at_once: int | None = None,
         steps: int = 2000,
         learning_rate: float = 3e-3,
         together: int = 4,
@@ -40,25 +41,36 @@ class ChunkedHypernetwork(Hypernetwork):
 
         Args:
             target: of the networks.
-            condition_shape: none for numbers of tasks; else of a vector.
+            condition_shape: see `EmbeddingHypernetwork`.
             chunk: parameters that are made at a time.
             embedding: size of what is learned for a condition, and for a chunk.
             hidden: size of a hidden layer.
             depth: hidden layers.
-            beta: None learns all tasks at once; a number learns one after another, held by the output regulariser of that strength.
-            steps: of Adam; for each task where they are learned in turn.
-            learning_rate: of Adam.
-            together: conditions a step.
+            beta: see `EmbeddingHypernetwork`.
+            look_ahead: see `EmbeddingHypernetwork`.
+            at_once: see `EmbeddingHypernetwork`.
+            steps: see `EmbeddingHypernetwork`.
+            learning_rate: see `EmbeddingHypernetwork`.
+            together: see `EmbeddingHypernetwork`.
         """
-        code = Embedding(condition_shape, embedding)
-        super().__init__(target, condition_shape, code, steps=steps, learning_rate=learning_rate, together=together, beta=beta)
+        super().__init__(
+            target,
+            condition_shape,
+            embedding=embedding,
+            beta=beta,
+            look_ahead=look_ahead,
+            at_once=at_once,
+            steps=steps,
+            learning_rate=learning_rate,
+            together=together,
+        )
         self.chunks = nn.Parameter(torch.randn(math.ceil(target.numel / chunk), embedding))
         self.body = perceptron([2 * embedding, *[hidden] * depth, chunk])
-        self.means, self.spreads = nn.Buffer(means(target)), nn.Buffer(spreads(target))
+        self.start = Start(target)
 
     def rows(self, codes: Float[Tensor, "networks size"]) -> Float[Tensor, "networks params"]:
         """Make all parameters in a row for each of several codes."""
         shape = (len(codes), *self.chunks.shape)
         inputs = torch.cat([codes[:, None].expand(shape), self.chunks.expand(shape)], 2)
-        made: Tensor = self.body(inputs).flatten(1)[:, : self.target.numel]
-        return torch.addcmul(self.means, self.spreads, made)
+        made: Tensor = self.start(self.body(inputs).flatten(1)[:, : self.target.numel])
+        return made

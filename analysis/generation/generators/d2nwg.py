@@ -183,8 +183,6 @@ class D2NWG(WeightGenerator):
     def _sets(self, conditions: Tensor) -> Float[Tensor, "sets classes shots features"]:
         """Conditions with all their dimensions."""
         assert self.data_shape is not None
-        if not bool(conditions.isfinite().all()):
-            raise GenerationError("a condition has values that are not finite; give finite features of each example")
         return conditions.to(self.standard.mean).reshape(-1, *self.data_shape)
 
 

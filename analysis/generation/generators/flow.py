@@ -1,6 +1,7 @@
 """Flow matching on whole networks: a velocity field that carries noise to the weights of a zoo along straight lines."""
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from weightspace.analysis.generation.drawing import conditions_of
 from weightspace.analysis.generation.generator import Progress, WeightGenerator, Wish, weight_generator
 from weightspace.analysis.generation.latent.minimising import drawn, minimise, noise_like
 from weightspace.analysis.generation.latent.principal import Principal
+from weightspace.analysis.generation.latent.residual import Residual, two_layers
 from weightspace.analysis.generation.latent.standardising import Standard
 from weightspace.analysis.generation.material import Material
 from weightspace.analysis.generation.target import Target
@@ -64,11 +66,11 @@ class Flow(WeightGenerator):
             solver_steps: from noise to weights.
 
         Raises:
-            GenerationError: no such solver, or no step of it.
+            GenerationError: no such solver.
         """
         super().__init__(target, condition_shape)
-        if solver not in SOLVERS or solver_steps < 1:
-            raise GenerationError(f"generator 'flow' was given {solver_steps} steps of '{solver}'; expected 1 or more of euler or heun")
+        if solver not in SOLVERS:
+            raise GenerationError(f"generator 'flow' has no solver '{solver}'; expected euler or heun")
         self.source, self.temperature, self.jitter = source, temperature, jitter
         self.steps, self.batch_size, self.learning_rate = steps, batch_size, learning_rate
         self.solver, self.solver_steps = solver, solver_steps
@@ -131,8 +133,8 @@ class Flow(WeightGenerator):
         return place + (then - time) * (first + self.velocity(ahead, then, asked)) / 2
 
 
-class Ends(nn.Module):
-    """A residual perceptron that tells where a line ends, from a place on it, the time, and what is asked for."""
+class Ends(Residual):
+    """Tells where lines end, from places on them and what `Moment` takes."""
 
     def __init__(self, size: int, known: int, hidden: int, blocks: int) -> None:
         """Make it.
@@ -143,24 +145,21 @@ class Ends(nn.Module):
             hidden: width of the residual stream.
             blocks: residual ones.
         """
-        super().__init__()
-        self.enter = nn.Linear(size, hidden)
-        self.tell = nn.Sequential(nn.Linear(2 * _CODES + known, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) for _ in range(blocks)
-        )
-        self.leave = nn.Linear(hidden, size)
+        super().__init__(size, width=hidden, blocks=blocks, tell=partial(Moment, known=known), is_normed=False)
         nn.init.zeros_(self.leave.weight)  # at first every line ends at the mean of all networks
         nn.init.zeros_(self.leave.bias)
 
-    def forward(
-        self, place: Float[Tensor, "lines size"], time: Float[Tensor, "lines 1"], asked: Float[Tensor, "lines known"]
-    ) -> Float[Tensor, "lines size"]:
-        """Where the lines end."""
+
+class Moment(nn.Module):
+    """What is known of a place on a line, as one vector: the time, and what is asked for."""
+
+    def __init__(self, width: int, *, known: int) -> None:
+        """Make it for a width; see `Ends`."""
+        super().__init__()
+        self.layers = two_layers(2 * _CODES + known, width)
+
+    def forward(self, time: Float[Tensor, "lines 1"], asked: Float[Tensor, "lines known"]) -> Float[Tensor, "lines width"]:
+        """Encode it."""
         angle = time * torch.linspace(0, math.log(100.0), _CODES, device=time.device, dtype=time.dtype).exp()
-        told = self.tell(torch.cat([angle.sin(), angle.cos(), asked], -1))
-        state = self.enter(place)
-        for block in self.blocks:
-            state = state + block(state + told)
-        made: Tensor = self.leave(state)
-        return made
+        told: Tensor = self.layers(torch.cat([angle.sin(), angle.cos(), asked], -1))
+        return told

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from weightspace.analysis.generation.drawing import conditions_of
 from weightspace.analysis.generation.generator import Progress, WeightGenerator, Wish, weight_generator
 from weightspace.analysis.generation.hypernetworks.encoders import encoder_for
-from weightspace.analysis.generation.hypernetworks.transformer import Transformer
 from weightspace.analysis.generation.material import Material, tasks_of
 from weightspace.analysis.generation.target import Target
 from weightspace.analysis.generation.through_tasks import learn_through
+from weightspace.analysis.generation.transformer import Transformer
 from weightspace.errors import GenerationError, UnknownNameError
 from weightspace.modules import tensors_of
 
@@ -82,13 +82,14 @@ class Foundation(WeightGenerator):
         self.units = [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape)) for shape in target.shapes.values()]
         self.counts = [max(1, min(groups, rows)) for rows, _ in self.units]
         self.tokens = nn.Parameter(0.02 * torch.randn(sum(self.counts), dim))
-        self.transformer = Transformer(dim, layers=layers, heads=heads)
+        self.transformer, self.norm = Transformer(dim, layers=layers, heads=heads), nn.LayerNorm(dim)
         made = [nn.Linear(dim, -(-rows // count) * cells) for (rows, cells), count in zip(self.units, self.counts, strict=True)]
         for head in made:  # every network begins as the base
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self.heads = nn.ModuleList(made)
-        self.base = nn.ParameterList(torch.randn(rows, cells) / cells**0.5 for rows, cells in self.units)
+        fans = [target.fan_in(name) if len(shape) > 1 else math.prod(shape) for name, shape in target.shapes.items()]
+        self.base = nn.ParameterList(torch.randn(unit) / fan**0.5 for unit, fan in zip(self.units, fans, strict=True))
 
     def train(self, mode: bool = True) -> "Foundation":
         """As for all modules, but that the encoder stays in eval mode."""
@@ -138,7 +139,7 @@ class Foundation(WeightGenerator):
         """The weights for several images, (images, *shape) by name."""
         told = self.read(self.encoder(conditions)) + self.positions
         asked = self.tokens.expand(len(conditions), *self.tokens.shape)
-        found = self.transformer(torch.cat([told, asked], 1))[:, told.shape[1] :]
+        found = self.norm(self.transformer(torch.cat([told, asked], 1))[:, told.shape[1] :])
         made = {}
         for at, (part, name) in enumerate(zip(torch.split(found, self.counts, 1), self.target.shapes, strict=True)):
             made[name] = self._weights(at, self.heads[at](part)).reshape(len(conditions), *self.target.shapes[name])

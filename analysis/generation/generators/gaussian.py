@@ -8,7 +8,6 @@ from weightspace.analysis.generation.latent.minimising import noise_like
 from weightspace.analysis.generation.latent.standardising import Standard
 from weightspace.analysis.generation.material import Material
 from weightspace.analysis.generation.target import Target
-from weightspace.errors import GenerationError
 
 
 @weight_generator("gaussian", learns=["networks"], reference="Zeng et al., arXiv:2506.07998, the Gaussian baseline")
@@ -22,13 +21,8 @@ class Gaussian(WeightGenerator):
             target: of the networks.
             condition_shape: none.
             spread: what deviations are multiplied by: 1 is the zoo's, 0 its mean, and what lies between the mean with some noise.
-
-        Raises:
-            GenerationError: the spread is negative.
         """
         super().__init__(target, condition_shape)
-        if spread < 0:
-            raise GenerationError(f"generator 'gaussian' was given spread={spread}; expected 0 or more")
         self.spread = spread
         self.standard = Standard(target.numel)
 

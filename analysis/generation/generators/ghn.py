@@ -1,6 +1,6 @@
 """Graph hypernetworks: weights for any architecture, predicted from the graph of its module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -100,18 +100,18 @@ class GraphHypernetwork(WeightGenerator):
         for name in _DESCRIBED:
             self.register_buffer(name, torch.zeros(0, dtype=torch.long))
 
-    def weights(self, graphs: Sequence[ArchitectureGraph], shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[dict[str, Tensor]]:
+    def weights(self, graphs: Sequence[ArchitectureGraph], targets: Sequence[Target]) -> list[dict[str, Tensor]]:
         """Make the parameters of some architectures, differentiably.
 
         Args:
             graphs: of the architectures.
-            shapes: of the parameters of each, by name.
+            targets: of each.
         """
         nodes = self.norm(self.layers(self.features(graphs), graphs))
         firsts = accumulate((len(graph) for graph in graphs), initial=0)
-        orders = [orders_of(*one) for one in zip(graphs, shapes, firsts, strict=False)]
+        orders = [orders_of(*one) for one in zip(graphs, targets, firsts, strict=False)]
         made = iter(self.decoder(nodes, [order for some in orders for order in some]))
-        return [{name: next(made) for name in one} for one in shapes]
+        return [{name: next(made) for name in one.shapes} for one in targets]
 
     def learn(self, material: Material, *, generator: torch.Generator, progress: Progress) -> None:
         """Read the graphs of all modules, and learn.
@@ -151,7 +151,7 @@ class GraphHypernetwork(WeightGenerator):
 
         def loss() -> Tensor:
             drawn = torch.randperm(len(tasks), generator=generator)[: self.together].tolist()
-            made = self.weights([graphs[at] for at in drawn], [targets[at].shapes for at in drawn])
+            made = self.weights([graphs[at] for at in drawn], [targets[at] for at in drawn])
             losses = []
             for at, weights in zip(drawn, made, strict=True):
                 batch = batches[at][int(torch.randint(len(batches[at]), (), generator=generator))]
@@ -167,7 +167,7 @@ class GraphHypernetwork(WeightGenerator):
             GenerationError: of the architecture only the target or only the module is given, they do not fit, or the graph cannot be read.
         """
         graph, target = self._wished(wish)
-        [made] = self.weights([graph], [target.shapes])
+        [made] = self.weights([graph], [target])
         return {name: tensor.expand(count, *tensor.shape).clone() for name, tensor in made.items()}
 
     def _wished(self, wish: Wish) -> tuple[ArchitectureGraph, Target]:

@@ -1,6 +1,7 @@
 """Hyper-representations: networks drawn in the latent space of an autoencoder of their tokens, by a density of kernels."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -45,8 +46,10 @@ class HyperRepresentation(WeightGenerator):
         batch_size: int = 32,
         learning_rate: float = 2e-3,
         best: float = 0.3,
-        centre: str = "token",
+        centre: str = "network",
         bandwidth: float = 1.0,
+        rounds: int = 0,
+        candidates: int = 200,
     ) -> None:
         """Make it.
 
@@ -64,20 +67,23 @@ class HyperRepresentation(WeightGenerator):
             learning_rate: at the start.
             best: share of the networks, those of the least loss, that kernels stand on; where no task is given, of all.
             centre: what shares one kernel: each `dimension` of each token has its own as in hyper-representations, each `token` as in SANE,
-                or all tokens of a `network`, which stay nearest to what was seen.
+                or all tokens of a `network`. The first two join parts of different networks, which do not work together unless all
+                are of one run, even where they are aligned.
             bandwidth: of the kernels, in those of Scott's rule for one dimension.
+            rounds: how often networks are drawn, and kernels put on the best of them and of those that they stood on, judged by the tasks, as
+                SANE does; not without a task.
+            candidates: networks that are drawn in a round.
 
         Raises:
-            GenerationError: the symmetry of the networks is not known, or a setting is out of range.
+            GenerationError: the symmetry of the networks is not known, or there is no such centre.
         """
         super().__init__(target, condition_shape)
         if target.spec is None:
             raise GenerationError("generator 'hyperrep' reads networks by their symmetry, which is not known; give checkpoints with a spec")
-        if centre not in CENTRES or not 0 < best <= 1:
-            raise GenerationError(
-                f"generator 'hyperrep' was given centre={centre!r} and best={best}; expected one of {CENTRES} and a share"
-            )
+        if centre not in CENTRES:
+            raise GenerationError(f"generator 'hyperrep' was given centre={centre!r}; expected one of {CENTRES}")
         self.gamma, self.noise, self.best, self.centre, self.bandwidth = gamma, noise, best, centre, bandwidth
+        self.rounds, self.candidates = rounds, candidates
         self.steps, self.batch_size, self.learning_rate = steps, batch_size, learning_rate
         self.autoencoder = Sane([Layout.of(target.spec)], dim=latent, width=hidden, layers=layers, heads=heads)
         tokens = tokenise(self._batch(torch.zeros(1, target.numel)), self.autoencoder.token)
@@ -86,7 +92,14 @@ class HyperRepresentation(WeightGenerator):
         self.latents = nn.Buffer(torch.zeros(0, len(tokens.lengths), latent))
 
     def learn(self, material: Material, *, generator: torch.Generator, progress: Progress) -> None:
-        """Learn the autoencoder, then keep the latents of the best networks."""
+        """Learn the autoencoder, then keep the latents of the best networks, or of the best that are drawn around them.
+
+        Raises:
+            GenerationError: the loss is not finite, or there are rounds without a task.
+        """
+        assert material.networks is not None
+        if self.rounds and not material.tasks:
+            raise GenerationError("rounds keep the networks that are best at a task, and none was given; give one, or set rounds=0")
         flat = material.flat()
         tokens = tokenise(self._batch(flat), self.autoencoder.token)
         self.centres = nn.Buffer(tokens.values.mean(0))
@@ -105,16 +118,26 @@ class HyperRepresentation(WeightGenerator):
 
         minimise(loss, self.autoencoder.parameters(), steps=self.steps, learning_rate=self.learning_rate, progress=progress)
         with torch.no_grad():
-            self.latents = nn.Buffer(self.autoencoder.encode(self._tokens(tokens, values))[self._chosen(material)])
+            kept = math.ceil(self.best * len(flat)) if material.tasks else len(flat)
+            chosen = self._best(material.networks.tensors, material, kept)
+            self.latents = nn.Buffer(self.autoencoder.encode(self._tokens(tokens, values))[chosen])
+            for _ in range(self.rounds):
+                latents = torch.cat([self.latents, self._drawn(self.candidates, generator)])
+                self.latents = nn.Buffer(latents[self._best(self._decoded(latents), material, kept)])
 
     def sample(self, count: int, wish: Wish, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw latents from the kernels, and decode them."""
+        return self._decoded(self._drawn(count, generator))
+
+    def _drawn(self, count: int, generator: torch.Generator) -> Float[Tensor, "networks tokens dim"]:
+        """Latents from the kernels."""
         many, tokens, dim = self.latents.shape
         shape = {"dimension": (count, tokens, dim), "token": (count, tokens, 1), "network": (count, 1, 1)}[self.centre]
         at = torch.randint(many, shape, generator=generator, device=generator.device).to(self.latents.device)
         centre = self.latents.gather(0, at.expand(count, tokens, dim))
         width = self.bandwidth * self.latents.std(0, correction=0) * many**-0.2
-        return self._decoded(centre + width * noise_like(centre, generator))
+        drawn_latents: Tensor = centre + width * noise_like(centre, generator)
+        return drawn_latents
 
     def restored(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Stacked networks encoded and decoded again: what the autoencoder alone does to them."""
@@ -139,17 +162,16 @@ class HyperRepresentation(WeightGenerator):
     def _tokens(tokens: Tokens, values: Tensor) -> Tokens:
         return Tokens(values, tokens.is_real, tokens.positions, tokens.lengths)
 
-    def _chosen(self, material: Material) -> Int[Tensor, " best"]:
-        """The networks that kernels stand on: the best in the mean over the tasks, or all."""
-        assert material.networks is not None
-        networks = self.target.plain(material.networks.tensors)
-        total = len(material.networks)
-        if not material.tasks or self.best == 1:
+    def _best(self, networks: Mapping[str, Tensor], material: Material, count: int) -> Int[Tensor, " best"]:
+        """The networks that are best in the mean over the tasks."""
+        stacked = self.target.plain(networks)
+        total = len(next(iter(stacked.values())))
+        if count >= total:
             return torch.arange(total, device=self.centres.device)
-        states = [self.target.whole({name: tensor[at] for name, tensor in networks.items()}) for at in range(total)]
-        losses = [sum(task.evaluate(state)["loss"] for task in material.tasks) for state in states]
-        kept = math.ceil(self.best * total)
-        return torch.tensor(losses, dtype=torch.float64).argsort()[:kept].to(self.centres.device)
+        losses = torch.zeros(total, dtype=torch.float64)
+        for task in material.tasks:
+            losses += torch.tensor([one["loss"] for one in task.evaluate_many(stacked, self.target.whole)])
+        return losses.argsort()[:count].to(self.centres.device)
 
 
 def _scales(tokens: Tokens, centres: Float[Tensor, "tokens size"]) -> Float[Tensor, " tokens"]:

@@ -13,7 +13,6 @@ from weightspace.analysis.generation.latent.minimising import drawn, minimise
 from weightspace.analysis.generation.latent.standardising import Standard
 from weightspace.analysis.generation.material import Material
 from weightspace.analysis.generation.target import Target
-from weightspace.errors import GenerationError
 
 
 @weight_generator("lora", learns=["networks"], takes=["condition"], reference="after arXiv:2402.18153 and arXiv:2410.04207")
@@ -64,11 +63,9 @@ class Lora(WeightGenerator):
 
         Raises:
             UnknownNameError: there is no such space.
-            GenerationError: the networks are no adapters, or no component is learned.
+            GenerationError: the networks are no adapters.
         """
         super().__init__(target, condition_shape)
-        if latent < 1:
-            raise GenerationError(f"generator 'lora' cannot learn {latent} principal components; ask for at least one")
         self.sampling_steps, self.eta, self.leave_out, self.guidance = sampling_steps, eta, leave_out, guidance
         self.steps, self.learning_rate, self.batch_size = steps, learning_rate, batch_size
         self.space = adapter_space(space, target, latent)

@@ -57,11 +57,13 @@ class MagnitudeInvariantHypernetwork(Hypernetwork):
         code = Values(condition_shape, on_circle=encoding)
         super().__init__(target, condition_shape, code, steps=steps, learning_rate=learning_rate, together=together)
         self.residual = residual
-        self.body = _body([code.size, *[hidden] * depth])
+        sizes = [code.size, *[hidden] * depth]
+        self.body = _body(sizes)
         self.theta0 = nn.Parameter(ordinary(target) if residual else means(target))
-        norm = math.sqrt(code.values if encoding else code.values / 3)  # of conditions drawn evenly; the body keeps it
+        is_drawn = condition_shape is not None and not encoding  # evenly from 0 to 1; the code of no condition is a constant
+        norm = math.sqrt(code.values / 3 if is_drawn else code.values)  # of a code; the body keeps it
         spread = _small(target) if residual else spreads(target) / norm
-        self.change = nn.Parameter(spread[:, None] * torch.randn(target.numel, hidden))
+        self.change = nn.Parameter(spread[:, None] * torch.randn(target.numel, sizes[-1]))
 
     def learn(self, material: Material, *, generator: torch.Generator, progress: Progress) -> None:
         """Start at the first network, where there is one, then learn through the tasks."""

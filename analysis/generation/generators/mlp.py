@@ -5,14 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from weightspace.analysis.generation.generator import weight_generator
-from weightspace.analysis.generation.hypernetworks.condition_codes import Embedding
-from weightspace.analysis.generation.hypernetworks.hypernetwork import Hypernetwork, perceptron
+from weightspace.analysis.generation.hypernetworks.hypernetwork import EmbeddingHypernetwork, perceptron
 from weightspace.analysis.generation.hypernetworks.initialisation import means, spreads
 from weightspace.analysis.generation.target import Target
 
 
 @weight_generator("mlp", learns=["tasks"], takes=["condition"], reference="Ha et al., arXiv:1609.09106; Chang et al., ICLR 2020")
-class PlainHypernetwork(Hypernetwork):
+class PlainHypernetwork(EmbeddingHypernetwork):
     """A perceptron from a condition's embedding to all parameters at once.
 
     The output layer starts so that generated matrices have the variance of an ordinary network (the idea of Hyperfan, Chang et al.,
@@ -29,6 +28,8 @@ class PlainHypernetwork(Hypernetwork):
         hidden: int = 64,
         depth: int = 2,
         beta: float | None = None,
+        look_ahead: bool = False,
+        at_once: int | None = None,
         steps: int = 2000,
         learning_rate: float = 1e-3,
         together: int = 4,
@@ -37,17 +38,28 @@ class PlainHypernetwork(Hypernetwork):
 
         Args:
             target: of the networks.
-            condition_shape: none for numbers of tasks; else of a vector.
-            embedding: size of what is learned for a condition.
+            condition_shape: see `EmbeddingHypernetwork`.
+            embedding: see `EmbeddingHypernetwork`.
             hidden: size of a hidden layer.
             depth: hidden layers.
-            beta: None learns all tasks at once; a number learns one after another, held by the output regulariser of that strength.
-            steps: of Adam; for each task where they are learned in turn.
-            learning_rate: of Adam.
-            together: conditions a step.
+            beta: see `EmbeddingHypernetwork`.
+            look_ahead: see `EmbeddingHypernetwork`.
+            at_once: see `EmbeddingHypernetwork`.
+            steps: see `EmbeddingHypernetwork`.
+            learning_rate: see `EmbeddingHypernetwork`.
+            together: see `EmbeddingHypernetwork`.
         """
-        code = Embedding(condition_shape, embedding)
-        super().__init__(target, condition_shape, code, steps=steps, learning_rate=learning_rate, together=together, beta=beta)
+        super().__init__(
+            target,
+            condition_shape,
+            embedding=embedding,
+            beta=beta,
+            look_ahead=look_ahead,
+            at_once=at_once,
+            steps=steps,
+            learning_rate=learning_rate,
+            together=together,
+        )
         self.body = perceptron([embedding, *[hidden] * depth, target.numel])
         weight, bias = list(self.body.parameters())[-2:]
         with torch.no_grad():

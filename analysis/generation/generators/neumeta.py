@@ -93,7 +93,7 @@ class NeuMeta(WeightGenerator):
             averaged: weights that are averaged for one network, the first at coordinates without noise.
 
         Raises:
-            GenerationError: the symmetry is not known, or a setting cannot be used.
+            GenerationError: the symmetry is not known, or the groups cannot vary.
         """
         super().__init__(target, condition_shape)
         self.smallest, self.every, self.smooth, self.noise = smallest, every, smooth, noise
@@ -106,7 +106,6 @@ class NeuMeta(WeightGenerator):
         self.rest = replace(target, shapes={name: shape for name, shape in target.shapes.items() if name not in names})
         self.groups = varying_groups(self.layout, self.slots, groups)
         self.full: Sizes = {group: self.layout.spec.groups[group].size for group in self.layout.groups}
-        self._expect_settings()
         self.fields = nn.ModuleList(WeightField(slot, frequencies=frequencies, hidden=hidden, depth=depth) for slot in self.slots)
         self.scales = nn.Buffer(torch.ones(len(self.slots)))
         self.kept = nn.Buffer(torch.zeros(self.rest.numel))
@@ -293,15 +292,6 @@ class NeuMeta(WeightGenerator):
                     f"change the sizes of {', '.join(self.groups)} alone"
                 )
         return layout
-
-    def _expect_settings(self) -> None:
-        if not 0 < self.smallest <= 1:
-            raise GenerationError(f"the smallest width is {self.smallest} of the full one; expected a share above 0 and up to 1")
-        if not 0 <= self.distil <= 1:
-            raise GenerationError(f"distil is {self.distil}; expected a share of the loss from 0 to 1")
-        for setting, least in (("every", 1), ("averaged", 1), ("noise", 0), ("steps", 0), ("fit_steps", 0)):
-            if getattr(self, setting) < least:
-                raise GenerationError(f"{setting} is {getattr(self, setting)}; expected {least} or more")
 
 
 __all__ = ["NeuMeta"]

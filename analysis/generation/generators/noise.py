@@ -7,7 +7,6 @@ from weightspace.analysis.generation.generator import Progress, WeightGenerator,
 from weightspace.analysis.generation.latent.minimising import noise_like
 from weightspace.analysis.generation.material import Material
 from weightspace.analysis.generation.target import Target
-from weightspace.errors import GenerationError
 
 
 @weight_generator("noise", learns=["networks"], reference="Zeng et al., arXiv:2506.07998, the noise baseline")
@@ -24,13 +23,8 @@ class Noise(WeightGenerator):
             condition_shape: none.
             sigma: standard deviation of the noise, the same for all parameters as in the paper.
             relative: whether it is counted in standard deviations of the tensor that it is added to, over that tensor's entries.
-
-        Raises:
-            GenerationError: sigma is negative.
         """
         super().__init__(target, condition_shape)
-        if sigma < 0:
-            raise GenerationError(f"generator 'noise' was given sigma={sigma}; expected 0 or more")
         self.sigma, self.relative = sigma, relative
         self.networks = nn.Buffer(torch.zeros(0, target.numel))
 

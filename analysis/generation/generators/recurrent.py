@@ -9,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from weightspace.analysis.generation.generator import weight_generator
-from weightspace.analysis.generation.hypernetworks.condition_codes import Embedding
-from weightspace.analysis.generation.hypernetworks.hypernetwork import Hypernetwork
-from weightspace.analysis.generation.hypernetworks.initialisation import means, spreads
+from weightspace.analysis.generation.hypernetworks.hypernetwork import EmbeddingHypernetwork
+from weightspace.analysis.generation.hypernetworks.initialisation import Start
 from weightspace.analysis.generation.target import Target
 
 
 @weight_generator("recurrent", learns=["tasks"], takes=["condition"], reference="arXiv:2209.07712")
-class RecurrentHypernetwork(Hypernetwork):
+class RecurrentHypernetwork(EmbeddingHypernetwork):
     """A gated recurrent unit over the layers of the target; one linear head for each shape of a layer.
 
     At each layer it reads the embeddings of the condition and of the layer, and its state carries what was decided for earlier layers. Layers
@@ -33,6 +32,8 @@ class RecurrentHypernetwork(Hypernetwork):
         embedding: int = 16,
         hidden: int = 32,
         beta: float | None = None,
+        look_ahead: bool = False,
+        at_once: int | None = None,
         steps: int = 2000,
         learning_rate: float = 3e-3,
         together: int = 4,
@@ -41,17 +42,28 @@ class RecurrentHypernetwork(Hypernetwork):
 
         Args:
             target: of the networks.
-            condition_shape: none for numbers of tasks; else of a vector.
+            condition_shape: see `EmbeddingHypernetwork`.
             chunk: most parameters that one step makes.
             embedding: size of what is learned for a condition, and for a layer or piece of one.
             hidden: size of the state.
-            beta: None learns all tasks at once; a number learns one after another, held by the output regulariser of that strength.
-            steps: of Adam; for each task where they are learned in turn.
-            learning_rate: of Adam.
-            together: conditions a step.
+            beta: see `EmbeddingHypernetwork`.
+            look_ahead: see `EmbeddingHypernetwork`.
+            at_once: see `EmbeddingHypernetwork`.
+            steps: see `EmbeddingHypernetwork`.
+            learning_rate: see `EmbeddingHypernetwork`.
+            together: see `EmbeddingHypernetwork`.
         """
-        code = Embedding(condition_shape, embedding)
-        super().__init__(target, condition_shape, code, steps=steps, learning_rate=learning_rate, together=together, beta=beta)
+        super().__init__(
+            target,
+            condition_shape,
+            embedding=embedding,
+            beta=beta,
+            look_ahead=look_ahead,
+            at_once=at_once,
+            steps=steps,
+            learning_rate=learning_rate,
+            together=together,
+        )
         pieces = list(_pieces(target, chunk))
         self.order = [key for key, _ in pieces]
         self.places = nn.Parameter(torch.randn(len(pieces), embedding))
@@ -59,13 +71,13 @@ class RecurrentHypernetwork(Hypernetwork):
         self.recall = nn.Linear(hidden, 3 * hidden)
         self.norm = nn.LayerNorm(hidden)
         self.heads = nn.ModuleDict({key: _head(hidden, size) for key, size in dict(pieces).items()})
-        self.means, self.spreads = nn.Buffer(means(target)), nn.Buffer(spreads(target))
+        self.start = Start(target)
 
     def rows(self, codes: Float[Tensor, "networks size"]) -> Float[Tensor, "networks params"]:
         """Make all parameters in a row for each of several codes."""
         states = self.norm(self._states(codes))
-        made = torch.cat([self.heads[key](states[at]) for at, key in enumerate(self.order)], 1)
-        return torch.addcmul(self.means, self.spreads, made)
+        made: Tensor = self.start(torch.cat([self.heads[key](states[at]) for at, key in enumerate(self.order)], 1))
+        return made
 
     def _states(self, codes: Float[Tensor, "networks size"]) -> Float[Tensor, "pieces networks hidden"]:
         """The equations of `nn.GRU`, which itself does not work under vmap everywhere."""

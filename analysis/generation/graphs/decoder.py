@@ -1,14 +1,16 @@
 """The decoder: from what is known of nodes to the tensors that they make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from weightspace.analysis.generation.fans import PLAIN, Fan
 from weightspace.analysis.generation.graphs.graph import ArchitectureGraph, Role, Sizes, sizes_of
 from weightspace.analysis.generation.graphs.normalisation import normalised
+from weightspace.analysis.generation.target import Target
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Order:
         role: what it is there.
         shape: of the tensor.
         primitive: of the node.
+        fan: how the tensor's fan-in follows from its shape.
     """
 
     node: int
     role: Role
     shape: tuple[int, ...]
     primitive: str
+    fan: Fan = PLAIN
 
     @property
     def is_grid(self) -> bool:
@@ -113,21 +117,22 @@ class Decoder(nn.Module):
         values = values.reshape(order.shape)
         if not self.normalise:
             return values
-        return normalised(values, order.role, order.shape, is_grouped=order.primitive == "sep_conv")
+        return normalised(values, order.role, order.shape, order.fan, is_grouped=order.primitive == "sep_conv")
 
 
-def orders_of(graph: ArchitectureGraph, shapes: Mapping[str, tuple[int, ...]], first: int) -> list[Order]:
+def orders_of(graph: ArchitectureGraph, target: Target, first: int) -> list[Order]:
     """The tensors of one network, in their order.
 
     Args:
         graph: of the network.
-        shapes: of its parameters.
+        target: that the graph's parameters are the tensors of.
         first: the number of the graph's first node among those of all graphs.
     """
-    return [
-        Order(first + node, role, shape, graph.primitives[node])
-        for shape, (node, role) in ((shapes[name], graph.tensors[name]) for name in shapes)
-    ]
+    made = []
+    for name, shape in target.shapes.items():
+        node, role = graph.tensors[name]
+        made.append(Order(first + node, role, shape, graph.primitives[node], target.fans.get(name, PLAIN)))
+    return made
 
 
 def _tiled(values: Tensor, axis: int, size: int) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from weightspace.errors import GenerationError
+
 PRIMITIVES = (
     "max_pool", "avg_pool", "sep_conv", "dil_conv", "conv", "msa", "cse", "sum", "concat", "input", "bias", "bn", "ln", "pos_enc",
     "glob_avg", "class_layer", "class_bias",
@@ -23,6 +25,9 @@ Sizes = tuple[int, int, int, int]
 
 FARTHEST = 50
 """Paths that are longer are none."""
+
+MOST_NODES = 4096
+"""Of a graph that a file tells: distances take the cube of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +88,18 @@ class ArchitectureGraph:
 
     @classmethod
     def of(cls, names: Sequence[str], described: Mapping[str, Tensor]) -> "ArchitectureGraph":
-        """The graph that `described` made tensors of."""
+        """The graph that `described` made tensors of.
+
+        Raises:
+            GenerationError: they are of no graph, or of one with more than `MOST_NODES`.
+        """
+        nodes = len(described["primitives"])
+        if nodes > MOST_NODES:
+            raise GenerationError(f"the generator's graph has {nodes:,} nodes, expected {MOST_NODES:,} at most; fit it again")
+        beyond = {"primitives": [len(PRIMITIVES)], "edges": [nodes], "makers": [nodes, len(ROLES)]}
+        held = [(described[key], described[key].new_tensor(ends)) for key, ends in beyond.items()]
+        if not all(bool(((numbers >= 0) & (numbers < end)).all()) for numbers, end in held):
+            raise GenerationError("the generator's graph speaks of nodes or primitives that there are none of; fit it again")
         told = {key: tensor.tolist() for key, tensor in described.items()}
         return cls(
             tuple(PRIMITIVES[one] for one in told["primitives"]),

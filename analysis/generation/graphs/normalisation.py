@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from weightspace.analysis.generation.fans import PLAIN, Fan
 from weightspace.analysis.generation.graphs.graph import Role
 
 
-def normalised(values: Tensor, role: Role, shape: Sequence[int], *, is_grouped: bool = False) -> Tensor:
+def normalised(values: Tensor, role: Role, shape: Sequence[int], fan: Fan = PLAIN, *, is_grouped: bool = False) -> Tensor:
     r"""Normalise one parameter (Knyazev et al., arXiv:2110.13100, section 3.3).
 
     Matrices are scaled by $\sqrt{\beta / \text{fan-in}}$, $\beta = 2$, or 1 for depthwise convolutions and for kernels of one row or
@@ -19,10 +20,11 @@ def normalised(values: Tensor, role: Role, shape: Sequence[int], *, is_grouped: 
         values: from the decoder.
         role: what the parameter is.
         shape: of the parameter.
+        fan: how its fan-in follows from that.
         is_grouped: whether it is of a convolution in groups.
     """
     if role == "matrix":
-        return values * math.sqrt(_beta(shape, is_grouped) / math.prod(shape[1:]))
+        return values * math.sqrt(_beta(shape, is_grouped) / fan.of_shape(shape))
     if role == "scale":
         return 2 * torch.sigmoid(0.5 * values)
     return torch.tanh(0.2 * values) if role == "shift" else values

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from weightspace.analysis.generation.graphs.graph import FARTHEST, ArchitectureGraph
+from weightspace.analysis.generation.transformer import Transformer
 
 _DEGREES = 16
 
@@ -24,16 +25,16 @@ class GraphTransformer(nn.Module):
 
         Args:
             hidden: features of a node.
-            layers: of attention, each followed by a feed-forward network of four times the width.
-            heads: of attention; they divide `hidden`.
+            layers: see `Transformer`.
+            heads: see `Transformer`.
             farthest: the longest path that is told apart from none; 1 for no virtual edges.
         """
         super().__init__()
-        self.farthest, self.heads = farthest, heads
+        self.farthest = farthest
         self.degree_in, self.degree_out = nn.Embedding(_DEGREES, hidden), nn.Embedding(_DEGREES, hidden)
         self.forth, self.back = nn.Embedding(FARTHEST + 1, hidden // 2), nn.Embedding(FARTHEST + 1, hidden // 2)
         self.bias = nn.Sequential(nn.ReLU(), nn.Linear(hidden // 2 * 2, hidden), nn.ReLU(), nn.Linear(hidden, heads))
-        self.layers = nn.ModuleList([_Layer(hidden, heads) for _ in range(layers)])
+        self.layers = Transformer(hidden, layers=layers, heads=heads)
 
     def forward(self, nodes: Float[Tensor, "nodes dim"], graphs: Sequence[ArchitectureGraph]) -> Float[Tensor, "nodes dim"]:
         """Update the nodes of graphs that lie one after the other."""
@@ -43,9 +44,8 @@ class GraphTransformer(nn.Module):
         padded = pad_sequence(list(torch.split(nodes, [len(graph) for graph in graphs])), batch_first=True)
         is_node = torch.tensor([[at < len(graph) for at in range(longest)] for graph in graphs], device=device)
         bias = self._biases(torch.stack([_padded(graph.distances, longest) for graph in graphs]).to(device), is_node)
-        for layer in self.layers:
-            padded = layer(padded, bias)
-        return padded[is_node]
+        made: Tensor = self.layers(padded, bias)[is_node]
+        return made
 
     def _biases(
         self, distances: Int[Tensor, "graphs nodes nodes"], is_node: Bool[Tensor, "graphs nodes"]
@@ -53,27 +53,6 @@ class GraphTransformer(nn.Module):
         kept = torch.where(distances <= self.farthest, distances, 0)
         bias: Tensor = self.bias(torch.cat([self.forth(kept), self.back(kept.transpose(1, 2))], -1))
         return bias.permute(0, 3, 1, 2).masked_fill(~is_node[:, None, None], -torch.inf)
-
-
-class _Layer(nn.Module):
-    """Attention and a feed-forward network, each on normalised inputs and added to them."""
-
-    def __init__(self, hidden: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before, self.between = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.asked, self.joined = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
-        self.forward_network = nn.Sequential(nn.Linear(hidden, 4 * hidden), nn.GELU(), nn.Linear(4 * hidden, hidden))
-
-    def forward(
-        self, nodes: Float[Tensor, "graphs nodes dim"], bias: Float[Tensor, "graphs heads nodes nodes"]
-    ) -> Float[Tensor, "graphs nodes dim"]:
-        """One layer."""
-        queries, keys, values = self.asked(self.before(nodes)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        heard = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
-        nodes = nodes + self.joined(heard.transpose(1, 2).flatten(-2))
-        made: Tensor = nodes + self.forward_network(self.between(nodes))
-        return made
 
 
 def _padded(distances: Int[Tensor, "nodes nodes"], longest: int) -> Int[Tensor, "padded padded"]:

@@ -11,9 +11,32 @@ from weightspace.analysis.generation.generator import Progress
 from weightspace.analysis.generation.hypernetworks.condition_codes import Embedding
 from weightspace.analysis.generation.target import Target
 from weightspace.analysis.generation.through_tasks import learn_through
+from weightspace.errors import GenerationError
 from weightspace.task import Task
 
 Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How tasks are learned one after another; see `learn_in_turn`."""
+
+    beta: float
+    look_ahead: bool = False
+    at_once: int | None = None
+
+    @classmethod
+    def of(cls, beta: float | None, *, look_ahead: bool, at_once: int | None) -> "Turns | None":
+        """As settings say it: without a beta all tasks are learned at once.
+
+        Raises:
+            GenerationError: there is no beta, and something is said of turns.
+        """
+        if beta is not None:
+            return cls(beta, look_ahead, at_once)
+        if look_ahead or at_once is not None:
+            raise GenerationError("look_ahead and at_once are for tasks learned one after another; give a beta, or leave them out")
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,4 +191,4 @@ def _made(hypernetwork: nn.Module, target: Target, parameters: Parameters, condi
     return target.flat(torch.func.functional_call(hypernetwork, dict(parameters), (conditions,)))
 
 
-__all__ = ["LookingAhead", "OutputRegulariser", "learn_in_turn"]
+__all__ = ["LookingAhead", "OutputRegulariser", "Turns", "learn_in_turn"]

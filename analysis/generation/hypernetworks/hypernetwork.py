@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from weightspace.analysis.generation.drawing import conditions_of
 from weightspace.analysis.generation.generator import Progress, WeightGenerator, Wish
-from weightspace.analysis.generation.hypernetworks.condition_codes import Code
-from weightspace.analysis.generation.hypernetworks.continual import learn_in_turn
+from weightspace.analysis.generation.hypernetworks.condition_codes import Code, Embedding
+from weightspace.analysis.generation.hypernetworks.continual import Turns, learn_in_turn
 from weightspace.analysis.generation.material import Material, tasks_of
 from weightspace.analysis.generation.target import Target
 from weightspace.analysis.generation.through_tasks import learn_through
@@ -36,7 +37,7 @@ class Hypernetwork(WeightGenerator):
         steps: int,
         learning_rate: float,
         together: int,
-        beta: float | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """Make it.
 
@@ -47,11 +48,11 @@ class Hypernetwork(WeightGenerator):
             steps: of Adam; for each task where they are learned in turn.
             learning_rate: of Adam.
             together: conditions a step.
-            beta: None learns all tasks at once; a number learns one after another, held by `learn_in_turn`.
+            turns: None learns all tasks at once; else one after another, held so.
         """
         super().__init__(target, condition_shape)
         self.code = code
-        self.steps, self.learning_rate, self.together, self.beta = steps, learning_rate, together, beta
+        self.steps, self.learning_rate, self.together, self.turns = steps, learning_rate, together, turns
 
     @abc.abstractmethod
     def rows(self, codes: Float[Tensor, "networks size"]) -> Float[Tensor, "networks params"]:
@@ -82,8 +83,8 @@ class Hypernetwork(WeightGenerator):
             return
         self.code.know(conditions)
         given = conditions.to(next(self.parameters()).device)
-        if self.beta is not None:
-            learn_in_turn(self, self.target, tasks, given, beta=self.beta, **common)
+        if self.turns is not None:
+            learn_in_turn(self, self.target, tasks, given, **asdict(self.turns), **common)
             return
 
         def many(chosen: Sequence[int]) -> list[dict[str, Tensor]]:
@@ -102,6 +103,47 @@ class Hypernetwork(WeightGenerator):
         return {name: tensor.expand(count, *tensor.shape[1:]).clone() for name, tensor in made.items()}
 
 
+class EmbeddingHypernetwork(Hypernetwork):
+    """A hypernetwork that reads a learned embedding of each condition, and can learn tasks one after another."""
+
+    def __init__(
+        self,
+        target: Target,
+        condition_shape: tuple[int, ...] | None,
+        *,
+        embedding: int,
+        beta: float | None,
+        look_ahead: bool,
+        at_once: int | None,
+        steps: int,
+        learning_rate: float,
+        together: int,
+    ) -> None:
+        """Make it.
+
+        Args:
+            target: of the networks.
+            condition_shape: none for numbers of tasks; else of a vector; None without conditions.
+            embedding: size of what is learned for a condition.
+            beta: None learns all tasks at once; a number learns one after another, held by the output regulariser of that strength.
+            look_ahead: see `learn_in_turn`.
+            at_once: see `OutputRegulariser`.
+            steps: of Adam; for each task where they are learned in turn.
+            learning_rate: of Adam.
+            together: conditions a step.
+
+        Raises:
+            GenerationError: there are turns without conditions or without a beta.
+        """
+        if beta is not None and condition_shape is None:
+            raise GenerationError(
+                "beta is for tasks learned one after another, which their conditions tell apart; give each task one, or leave beta out"
+            )
+        turns = Turns.of(beta, look_ahead=look_ahead, at_once=at_once)
+        code = Embedding(condition_shape, embedding)
+        super().__init__(target, condition_shape, code, steps=steps, learning_rate=learning_rate, together=together, turns=turns)
+
+
 def perceptron(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with ReLU between them, so initialised that inputs of variance 1 give outputs of variance 1; biases start at 0.
 
@@ -117,4 +159,4 @@ def perceptron(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-__all__ = ["Hypernetwork", "perceptron"]
+__all__ = ["EmbeddingHypernetwork", "Hypernetwork", "perceptron"]

@@ -4,8 +4,9 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from weightspace.analysis.generation.fans import PLAIN
 from weightspace.analysis.generation.target import Target
 
 ONES = ("weight", "running_var", "gamma", "scale")
@@ -23,8 +24,8 @@ def means(target: Target) -> Float[Tensor, " params"]:
 def spreads(target: Target) -> Float[Tensor, " params"]:
     """The standard deviation that generated parameters should start with.
 
-    Matrices and kernels get sqrt(2 / fan-in) (He et al., arXiv:1502.01852); vectors sqrt(1 / (3 fan-in)) of the matrix in their layer, which is
-    what torch gives to biases.
+    Matrices and kernels get sqrt(2 / fan-in) (He et al., arXiv:1502.01852), tables of embeddings 1, since nothing was cut off at zero before
+    a row is looked up; vectors get sqrt(1 / (3 fan-in)) of the matrix in their layer, which is what torch gives to biases.
     """
     return _filled(target, {name: _spread(target, name) for name in target.shapes})
 
@@ -35,16 +36,30 @@ def ordinary(target: Target) -> Float[Tensor, " params"]:
     return means(target) + spreads(target) * is_matrix * torch.randn(target.numel)
 
 
+class Start(nn.Module):
+    """Brings parameters that were made with mean 0 and variance 1 to the means and spreads of an ordinary network."""
+
+    def __init__(self, target: Target) -> None:
+        """Make it for a target."""
+        super().__init__()
+        self.means, self.spreads = nn.Buffer(means(target)), nn.Buffer(spreads(target))
+
+    def forward(self, made: Float[Tensor, "*networks params"]) -> Float[Tensor, "*networks params"]:
+        """Shift and scale."""
+        return torch.addcmul(self.means, self.spreads, made)
+
+
 def _spread(target: Target, name: str) -> float:
     if len(target.shapes[name]) > 1:
-        return math.sqrt(2 / math.prod(target.shapes[name][1:]))
+        gain = 1 if target.fans.get(name, PLAIN).kind == "table" else 2
+        return math.sqrt(gain / target.fan_in(name))
     layer = name.rpartition(".")[0]
-    beside = [shape for other, shape in target.shapes.items() if other.rpartition(".")[0] == layer and len(shape) > 1]
-    return math.sqrt(1 / (3 * math.prod(beside[0][1:]))) if beside else LONE
+    beside = [other for other, shape in target.shapes.items() if other.rpartition(".")[0] == layer and len(shape) > 1]
+    return math.sqrt(1 / (3 * target.fan_in(beside[0]))) if beside else LONE
 
 
 def _filled(target: Target, values: dict[str, float]) -> Tensor:
     return target.flat({name: torch.full(shape, values[name]) for name, shape in target.shapes.items()})
 
 
-__all__ = ["means", "ordinary", "spreads"]
+__all__ = ["Start", "means", "ordinary", "spreads"]

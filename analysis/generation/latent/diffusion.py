@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from weightspace.analysis.generation.generator import Progress
 from weightspace.analysis.generation.latent.minimising import drawn, minimise, noise_like
+from weightspace.analysis.generation.latent.residual import Residual, two_layers
 from weightspace.errors import GenerationError, UnknownNameError
 
 PERIOD = 10_000.0
@@ -57,8 +59,8 @@ def kept_shares(schedule: str, steps: int, first: float, last: float) -> tuple[f
         return tuple((1 - SCHEDULES[schedule](steps, first, last)).cumprod(0).tolist())
 
 
-class Denoiser(nn.Module):
-    """Tells the noise in a vector: residual blocks of layer norm and a two-layer perceptron, the time and condition added before each."""
+class Denoiser(Residual):
+    """Tells the noise in vectors, from them and what `Noisiness` takes."""
 
     def __init__(self, size: int, *, width: int = 256, blocks: int = 3, condition: int = 0) -> None:
         """Make it.
@@ -69,40 +71,35 @@ class Denoiser(nn.Module):
             blocks: residual ones.
             condition: size of the vectors that it is conditioned on; 0 is none.
         """
+        super().__init__(size, width=width, blocks=blocks, tell=partial(Noisiness, condition=condition), is_normed=True)
+
+
+class Noisiness(nn.Module):
+    """What is known of a noisy vector, as one vector: how many steps of noise it has got, and the condition."""
+
+    def __init__(self, width: int, *, condition: int) -> None:
+        """Make it; see `Denoiser`."""
         super().__init__()
-        self.enter = nn.Linear(size, width)
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.condition = nn.Sequential(nn.Linear(condition, width), nn.SiLU(), nn.Linear(width, width)) if condition else None
+        self.time = two_layers(width, width)
+        self.condition = two_layers(condition, width) if condition else None
         self.nothing = nn.Parameter(torch.zeros(width)) if condition else None
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(blocks)
-        )
-        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, size))
 
     def forward(
-        self,
-        noisy: Float[Tensor, "vectors size"],
-        times: Int[Tensor, " vectors"],
-        condition: Float[Tensor, "vectors condition"] | None = None,
-        left_out: Tensor | None = None,
-    ) -> Float[Tensor, "vectors size"]:
-        """Tell the noise.
+        self, times: Int[Tensor, " vectors"], condition: Float[Tensor, "vectors condition"] | None = None, left_out: Tensor | None = None
+    ) -> Float[Tensor, "vectors width"]:
+        """Encode it.
 
         Args:
-            noisy: vectors.
             times: steps of noise that each has got, less one.
             condition: of each; None is without one.
             left_out: vectors, by a mask, whose condition is not looked at.
         """
-        hidden = self.enter(noisy)
-        known = self.time(_waves(times, hidden.shape[-1], hidden.dtype))
-        if self.condition is not None and self.nothing is not None:
-            seen = self.nothing.expand_as(hidden) if condition is None else self.condition(condition)
-            known = known + (seen if left_out is None else torch.where(left_out[:, None], self.nothing, seen))
-        for block in self.blocks:
-            hidden = hidden + block(hidden + known)
-        told: Tensor = self.leave(hidden)
-        return told
+        first: nn.Linear = self.time[0]  # type: ignore[assignment]
+        known: Tensor = self.time(_waves(times, first.in_features, first.weight.dtype))
+        if self.condition is None or self.nothing is None:
+            return known
+        seen = self.nothing.expand_as(known) if condition is None else self.condition(condition)
+        return known + (seen if left_out is None else torch.where(left_out[:, None], self.nothing, seen))
 
 
 class Diffusion(nn.Module):

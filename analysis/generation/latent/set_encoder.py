@@ -19,7 +19,7 @@ def few_shots(
     shots: int,
     *,
     features: FeatureMap = lambda inputs: inputs.flatten(1),
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> Float[Tensor, "classes shots features"]:
     """Describe a data set by a few examples of each class.
 
@@ -29,7 +29,7 @@ def few_shots(
         classes: that the task is about, in the order of its outputs.
         shots: examples of each, drawn without replacement.
         features: what is taken of each example; the default takes it as it is.
-        generator: draws the examples.
+        generator: draws the examples; None takes the first of each class.
 
     Raises:
         GenerationError: a class has fewer examples.
@@ -43,9 +43,11 @@ def few_shots(
     for one in classes:
         own = torch.nonzero(targets == one)[:, 0]
         if len(own) < shots:
-            raise GenerationError(f"{len(own)} examples of class {one}, but {shots} shots were asked for; ask for fewer")
-        drawn = torch.randperm(len(own), generator=generator, device=generator.device)[:shots]
-        chosen.append(features(inputs[own[drawn.to(own.device)]]))
+            raise GenerationError(
+                f"{len(own)} examples of class {one}, but {shots} shots were asked for; ask for fewer, or take data with more"
+            )
+        order = torch.arange(len(own)) if generator is None else torch.randperm(len(own), generator=generator, device=generator.device)
+        chosen.append(features(inputs[own[order[:shots].to(own.device)]]))
     return torch.stack(chosen)
 
 

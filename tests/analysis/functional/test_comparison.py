@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from tests.analysis.functional.networks import convolutional, digits, tiny10
-from weightspace.analysis.functional.comparison import compare
-from weightspace.analysis.functional.recording import POSITIONS, recorded, running
+from weightspace.analysis.functional.comparison import DIRECTED, KINDS, compare
+from weightspace.analysis.functional.recording import POSITIONS, recorded, recorded_pairs, running
 from weightspace.analysis.similarity import linear_cka
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.task import Task
@@ -25,6 +25,10 @@ def test_a_network_is_like_itself_layer_by_layer() -> None:
         ("pwcca", 1.0),
         ("procrustes", 0.0),
         ("procrustes_angular", 0.0),
+        ("lr", 1.0),
+        ("orthogonal_error", 0.0),
+        ("l2", 0.0),
+        ("correlation", 1.0),
     ):
         table = compare(found.task, found.networks[0], found.networks[0], kind)
         assert list(table.diagonal.values()) == pytest.approx([value] * 3, abs=1e-6)
@@ -42,6 +46,19 @@ def test_entries_are_those_of_all_activations_at_once() -> None:
         assert list(row) == pytest.approx([linear_cka(x, y, debiased=True) for y in b], abs=1e-9)
     assert table.values()["fc1|relu2"] == table.table[0][1]
     assert table.values()["mean"] == pytest.approx((table.table[0][0] + table.table[1][1]) / 2)
+
+
+def test_a_loader_that_shuffles_shows_both_networks_the_same() -> None:
+    from torch.utils.data import DataLoader, TensorDataset
+
+    found = digits()
+    rows = TensorDataset(*(torch.cat(part) for part in zip(*found.task.batches, strict=True)))
+    loader = DataLoader(rows, 100, shuffle=True, generator=torch.Generator().manual_seed(0))
+    shuffled = Task(found.task.module, loader, found.task.loss)
+    assert compare(shuffled, *found.pair).values() == pytest.approx(compare(found.task, *found.pair).values(), abs=1e-6)
+    [(_, left, right)] = list(recorded_pairs(Task(shuffled.module, [next(iter(loader))], shuffled.loss), *found.pair, ["fc1"]))
+    pairs = [linear_cka(one[:, 0], two[:, 0]) for _, one, two in recorded_pairs(shuffled, *found.pair, ["fc1"])]
+    assert min(pairs) > linear_cka(left[:, 0], right[:, 0].flip(0)) + 0.2
 
 
 def test_layers_of_one_place_are_more_alike_than_others_in_trained_networks() -> None:
@@ -83,6 +100,27 @@ def test_sequences_have_their_units_last() -> None:
     task = Task.classification(nn.Sequential(module), torch.randn(6, 7, 5), torch.zeros(6, 7, dtype=torch.long))
     weights = {f"0.{name}": tensor.detach() for name, tensor in module.named_parameters()}
     assert next(recorded(task, weights, ["0"]))["0"].shape == (6, 7, 4)
+
+
+def test_what_is_nan_has_a_reason() -> None:
+    found = digits()
+    dead = {**found.networks[0], "fc1.weight": torch.zeros(32, 64), "fc1.bias": torch.zeros(32)}
+    table = compare(found.task, dead, found.networks[1], "lr")
+    assert math.isnan(table.values()["fc1|fc1"]) and table.undefined["fc1|fc1"] == "the first does not vary"
+    assert not any(key.startswith("fc3") for key in compare(found.task, *found.pair, "lr").undefined)
+    (task, a), (_, b) = convolutional(0), convolutional(1)
+    assert compare(task, a, b, positions="samples").undefined["conv1|conv2"] == "no common samples"
+    assert compare(found.task, *found.pair, same=True).undefined == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_says_whether_it_has_a_direction(kind: str) -> None:
+    found = digits()
+    layers = ["fc1", "relu2"]
+    there, back = (compare(found.task, *pair, kind, layers=layers).table for pair in (found.pair, found.pair[::-1]))
+    same = [[back[b][a] for b in range(2)] for a in range(2)]
+    alike = all(list(one) == pytest.approx(two, abs=1e-9, nan_ok=True) for one, two in zip(there, same, strict=True))
+    assert alike is (kind not in DIRECTED)
 
 
 def test_only_layers_of_one_name() -> None:

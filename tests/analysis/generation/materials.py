@@ -1,7 +1,10 @@
 """Small things to generate: networks of one architecture, tasks with and without conditions, and tiny settings for every generator."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -71,11 +74,24 @@ def adapters(count: int = 6, seed: int = 0) -> WeightBatch:
     return WeightBatch.stack(drawn, adapter_spec(drawn[0]))
 
 
-def material(kind: Kind, condition: Tensor | None = None) -> Material:
-    """What a kind of generator can learn from."""
-    stacked = (adapters() if kind.name == "lora" else networks()) if "networks" in kind.learns else None
-    target = Target.of_module(module(), spec()) if stacked is None else Target.of_networks(stacked)
-    return Material(target, stacked, [task()], condition, parents=tuple(f"{at:064x}" for at in range(6)))
+def material(kind: Kind, condition: Tensor | None = None, dtypes: Sequence[torch.dtype] = (torch.float32,)) -> Material:
+    """What a kind of generator can learn from.
+
+    Args:
+        kind: of generator.
+        condition: of each network or task.
+        dtypes: of the tensors of networks, in turn; of a module, which takes one alone, the first.
+    """
+    parents = tuple(f"{at:064x}" for at in range(6))
+    if "networks" not in kind.learns:
+        given = task()
+        batches = [(inputs.to(dtypes[0]), classes) for inputs, classes in given.batches]
+        given = replace(given, module=module().to(dtypes[0]), batches=batches)
+        return Material(Target.of_module(given.module, spec()), None, [given], condition, parents)
+    stacked = adapters() if kind.name == "lora" else networks()
+    each = dict(zip(stacked.tensors, cycle(dtypes), strict=False))
+    stacked = replace(stacked, tensors={name: tensor.to(each[name]) for name, tensor in stacked.tensors.items()})
+    return Material(Target.of_networks(stacked), stacked, [task()], condition, parents)
 
 
 def conditions(count: int = 6) -> Tensor:
@@ -92,8 +108,9 @@ def tiny(kind: Kind) -> dict[str, Any]:
     }
 
 
-def wish(kind: Kind, condition: Tensor | None = None) -> Wish:
+def wish(kind: Kind, condition: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Wish:
     """What is asked for; those that look at an architecture are given one."""
     if "architecture" in kind.takes:
-        return Wish(condition, target=Target.of_module(module(), spec()), module=module())
+        own = module().to(dtype)
+        return Wish(condition, target=Target.of_module(own, spec()), module=own)
     return Wish(condition)

@@ -2,14 +2,16 @@
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.analysis.generation.materials import material, tiny
 from weightspace import provenance
-from weightspace.analysis.generation import WeightGenerator, checkpoint_of_generator, fit, generators, load_generator
+from weightspace.analysis.generation import WeightGenerator, checkpoint_of_generator, fit, generators, load_generator, sample
 from weightspace.errors import GenerationError
 from weightspace.formats.safetensors import save
 
@@ -27,8 +29,11 @@ def told_otherwise(made: WeightGenerator, path: Path, **changes: Any) -> Path:
 
 
 def test_a_file_may_not_ask_for_more_memory_than_it_holds(tmp_path: Path) -> None:
+    made = fitted("flow")
     with pytest.raises(GenerationError, match=r"ask for [\d,]+ values, but its file holds [\d,]+; fit it again"):
-        load_generator(told_otherwise(fitted("flow"), tmp_path / "a.safetensors", hidden=1 << 20))
+        load_generator(told_otherwise(made, tmp_path / "a.safetensors", hidden=16))
+    with pytest.raises(GenerationError, match="ask for far more values than its file holds; fit it again"):
+        load_generator(told_otherwise(made, tmp_path / "a.safetensors", hidden=1 << 20))
 
 
 def test_a_file_may_not_name_code_unless_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,14 +62,70 @@ def test_generators_of_other_settings_are_other_models() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("name", "changes", "said"),
     [
-        ({"steps": 2.5}, "setting 'steps' of generator 'flow' is 2.5; expected a whole number from 0 on"),
-        ({"steps": -1}, "is -1; expected a whole number"),
-        ({"learning_rate": float("nan")}, "setting 'learning_rate' of generator 'flow' is nan; expected a number"),
-        ({"pace": 1}, "generator 'flow' has no setting 'pace'; expected one of: hidden"),
+        ("flow", {"solver_steps": 10**12}, "'solver_steps' of generator 'flow' is 1000000000000; expected a whole number from 1 to 10,000"),
+        ("flow", {"blocks": 10**9}, "'blocks' of generator 'flow' is 1000000000; expected a whole number from 0 to 1,000"),
+        ("flow", {"blocks": 1000}, "ask for far more values than its file holds; fit it again"),
+        ("flow", {"hidden": 10**400}, "'hidden' of generator 'flow' is 1000"),
+        ("flow", {"temperature": 1e300}, "'temperature' of generator 'flow' is 1e+300"),
+        ("pdiff", {"timesteps": 1 << 40}, "'timesteps' of generator 'pdiff'"),
+        ("pdiff", {"sampling_steps": 1 << 40}, "'sampling_steps' of generator 'pdiff'"),
+        ("lora", {"noise_steps": 1 << 40}, "'noise_steps' of generator 'lora'"),
+        ("neumeta", {"averaged": 1 << 40}, "'averaged' of generator 'neumeta'"),
+        ("neumeta", {"depth": 1000}, "ask for far more values than its file holds; fit it again"),
+        ("neumeta", {"frequencies": 1 << 40}, "'frequencies' of generator 'neumeta'"),
+        ("ghn", {"depth": 1 << 40}, "'depth' of generator 'ghn'"),
+        ("chunked", {"chunk": 1 << 24}, "ask for far more values than its file holds"),
+        ("hyperrep", {"latent": 1 << 20}, "ask for "),
     ],
 )
-def test_settings_that_are_none_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(GenerationError, match=re.escape(said)):
-        fit("flow", material(generators["flow"]), **settings)
+def test_settings_out_of_all_proportion_are_refused_at_once(name: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path, begun = told_otherwise(fitted(name), tmp_path / "a.safetensors", **changes), time.perf_counter()
+    with pytest.raises(GenerationError, match=re.escape(said)) as caught:
+        load_generator(path)
+    assert time.perf_counter() - begun < 5 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["recurrent", "ghn", "neumeta", "mean"])
+@pytest.mark.parametrize("size", [1 << 40, -3])
+def test_networks_out_of_all_proportion_are_refused_at_once(name: str, size: int, tmp_path: Path) -> None:
+    made = fitted(name)
+    recipe = json.loads(json.dumps(made.recipe))
+    recipe["target"]["shapes"][0][1][0] = size
+    path = save(
+        {name: tensor.detach() for name, tensor in made.state_dict().items()}, tmp_path / "a.safetensors", provenance.stated(recipe, ())
+    )
+    with pytest.raises(GenerationError, match=r"a network of shape \[.*, and the generator's file holds [\d,]+ values; fit it again"):
+        load_generator(path)
+
+
+def test_a_recipe_may_not_speak_of_what_it_lacks(tmp_path: Path) -> None:
+    made = fitted("mean")
+    tensors = {name: tensor.detach() for name, tensor in made.state_dict().items()}
+    changes: list[tuple[str, Any, str]] = [
+        ("aliases", {"tied": "nowhere"}, "a tensor 'nowhere' that it does not make"),
+        ("logarithms", ["nowhere"], "a tensor 'nowhere' that it does not make"),
+        ("spec", "groups: {h: {size: 1099511627776}}\ntensors: {}\n", r"a neuron group of shape \[1099511627776\]"),
+    ]
+    for key, value, said in changes:
+        recipe = json.loads(json.dumps(made.recipe))
+        recipe["target"][key] = value
+        with pytest.raises(GenerationError, match=said):
+            load_generator(save(tensors, tmp_path / "a.safetensors", provenance.stated(recipe, ())))
+    recipe = {**made.recipe, "condition_shape": [1 << 40]}
+    with pytest.raises(GenerationError, match="conditions of shape"):
+        load_generator(save(tensors, tmp_path / "b.safetensors", provenance.stated(recipe, ())))
+
+
+def test_a_graph_out_of_all_proportion_is_refused_at_the_draw(tmp_path: Path) -> None:
+    made = fitted("ghn")
+    kept = {name: tensor.detach() for name, tensor in made.state_dict().items()}
+    for changes, said in (
+        ({"primitives": torch.zeros(5000, dtype=torch.long)}, "graph has 5,000 nodes, expected 4,096 at most"),
+        ({"edges": torch.tensor([[0, 10**6]])}, "speaks of nodes or primitives that there are none of"),
+        ({"primitives": kept["primitives"] - 99}, "speaks of nodes or primitives that there are none of"),
+    ):
+        path = save({**kept, **changes}, tmp_path / "a.safetensors", provenance.stated(made.recipe, made.parents))
+        with pytest.raises(GenerationError, match=said):
+            sample(load_generator(path))

@@ -13,7 +13,7 @@ from weightspace.analysis.measure import measures
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError, UnknownNameError
 
-TASK_PAIR = ["cka", "cca", "procrustes", "convergent_learning", "sparse_prediction", "unit_clusters"]
+TASK_PAIR = ["cka", "cca", "lr_score", "procrustes", "convergent_learning", "sparse_prediction", "unit_clusters"]
 TASK = {"neural_collapse": {}, "loss_landscape": {"points": 3}, "intrinsic_dimension": {"largest": 2, "epochs": 1}}
 
 

@@ -10,18 +10,16 @@ the last, mean over all pairs but the last. Beside it: all pairs learned at once
 """
 
 import argparse
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tests.benchmarks.experiments.mip import known
+from tests.benchmarks.experiments.resumable import Lines, command_line, is_known, keep, perform
 from tests.benchmarks.experiments.tables import Estimate, Row, markdown
 from weightspace.analysis.generation import Material, Target, Wish, fit, sample
 from weightspace.analysis.generation.fitting import make
@@ -117,17 +115,16 @@ def run(options: argparse.Namespace) -> None:
         for seed in range(options.seeds):
             for name in RATES:
                 here = {"generator": name, "way": way, "seed": seed}
-                if any(all(row[key] == value for key, value in here.items()) for row in known(options.results)):
+                if is_known(options.results, here):
                     continue
                 start = time.process_time()
                 row = here | (at_once(name, seed) if way == ALL_AT_ONCE else in_turn(name, way, seed))
                 row["cpu"] = time.process_time() - start
-                with options.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                keep(options.results, [row])
                 print(row, flush=True)
 
 
-def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def report(rows: Lines) -> Iterator[str]:
     """A table: means over the seeds with 95 % intervals; forgetting in points."""
     lines: list[Row] = []
     for name in RATES:
@@ -142,16 +139,8 @@ def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(known(options.results))))
-    else:
-        run(options)
+    parser = command_line(__doc__ or "")
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ from tests.benchmarks.experiments.class_pairs import (
     trained,
     zoo,
 )
+from tests.benchmarks.experiments.resumable import Lines, command_line, is_known, keep, perform, share_option, shared
 from tests.benchmarks.experiments.tables import Cell, Estimate, markdown
 from weightspace.analysis.generation import Material, Target, Wish, fit, sample
 from weightspace.analysis.generation.alignment import aligned
@@ -158,28 +158,22 @@ class Trial:
         yield here | {"split": "cost", "fit": self.fit_seconds, "alone": self.milliseconds(1), "of 100": self.milliseconds(100)}
 
 
-def known(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
-def run(results: Path, seeds: Sequence[int], settings: Mapping[str, Any]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Measure the rotations that are not known yet."""
-    data = load("mnist1d")
+    data, results = load("mnist1d"), options.results
+    settings = {**SETTINGS, **{name: json.loads(value) for name, _, value in (one.partition("=") for one in options.set)}}
     every = zoo(data, results.with_suffix(".zoo.pt"))
-    for seed in seeds:
-        if any(row["seed"] == seed for row in known(results)):
+    for seed in shared([-1, -2] if options.tune else range(options.seeds), options.share):
+        if is_known(results, {"seed": seed}):
             continue
         found = list(Trial(data, every, Rotation(seed), settings).measured())
-        with results.open("a") as file:
-            file.writelines(json.dumps(row | {"settings": dict(settings)}) + "\n" for row in found)
+        keep(results, [row | {"settings": settings} for row in found])
         print(f"seed {seed}: {[row['accuracy']['0'] for row in found if row.get('method') == 'd2nwg']}", flush=True)
 
 
-def report(results: Path) -> Iterator[str]:
+def report(found: Lines) -> Iterator[str]:
     """Tables: accuracy at once by split, d2nwg less each, then after steps of fine-tuning on tasks of unseen classes."""
-    rows = [row for row in known(results) if row["split"] != "cost"]
-    cost = [row for row in known(results) if row["split"] == "cost"]
+    rows, cost = ([row for row in found if (row["split"] == "cost") == wanted] for wanted in (False, True))
     names = list(dict.fromkeys(row["method"] for row in rows))
 
     def values(split: str, name: str, step: int = 0) -> list[float]:
@@ -207,21 +201,11 @@ def report(results: Path) -> Iterator[str]:
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--share", default="0/1", help="which of how many parts of the work")
+    parser = command_line(__doc__ or "")
+    share_option(parser)
     parser.add_argument("--tune", action="store_true", help="hold out other classes than those that are reported")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the generator, name=JSON")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(options.results)))
-        return
-    changed = {name: json.loads(value) for name, _, value in (one.partition("=") for one in options.set)}
-    share, shares = map(int, options.share.split("/"))
-    run(options.results, ([-1, -2] if options.tune else list(range(options.seeds)))[share::shares], {**SETTINGS, **changed})
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,18 @@ Each half of the test signals is used once: settings are chosen on one, and judg
 
 import argparse
 import itertools
-import json
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
+from tests.benchmarks.experiments.resumable import Lines, command_line, keep, known, perform, share_option, shared
+from tests.benchmarks.experiments.tables import with_interval
 from weightspace.analysis.generation import Material, Target, WeightGenerator, fit, sample
 from weightspace.analysis.generation.alignment import aligned, augmented
 from weightspace.analysis.generation.card.novelty import logits, nearest_distance, nearest_iou, wrong
@@ -218,11 +215,6 @@ class Judge:
         return float((groups.argmax(-1) == self.classes).double().mean())
 
 
-def known(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
 def near(made: Mapping[str, Tensor], given: Material, leave_one_out: bool = False) -> float:
     """Median distance of the first networks to the nearest of the zoo, modulo permutations."""
     assert given.networks is not None
@@ -256,27 +248,24 @@ def measure(arm: str, name: str, seed: int) -> Iterator[dict[str, Any]]:
 def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
     done = {(row["seed"], row["arm"], row["method"]) for row in known(options.results)}
-    share, shares = map(int, options.share.split("/"))
-    for seed in range(options.seeds)[share::shares]:
+    for seed in shared(range(options.seeds), options.share):
         for arm, name in itertools.product(options.arms, ["zoo", *METHODS]):
             if (seed, arm, name) in done:
                 continue
-            lines = [json.dumps({"seed": seed, "arm": arm, "method": name, **row}) for row in measure(arm, name, seed)]
-            with options.results.open("a") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+            lines = [{"seed": seed, "arm": arm, "method": name, **row} for row in measure(arm, name, seed)]
+            keep(options.results, lines)
             print(seed, arm, name, len(lines), flush=True)
         zoo.cache_clear()
         seeds_of.cache_clear()
 
 
-Rows = Sequence[Mapping[str, Any]]
 VALIDATION, TEST = 0, 1
 COPY = 0.999
 USUAL = {"flow": "temperature=1.0", "pdiff": "spread=1.0", "hyperrep": "centre=token bandwidth=1.0"}
 """The settings that tables without a choice are of."""
 
 
-def at_novelty(rows: Rows, level: float) -> tuple[float, float] | None:
+def at_novelty(rows: Lines, level: float) -> tuple[float, float] | None:
     """Test accuracy and test IoU of the best of a method that is no less novel than a level.
 
     What is chosen from are single settings and mixtures of two, where each network is drawn at one of the two: of a mixture both
@@ -295,7 +284,7 @@ def at_novelty(rows: Rows, level: float) -> tuple[float, float] | None:
     return None if best is None else best[1:]
 
 
-def together(rows: Rows, many: int) -> float:
+def together(rows: Lines, many: int) -> float:
     """Test accuracy of ensembles, at the setting that is best on the validation half; copies of the zoo's networks are no setting."""
     key = f"together {many}"
     new = [row for row in rows if row["halves"][VALIDATION]["iou"] < COPY] or rows
@@ -305,18 +294,13 @@ def together(rows: Rows, many: int) -> float:
 
 def interval(values: Sequence[float], scale: float = 100.0) -> str:
     """Mean and half the 95 % interval over seeds."""
-    if not values:
-        return "-"
-    shown = f"{scale * np.mean(values):.1f}"
-    if len(values) < 2:
-        return shown
-    return f"{shown} ± {scale * stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)):.1f}"
+    return with_interval(values, 1, scale=scale) or "-"
 
 
-Found = Mapping[tuple[str, str, int], Rows]
+Found = Mapping[tuple[str, str, int], Lines]
 
 
-def by_key(rows: Rows) -> Found:
+def by_key(rows: Lines) -> Found:
     """Rows by arm, method and seed."""
     found: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -329,9 +313,9 @@ def seeds_in(found: Found, arm: str, *names: str) -> list[int]:
     return sorted(set.intersection(*({seed for a, m, seed in found if (a, m) == (arm, name)} for name in names)))
 
 
-def report(results: Path) -> Iterator[str]:
+def report(rows: Lines) -> Iterator[str]:
     """Markdown: for each arm the usual settings, the table at equal novelty, ensembles; then what alignment gains."""
-    found = by_key(known(results))
+    found = by_key(rows)
     for arm in ARMS:
         if any(key[0] == arm for key in found):
             yield f"\n## {arm}\n"
@@ -421,18 +405,10 @@ def gains(found: Found) -> Iterator[str]:
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--share", default="0/1", help="of the seeds, so that several processes may measure beside each other")
+    parser = command_line(__doc__ or "")
+    share_option(parser)
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=ARMS)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(options.results)))
-    else:
-        run(options)
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

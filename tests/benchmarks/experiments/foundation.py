@@ -5,19 +5,16 @@ steps of fine-tuning, beside networks that begin at the mean image, at the neare
 """
 
 import argparse
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
+from tests.benchmarks.experiments.resumable import Lines, command_line, is_known, keep, perform
+from tests.benchmarks.experiments.tables import with_interval
 from weightspace.analysis.generation import Material, Target, Wish, fit, sample
 from weightspace.analysis.generation.through_tasks import learn_through
 from weightspace.task import Batch, Task
@@ -222,34 +219,25 @@ METHODS: Mapping[str, Starts] = {
 }
 
 
-def known(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
 def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
     for seed in range(options.first, options.first + options.seeds):
         data = Data.of(seed, options.images, options.tests)
         for name, start in METHODS.items():
             here = {"images": options.images, "steps": options.steps, "seed": seed, "method": name}
-            if (options.only and name not in options.only) or any(
-                all(row[key] == here[key] for key in here) for row in known(options.results)
-            ):
+            if (options.only and name not in options.only) or is_known(options.results, here):
                 continue
             states, learned = start(data, options.steps)
             judged = {
                 str(steps): data.psnr(tuned, data.test) for steps, tuned in zip(TUNING, data.fitted(states, data.test, TUNING), strict=True)
             }
             row = here | judged | {"learned": learned}
-            with options.results.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            keep(options.results, [row])
             print(row, flush=True)
 
 
-def report(results: Path) -> Iterator[str]:
+def report(everything: Lines) -> Iterator[str]:
     """A markdown table for each number of images: mean decibels over the seeds, half the 95 % interval, paired differences to patches."""
-    everything = known(results)
     for images, steps in dict.fromkeys((row["images"], row["steps"]) for row in everything):
         rows = [row for row in everything if row["images"] == images and row["steps"] == steps]
         base = {row["seed"]: row["0"] for row in rows if row["method"] == "foundation, patches"}
@@ -259,35 +247,20 @@ def report(results: Path) -> Iterator[str]:
         for name in METHODS:
             mine = [row for row in rows if row["method"] == name]
             if mine:
-                cells = [_shown([row[str(n)] for row in mine]) for n in TUNING]
-                apart = _shown([row["0"] - base[row["seed"]] for row in mine if row["seed"] in base])
+                cells = [with_interval([row[str(n)] for row in mine], 2) for n in TUNING]
+                apart = with_interval([row["0"] - base[row["seed"]] for row in mine if row["seed"] in base], 2)
                 yield f"| {name} | {mine[0]['learned'] or ''} | {' | '.join(cells)} | {apart} | {len(mine)} |"
-
-
-def _shown(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else ""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):.2f} ± {half:.2f}"
 
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = command_line(__doc__ or "")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--tests", type=int, default=60)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--only", nargs="*")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(options.results)))
-    else:
-        run(options)
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Batch norms take statistics that are measured on training signals, everywhere.
 """
 
 import argparse
-import json
 import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.experiments.ghn_networks import Dag, Plan, plans
+from tests.benchmarks.experiments.resumable import Lines, command_line, is_known, keep, perform, share_option, shared
 from tests.benchmarks.experiments.tables import Cell, Estimate, markdown
 from weightspace.analysis.generation import Target
 from weightspace.analysis.generation.generators.ghn import GraphHypernetwork
@@ -132,7 +132,7 @@ def learned(bench: Bench, arm: str, seed: int, steps: int) -> GraphHypernetwork:
 @torch.no_grad()
 def predicted(bench: Bench, made: GraphHypernetwork, at: int) -> dict[str, Tensor]:
     """The weights of one network."""
-    [weights] = made.weights([bench.graphs[at]], [bench.targets[at].shapes])
+    [weights] = made.weights([bench.graphs[at]], [bench.targets[at]])
     return weights
 
 
@@ -164,25 +164,18 @@ def work(seeds: int) -> list[tuple[str, int]]:
 def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
     bench = Bench(options.results.with_suffix(".graphs"))
-    share, shares = map(int, options.share.split("/"))
-    for arm, seed in work(options.seeds)[share::shares]:
-        if any((row["arm"], row["seed"]) == (arm, seed) for row in known(options.results)):
+    for arm, seed in shared(work(options.seeds), options.share):
+        if is_known(options.results, {"arm": arm, "seed": seed}):
             continue
         start = time.process_time()
         row = {"arm": arm, "seed": seed, **measure(bench, arm, seed, options.steps), "cpu": time.process_time() - start}
-        with options.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        keep(options.results, [row])
         print(arm, seed, _mean(row["unseen"]), row["cpu"], flush=True)
 
 
-def known(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
-def report(results: Path) -> Iterator[str]:
+def report(rows: Lines) -> Iterator[str]:
     """Markdown: accuracies without training, those by kind of network, and steps to fixed accuracies."""
-    found = {(row["arm"], row["seed"]): row for row in known(results)}
+    found = {(row["arm"], row["seed"]): row for row in rows}
     yield f"\n**Accuracy of {UNSEEN} unseen architectures, untrained** (± over seeds; differences to {FIRST} ± over the networks)\n"
     yield markdown(list(_arms(found)))
     yield f"\n**By kind of network**\n\n{markdown(list(_kinds(found)))}"
@@ -265,18 +258,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = command_line(__doc__ or "")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--share", default="0/1")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(options.results)))
-    else:
-        run(options)
+    share_option(parser)
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

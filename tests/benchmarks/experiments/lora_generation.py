@@ -6,19 +6,18 @@ each with a permutation of its own, is held out). Judged by accuracy on the test
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
+from tests.benchmarks.experiments.resumable import Lines, command_line, keep, known, perform
+from tests.benchmarks.experiments.tables import with_interval
 from weightspace.analysis.generation import Material, Target, Wish, fit, sample
 from weightspace.analysis.generation.adapters.factors import aligned, closed, mean_product, opened, pairs_in
 from weightspace.analysis.generation.adapters.spaces import SPACES, ProductSpace
@@ -239,11 +238,6 @@ def zoo_itself(data: Data) -> list[dict[str, Any]]:
     return [{"method": name} | row for name, row in rows.items()]
 
 
-def known(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
 def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
     for seed in range(options.first, options.first + options.seeds):
@@ -255,16 +249,13 @@ def run(options: argparse.Namespace) -> None:
         for name, learn in METHODS.items():
             if name not in there and (not options.only or name in options.only):
                 rows = [*rows, {"method": name} | measured(data, learn(data))]
-            with options.results.open("a") as file:
-                for row in rows:
-                    file.write(json.dumps({"task": options.task, "seed": seed} | row) + "\n")
-                    print(seed, row, flush=True)
+            keep(options.results, [{"task": options.task, "seed": seed} | row for row in rows])
+            print(seed, rows, flush=True)
             rows = []
 
 
-def report(results: Path) -> Iterator[str]:
+def report(everything: Lines) -> Iterator[str]:
     """A markdown table for each kind of task: means over the zoos, half the 95 % interval, paired differences to retrieval."""
-    everything = known(results)
     for task in dict.fromkeys(row["task"] for row in everything):
         rows = [row for row in everything if row["task"] == task]
         base = {row["seed"]: row["held out"] for row in rows if row["method"] == "retrieval"}
@@ -274,34 +265,24 @@ def report(results: Path) -> Iterator[str]:
             if mine:
                 apart = [row["held out"] - base[row["seed"]] for row in mine if row["seed"] in base]
                 novelty = f"{np.mean([row['novelty'] for row in mine]):.2f}" if "novelty" in mine[0] else ""
-                cells = [_shown([row["seen"] for row in mine]), _shown([row["held out"] for row in mine]), _shown(apart), novelty]
+                cells = [
+                    with_interval([row["seen"] for row in mine]),
+                    with_interval([row["held out"] for row in mine]),
+                    with_interval(apart),
+                    novelty,
+                ]
                 yield f"| {name} | {' | '.join(cells)} | {len(mine)} |"
-
-
-def _shown(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else ""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):.3f} ± {half:.3f}"
 
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = command_line(__doc__ or "")
     parser.add_argument("--first", type=int, default=0, help="first seed; settings were chosen on seed 100")
     parser.add_argument("--task", choices=["shift", "labels"], default="shift")
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--only", nargs="*")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(options.results)))
-    else:
-        run(options)
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

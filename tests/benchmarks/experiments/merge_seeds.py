@@ -122,14 +122,14 @@ def tiny10() -> Bench:
     halves = [(images[:50], classes[:50]), (images[50:], classes[50:])]
     folds = []
     for (inputs, targets), (other, others) in (halves, halves[::-1]):
-        varied = torch.cat(list(_varied(other)))
+        varied = torch.cat(list(flipped_and_shifted(other)))
         repeated = others.repeat(len(varied) // len(others))
         order = torch.randperm(len(varied), generator=torch.Generator().manual_seed(0))
         folds.append(Fold(Task.classification(module, varied[order], repeated[order], batch_size=300), inputs, targets))
     return Bench(module, ws.trace(module.eval(), images[:4]), tuple(folds), {}, (None, "reset", "repair"))
 
 
-def _varied(images: Tensor) -> Iterator[Tensor]:
+def flipped_and_shifted(images: Tensor) -> Iterator[Tensor]:
     """Images flipped and shifted, with zeros beyond the border."""
     padded = nn.functional.pad(images, (4, 4, 4, 4))
     for row, column in ((4, 4), (2, 7), (7, 2)):

@@ -13,20 +13,19 @@ accuracy on the test examples.
 """
 
 import argparse
-import json
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.benchmarks.experiments.resumable import Lines, command_line, is_known, keep, perform
 from tests.benchmarks.experiments.tables import Estimate, Row, markdown
 from weightspace.analysis.generation import Material, Target, Wish, fit, sample
 from weightspace.task import Batch, Task
@@ -186,28 +185,22 @@ def measure(question: Question, variant: str, seed: int, steps: int, learning_ra
     return {name: sum(values) / len(values) for name, values in found.items()} | {"parameters": sum(map(torch.numel, fitted.parameters()))}
 
 
-def known(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
 def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
     for question in [one for one in QUESTIONS if options.only in one.name]:
         for seed in range(options.seeds):
             for variant in options.variants:
                 here = {"question": question.name, "variant": variant, "seed": seed, "steps": options.steps, "rate": options.learning_rate}
-                if any(all(row[key] == value for key, value in here.items()) for row in known(options.results)):
+                if is_known(options.results, here):
                     continue
                 start = time.process_time()
                 row = here | measure(question, variant, seed, options.steps, options.learning_rate)
                 row["cpu"] = time.process_time() - start
-                with options.results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                keep(options.results, [row])
                 print(row, flush=True)
 
 
-def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def report(rows: Lines) -> Iterator[str]:
     """A table for each learning rate: mean over the seeds with its 95 % interval, and the ratio of losses to the default's, seed by seed."""
     for steps, rate in sorted({(row["steps"], row["rate"]) for row in rows}):
         lines: list[Row] = []
@@ -230,20 +223,12 @@ def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = command_line(__doc__ or "")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--only", default="", help="part of the names of the tasks to measure")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(known(options.results))))
-    else:
-        run(options)
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

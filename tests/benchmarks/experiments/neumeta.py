@@ -10,11 +10,9 @@ a perceptron, both hidden layers of one width. Settings were chosen on networks 
 """
 
 import argparse
-import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import weightspace as ws
+from tests.benchmarks.experiments.resumable import Lines, command_line, is_known, keep, perform, share_option, shared
 from tests.benchmarks.experiments.tables import Estimate, markdown
 from weightspace.analysis.generation import Material, Target, WeightGenerator, Wish, fit, sample
 from weightspace.analysis.generation.generators.neumeta import NeuMeta
@@ -166,30 +165,23 @@ def methods(part: str, seed: int) -> Iterator[tuple[str, Callable[[], dict[str, 
         yield name, lambda s=settings: drawn(fit("neumeta", known, generator=torch.Generator().manual_seed(seed), **s), task, widths)  # type: ignore[misc]
 
 
-def run(results: Path, parts: Sequence[str], seeds: Sequence[int]) -> None:
+def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
-    for seed in seeds:
-        for part in parts:
+    for seed in shared(range(options.seeds), options.share):
+        for part in [options.part] if options.part else list(PARTS):
             for name, measure in methods(part, seed):
                 here = {"part": part, "seed": seed, "method": name}
-                if any(all(row[key] == value for key, value in here.items()) for row in read(results)):
+                if is_known(options.results, here):
                     continue
                 start = time.process_time()
                 found = measure()
                 row = here | found | {"cpu": time.process_time() - start}
-                with results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                keep(options.results, [row])
                 print(part, seed, name, f"{row['cpu']:.0f} s", flush=True)
 
 
-def read(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
-def report(results: Path) -> Iterator[str]:
+def report(rows: Lines) -> Iterator[str]:
     """Accuracy by width, then the bars."""
-    rows = read(results)
     for part, (_, widths, scratch) in PARTS.items():
         own = [row for row in rows if row["part"] == part]
         names = list(dict.fromkeys(row["method"] for row in own))
@@ -199,9 +191,10 @@ def report(results: Path) -> Iterator[str]:
         yield f"\n**{part}**: test accuracy, {max(len(found) for found in table.values())} seeds\n"
         yield markdown([{"width": w} | {name: over(table[name], str(w)) for name in names} for w in SHOWN[part]])
         lines = []
-        for name in VARIANTS[part]:
-            seeds = table.get(name, {})
-            full = {s: table["from scratch"][s][str(max(widths))] for s in seeds if s in table["from scratch"]}
+        fresh = table.get("from scratch", {})
+        for name in [name for name in VARIANTS[part] if name in table]:
+            seeds = table[name]
+            full = {s: fresh[s][str(max(widths))] for s in seeds if s in fresh}
             spent = [row for row in own if row["method"] == name]
             line: dict[str, Any] = {"method": name}
             if part == "block":
@@ -212,7 +205,7 @@ def report(results: Path) -> Iterator[str]:
                 line |= {"the worst unseen": f"{worst}: {Estimate.of(gaps[worst])}"}
             else:
                 for w in scratch:
-                    line[f"minus scratch at {w}"] = Estimate.of([seeds[s][str(w)] - table["from scratch"][s][str(w)] for s in full])
+                    line[f"minus scratch at {w}"] = Estimate.of([seeds[s][str(w)] - fresh[s][str(w)] for s in full])
             lines.append(
                 line
                 | {"ms a network": f"{np.mean([r['milliseconds'] for r in spent]):.1f}", "CPU s": round(np.mean([r["cpu"] for r in spent]))}
@@ -228,19 +221,10 @@ def over(seeds: Mapping[int, Mapping[str, float]], width: str) -> Estimate | str
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
+    parser = command_line(__doc__ or "")
     parser.add_argument("--part", choices=list(PARTS))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--share", default="0/1", help="which of how many processes this is")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(options.results)))
-    else:
-        share, shares = map(int, options.share.split("/"))
-        run(options.results, [options.part] if options.part else list(PARTS), range(share, options.seeds, shares))
+    share_option(parser)
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tests.benchmarks.experiments.resumable import Lines, command_line, is_known, keep, perform, share_option, shared
+from tests.benchmarks.experiments.tables import with_interval
 from weightspace.cli.left_out import LeftOut
 from weightspace.cli.networks import Network, networks_of, specs_for, weights_of
 from weightspace.errors import MetanetError
@@ -229,20 +230,13 @@ def judged(predicted: np.ndarray, truth: np.ndarray, is_class: bool) -> dict[str
     }
 
 
-def known(results: Path) -> list[dict[str, Any]]:
-    """What was measured so far."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
 def run(options: argparse.Namespace) -> None:
     """Measure what is not known yet."""
     data = read(options.zoo, options.target, options.where, not options.no_modules)
-    share, shares = map(int, options.share.split("/"))
     names = [name for name in METHODS if not options.only or name in options.only]
-    work = [(seed, name) for seed in range(options.seeds) for name in names][share::shares]
-    for seed, name in work:
+    for seed, name in shared([(seed, name) for seed in range(options.seeds) for name in names], options.share):
         here = {"zoo": options.label, "target": options.target, "leave_out": options.leave_out, "seed": seed, "method": name}
-        if any(all(row[key] == value for key, value in here.items()) for row in known(options.results)):
+        if is_known(options.results, here):
             continue
         split, start = splits(data, seed, options.leave_out), time.process_time()
         try:
@@ -250,14 +244,12 @@ def run(options: argparse.Namespace) -> None:
         except MetanetError as error:
             found = {"refused": str(error)}
         row = here | found | {"cpu": time.process_time() - start, "networks": len(data.networks)}
-        with options.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        keep(options.results, [row])
         print(row, flush=True)
 
 
-def report(results: Path) -> Iterator[str]:
+def report(rows: Lines) -> Iterator[str]:
     """A markdown table for each zoo and target: mean over the seeds, half the 95 % interval, the paired difference to boosted statistics."""
-    rows = known(results)
     for title in dict.fromkeys((row["zoo"], row["target"], row["leave_out"]) for row in rows):
         own = [row for row in rows if (row["zoo"], row["target"], row["leave_out"]) == title and "refused" not in row]
         measure = "accuracy" if any("accuracy" in row for row in own) else "tau"
@@ -272,36 +264,21 @@ def report(results: Path) -> Iterator[str]:
             apart = [row[measure] - base[row["seed"]] for row in mine if row["seed"] in base]
             r2 = f"{np.mean([row['r2'] for row in mine]):.2f}" if "r2" in mine[0] and "images" not in name else ""
             cpu = np.mean([row["cpu"] for row in mine])
-            yield f"| {column} | {name} | {_with_interval(values)} | {_with_interval(apart)} | {r2} | {cpu:.0f} | {len(mine)} |"
-
-
-def _with_interval(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else ""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):.3f} ± {half:.3f}"
+            yield f"| {column} | {name} | {with_interval(values)} | {with_interval(apart)} | {r2} | {cpu:.0f} | {len(mine)} |"
 
 
 def main() -> None:
     """Read the options and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--report", action="store_true")
+    parser = command_line(__doc__ or "")
     parser.add_argument("--zoo", type=Path)
     parser.add_argument("--label", default="zoo")
     parser.add_argument("--target", default="test_accuracy")
     parser.add_argument("--where", default="run is not null")
     parser.add_argument("--leave-out", action="store_true")
     parser.add_argument("--no-modules", action="store_true", help="leave out methods that run the networks")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--share", default="0/1")
+    share_option(parser)
     parser.add_argument("--only", nargs="*")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.report:
-        print("\n".join(report(options.results)))
-    else:
-        run(options)
+    perform(parser, run, report)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,14 @@ class Estimate:
     def of(cls, values: Sequence[float]) -> "Estimate":
         """Estimate the mean of some values."""
         half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-        return cls(float(np.mean(values)), float(half))
+        return cls(float(np.mean(values)) if values else np.nan, float(half))
+
+    def shown(self, digits: int) -> str:
+        """With so many digits after the point."""
+        return "-" if np.isnan(self.mean) else f"{self.mean:.{digits}f}" + ("" if np.isnan(self.half) else f" ± {self.half:.{digits}f}")
 
     def __str__(self) -> str:
-        return "-" if np.isnan(self.mean) else f"{self.mean:.3f}" + ("" if np.isnan(self.half) else f" ± {self.half:.3f}")
+        return self.shown(3)
 
 
 Cell = str | int | float | Estimate
@@ -34,6 +38,12 @@ Row = Mapping[str, Cell]
 def estimates(repeated: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     """Estimate each quantity from its values in all repetitions."""
     return {name: Estimate.of([one[name] for one in repeated]) for name in repeated[0]}
+
+
+def with_interval(values: Sequence[float], digits: int = 3, *, scale: float = 1.0) -> str:
+    """The mean of some values with half its interval, both multiplied; nothing of none."""
+    found = Estimate.of(values)
+    return Estimate(scale * found.mean, scale * found.half).shown(digits) if values else ""
 
 
 def markdown(rows: Sequence[Row]) -> str:

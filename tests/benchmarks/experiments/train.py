@@ -31,7 +31,7 @@ def networks(cache: Path, name: str, width: int, *, count: int = NETWORKS, steps
     return [ws.open(file).state_dict() for file in files]
 
 
-def train(build: Build, width: int, examples: Examples, seeds: Sequence[int], steps: int) -> list[dict[str, Tensor]]:
+def train(build: Build, width: int, examples: Examples, seeds: Sequence[int], steps: int, rate: float = RATE) -> list[dict[str, Tensor]]:
     """Train networks that differ in their seed, which draws both initialisation and batches: Adam, its rate falling as a cosine."""
     modules = []
     for seed in seeds:
@@ -41,7 +41,7 @@ def train(build: Build, width: int, examples: Examples, seeds: Sequence[int], st
     parts = [module.state_dict() for module in modules]
     weights = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     learnt = [weights[name].requires_grad_() for name, _ in modules[0].named_parameters()]
-    optimizer = torch.optim.Adam(learnt, RATE, fused=True)
+    optimizer = torch.optim.Adam(learnt, rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(steps):

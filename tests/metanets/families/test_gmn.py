@@ -1,5 +1,7 @@
 """Graph metanetworks: what the paper's layer does, and where ours departs from it."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 import weightspace as ws
 from tests.metanets.architectures import ARCHITECTURES, architecture
 from weightspace.errors import MetanetError
-from weightspace.metanets import EquivariantMetaNet, WeightBatch, build
+from weightspace.metanets import EquivariantMetaNet, Examples, Predictor, Schedule, WeightBatch, WeightSet, build, train
 from weightspace.metanets.families.gmn import GMN, Layer
 from weightspace.metanets.graphs.paths import DenseGraphs
 from weightspace.spec import SymmetrySpec
@@ -150,3 +152,39 @@ def test_it_learns_what_takes_messages_along_two_layers() -> None:
     with torch.no_grad():
         left = (net(batch[384:])[:, 0] - paths[384:]).square().mean() / paths[384:].var()
     assert left < 0.3
+
+
+def between_layers(count: int, seed: int) -> Examples:
+    """Networks, and how much larger the weights of their first layer are than those of their second."""
+    generator = torch.Generator().manual_seed(seed)
+    spec = SymmetrySpec.parse({"fc1.weight": "h 6", "fc1.bias": "h", "fc2.weight": "4 h'", "fc2.bias": "4"}, sizes={"h": 8})
+    states, told = [], []
+    for _ in range(count):
+        first, second = (0.5 + torch.rand(2, generator=generator)).tolist()
+        drawn = {name: torch.randn(spec.shape(name), generator=generator) for name in spec.tensors}
+        sizes = {"fc1.weight": first / 6**0.5, "fc2.weight": second / 8**0.5}
+        states.append({name: sizes.get(name, 0.1) * tensor for name, tensor in drawn.items()})
+        told.append(first - second)
+    return Examples(WeightSet.of(states, spec), torch.tensor(told))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_predictor_learns_what_its_averages_hardly_show(seed: int) -> None:
+    learned, held_out = between_layers(256, 0), between_layers(64, 1)
+    torch.manual_seed(seed)
+    made = Predictor(build("gmn", learned.networks.batches[0].spec, dim=16, channels=12, layers=2))
+    done = train(made, learned, held_out, Schedule(epochs=6, learning_rate=1e-2, seed=seed))
+    assert done.history[-1]["loss"] < 0.5  # it stayed at 1, the variance of what is told, as long as vectors were taken as they are
+    assert done.predictor.judge(held_out)["tau"] > 0.4
+
+
+def test_a_predictor_reads_a_network_alike_alone_and_beside_others() -> None:
+    learned = between_layers(40, 0)
+    torch.manual_seed(0)
+    made = Predictor(build("gmn", learned.networks.batches[0].spec, dim=16, channels=12, layers=2))
+    done = train(made, learned, learned, Schedule(epochs=1, batch_size=39)).predictor  # the last batch has one network alone
+    each = torch.cat([done.predict(learned.networks.take(torch.tensor([at]))) for at in range(3)])
+    torch.testing.assert_close(done.predict(learned.networks)[:3], each)
+    with_itself = copy.deepcopy(done).train()
+    alone = learned.take(torch.tensor([0]))
+    assert with_itself.loss(alone).isfinite()

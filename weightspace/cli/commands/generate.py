@@ -110,7 +110,7 @@ def generate(
       weightspace generate mean --where "run is not null" --count 2 --align reference
     """
     from weightspace.analysis.generation import generators
-    from weightspace.cli.generated import fit_and_keep, make, opened, write_card
+    from weightspace.cli.generated import card_task, fit_and_keep, make, opened, write_card
     from weightspace.cli.generating import condition_given, material_of, wish_for
 
     if listed or source is None:
@@ -121,10 +121,14 @@ def generate(
     if source in generators:
         kind, wished = generators[source], tuple(condition or ())
         chosen = settings_of(option or [], kind.settings, f"generator '{source}'")
+        if wished:
+            kind.expect_conditions()
         asked = condition_given(here, wished, given or [])
         with progress("reading networks"):
             found = material_of(here, where, kind, wished, left_out)
         left_out.report("networks", is_all=False)
+        if card is not None:
+            card_task(judge, found.material.like or {})
         with progress("fitting", "steps") as bar:
             kept = fit_and_keep(here, source, found, wished, name, seed, bar.count, align=align, augment=augment, norms=norms, **chosen)
     else:
@@ -136,6 +140,8 @@ def generate(
             )
         kept = opened(here, source, allow or [])
         asked = condition_given(here, kept.conditions, given or [])
+        if card is not None:
+            card_task(judge, kept.fitted.recipe.get("like") or {})
     wish = wish_for(here, kept.fitted, kept.conditions, asked, setting or [])
     with progress("making networks"):
         rows = make(here, kept, count, wish, seed, judge)
@@ -144,6 +150,11 @@ def generate(
         with progress("judging", "rows") as bar:
             verdict = write_card(here, kept, wish, judge, card, seed, bar.count)
         say(cells.safe(verdict))
+    if name is not None and kept.name != name:
+        say(f"another model has the name {cells.safe(name)}, so the generator is kept as {cells.safe(kept.name)}")
+    known = [row["model"] for at, row in enumerate(rows) if row["model"] != f"{kept.name}/{seed}-{at}"]
+    if known:
+        say(f"the same weights were in the catalog already, and keep their names there: {cells.safe(', '.join(known))}")
     say(f"kept in the catalog; weightspace generate {cells.safe(kept.name)} draws from it again", style="dim")
 
 

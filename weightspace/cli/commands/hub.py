@@ -119,7 +119,7 @@ def push(
 
     Examples:
       weightspace hub push --to lab/zoo --private
-      weightspace hub push a --to lab/toy-a --public --dry-run
+      weightspace hub push base --to lab/base --public --dry-run
     """
     from weightspace.zoo import hub
 

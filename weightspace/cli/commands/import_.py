@@ -46,6 +46,7 @@ def import_(
       weightspace import log.csv
       weightspace import history.jsonl --reader jsonl
       weightspace import siren_mnist_wts
+      weightspace import tables
     """
     from weightspace.zoo.exchange import import_zoo, is_parquet
 

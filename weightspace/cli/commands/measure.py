@@ -91,7 +91,7 @@ def measure(
             f"'{name}' is taken of {'two models' if arity == 2 else 'a model'}, found {len(models or [])}; name more, or give --where"
         )
     task = task_of(evaluation, here.checkpoint(_first(here, models, where))) if one.of.startswith("task") else None
-    taking = Taking(name, settings, seed, task)
+    taking = Taking(name, settings, seed, task, is_own=evaluation is None)
     parameters = taking.parameters | _code(taking, evaluation)
     found = (
         _over_query(here, one, taking, where, parameters, jobs)

@@ -241,6 +241,23 @@ class TestWishes:
         assert trained.score > found.rows[0].score
         assert sorted(row.value or 0 for row in found.rows if row.method == "generator" and row.setting) == [0.5, 0.8, 1.25]
 
+    def test_only_networks_of_its_size_stand_against_a_smaller_one(self) -> None:
+        def make(count: int, wish: Wish, generator: torch.Generator) -> dict[str, Tensor]:
+            drawn = {k: torch.randn(count, *shape, generator=generator) for k, shape in (wish.target or material().target).shapes.items()}
+            return {k: 3 * v for k, v in drawn.items()}
+
+        small = Wish(target=Target.of_module(module(3), spec(3)))
+        found = card(made_by(make, material(), steps=4), material(), wish=small)
+        sizes = {row.method: row.parameters for row in found.rows if not row.missing}
+        full = sum(parameter.numel() for parameter in module().parameters())
+        assert sizes == {"generator": 27, "pruned": 27, "trained from scratch": 27} | dict.fromkeys(
+            ("zoo", "noise", "mean", "gaussian"), full
+        )
+        assert {one.row.method for one in found.comparisons} <= {"pruned"} and found.beside[0].row.method == "pruned"
+        assert f", of {full} parameters instead of 27" in found.verdict
+        usual = card(made_by(make, material()), material())
+        assert {one.row.method for one in usual.comparisons} == {"noise", "mean", "gaussian"}
+
     def test_a_size_that_cannot_be_pruned_says_why(self) -> None:
         def make(count: int, wish: Wish, generator: torch.Generator) -> dict[str, Tensor]:
             assert wish.target is not None

@@ -127,5 +127,31 @@ def test_without_novelty_nothing_is_drawn() -> None:
     read(text)
 
 
+def test_the_generators_temperatures_are_joined_from_the_newest_to_the_least_new() -> None:
+    turned = [replace(OWN, setting="temperature", value=value, iou=iou) for value, iou in ((0.5, 0.9), (0.8, 0.2), (1.25, 0.6))]
+    text = page(made(rows=(OWN, ZOO, *turned)))
+    lines = re.findall(r'<path d="(M [^"]*?)" clip-path[^>]*stroke: #d55e00', text)
+    [line] = [one for one in lines if one.count("L") == 3]
+    across = [float(x) for x in re.findall(r"[ML] ([\d.]+) ", line)]
+    assert across == sorted(across)
+
+
+def test_sizes_are_told_where_they_differ() -> None:
+    own, zoo = replace(OWN, parameters=1834), replace(ZOO, parameters=20000)
+    assert not any("parameters" in cells for cells in read(page(made(rows=(own, replace(ZOO, parameters=1834))))).cells)
+    rows = (own, zoo, replace(NOISE, parameters=20000))
+    text = page(made(rows=rows, comparisons=(), beside=(Comparison(rows[2], -0.05, 0.01),)))
+    cells = {cells[0]: cells[1:] for cells in read(text).cells if cells}
+    assert cells["networks"][0] == "parameters"
+    assert (cells["generator"][0], cells["zoo"][0]) == ("1,834", "20,000")
+    assert "noise, sigma 0.1, of 20,000 parameters instead of 1,834" in cells
+
+
+def test_training_from_scratch_is_said_to_be_equal_in_steps_alone() -> None:
+    trained = Row("trained from scratch", "steps", 500.0, 3, score=0.7)
+    assert "this is equal steps, not equal FLOPs" in page(made(rows=(OWN, ZOO, trained)))
+    assert "FLOPs" not in page(made(rows=(OWN, ZOO, replace(trained, missing="those of the zoo are"))))
+
+
 def test_same_card_same_page() -> None:
     assert page(made()) == page(made())

@@ -1,11 +1,22 @@
 """Who wins is who is better at equal novelty, chosen on validation and judged on test, and the verdict says so."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from weightspace.analysis.generation.card.comparison import Comparison, at_novelty, compare, difference, is_as_novel, strongest, verdict
+from weightspace.analysis.generation.card.comparison import (
+    Comparison,
+    at_novelty,
+    compare,
+    difference,
+    is_as_novel,
+    of_one_size,
+    sized,
+    strongest,
+    verdict,
+)
 from weightspace.analysis.generation.card.judging import Judged
 from weightspace.analysis.generation.card.rows import Entry, Row
 
@@ -53,6 +64,30 @@ class TestEqualNovelty:
         assert is_as_novel(Row("noise", distance=30.0), own)
         assert not is_as_novel(Row("noise", distance=9.0), own)
         assert not is_as_novel(Row("noise"), own)
+
+
+class TestSizes:
+    """Networks of one size are compared, and others labelled."""
+
+    def test_only_rivals_of_the_generators_size_stand_against_it(self) -> None:
+        own, full, cut, no_rival = (
+            replace(one, row=replace(one.row, parameters=size))
+            for one, size in (
+                (OWN, 27),
+                (entry("noise", 0.9, 0.4), 63),
+                (entry("pruned", 0.4, 0.4), 27),
+                (entry("retrieval", 0.9, 0.4), 27),
+            )
+        )
+        assert of_one_size(own, [full, cut, replace(no_rival, is_rival=False)]) == [cut]
+
+    def test_others_are_labelled_in_the_verdict(self) -> None:
+        own, zoo = replace(OWN.row, parameters=1027), replace(ZOO, parameters=63000)
+        other = Comparison(Row("retrieval", score=0.2, parameters=63000), 0.4, 0.01)
+        said = verdict(own, zoo, [], "accuracy", [other])
+        assert "the zoo's own mean 0.700, of 63,000 parameters instead of 1,027; " in said
+        assert "retrieval is beaten (accuracy 0.200, of 63,000 parameters instead of 1,027, the generator 0.600" in said
+        assert sized(own, own) == sized(Row("noise"), own) == ""
 
 
 class TestSetting:

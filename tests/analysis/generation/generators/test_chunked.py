@@ -45,5 +45,5 @@ def test_classifiers_of_several_tasks_are_learned() -> None:
 
 
 def test_chunks_of_nothing_are_refused() -> None:
-    with pytest.raises(GenerationError, match="generator 'chunked' cannot be made with chunk=0"):
+    with pytest.raises(GenerationError, match="setting 'chunk' of generator 'chunked' is 0; expected a whole number from 1 to"):
         make("chunked", LARGE, None, {"chunk": 0})

@@ -150,10 +150,10 @@ def test_conditions_that_cannot_be_are_refused() -> None:
     deep = Material(given.target, given.networks, conditions=given.conditions[..., None])
     with pytest.raises(GenerationError, match=r"conditions of shape \[2, 6, 3, 1\], expected \[classes, shots, features\]"):
         fit("d2nwg", deep, **SETTINGS)
-    with pytest.raises(GenerationError, match="a condition has values that are not finite; give finite features"):
+    with pytest.raises(GenerationError, match="a condition holds values that are not finite; leave it out, or give numbers"):
         fit("d2nwg", Material(given.target, given.networks, conditions=given.conditions * torch.nan), **SETTINGS)
     made = fit("d2nwg", given, **SETTINGS, **ONE)
-    with pytest.raises(GenerationError, match="a condition has values that are not finite; give finite features"):
+    with pytest.raises(GenerationError, match="a condition holds values that are not finite; leave it out, or give numbers"):
         sample(made, 1, Wish(torch.full((CLASSES, SHOTS, FEATURES), torch.inf)))
 
 
@@ -163,6 +163,11 @@ def test_few_shots_are_of_their_classes_in_order_and_without_repeats() -> None:
     assert shots.shape == (2, 10, 1)
     for at, one in enumerate([2, 0]):
         assert sorted(shots[at, :, 0].tolist()) == [2.0 * value for value in range(one, 30, 3)]
+
+
+def test_without_chance_the_first_examples_are_taken() -> None:
+    inputs, targets = torch.arange(30.0)[:, None], torch.arange(30) % 3
+    assert few_shots(inputs, targets, [2, 0], 2, generator=None)[..., 0].tolist() == [[2.0, 5.0], [0.0, 3.0]]
 
 
 def test_more_shots_than_examples_are_refused() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from weightspace.analysis.generation import Material, Target, Wish, fit, load_generator, sample, save_generator
 from weightspace.analysis.generation.fitting import make
 from weightspace.analysis.generation.hypernetworks.encoders import Convolutions, Patches, encoder_for
-from weightspace.analysis.generation.hypernetworks.transformer import Transformer
 from weightspace.analysis.generation.through_tasks import losses
 from weightspace.errors import GenerationError, TaskError, UnknownNameError
 from weightspace.task import Batch, Task
@@ -101,7 +100,7 @@ def test_what_is_made_is_the_base_masked_by_what_the_heads_say() -> None:
     fitted: Any = fit("foundation", material(), steps=5, **TINY)
     image = images(1, 3)
     tokens = fitted.read(fitted.encoder(image)) + fitted.positions
-    found = fitted.transformer(torch.cat([tokens[0], fitted.tokens]))[len(tokens[0]) :]
+    found = fitted.norm(fitted.transformer(torch.cat([tokens[0], fitted.tokens]))[len(tokens[0]) :])
     mask = 1 + torch.cat([fitted.heads[0](found[k]).view(3, 2) for k in range(4)])  # 12 units in 4 groups
     masked = fitted.base[0] * mask
     expected = masked / masked.norm(dim=1, keepdim=True) * fitted.base[0].norm(dim=1, keepdim=True)
@@ -167,20 +166,6 @@ def test_random_features_see_their_neighbourhood_alone() -> None:
     changed[0, 0] += 1
     moved = (encoder(changed) != encoder(signal)).any(-1)[0]
     assert moved[0] and not moved[2:].any()
-
-
-def test_a_transformer_gives_tokens_in_any_order_the_same() -> None:
-    transformer = Transformer(8, layers=2, heads=2)
-    tokens, order = torch.randn(2, 5, 8), torch.randperm(5, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(transformer(tokens[:, order]), transformer(tokens)[:, order])
-
-
-def test_attention_is_what_torch_computes() -> None:
-    attention: Any = Transformer(8, layers=1, heads=2).attention[0]
-    tokens = torch.randn(3, 5, 8)
-    query, key, value = attention.asked(attention.norm(tokens)).view(3, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
-    expected = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attention(tokens), attention.made(expected))
 
 
 @pytest.mark.parametrize(

@@ -119,18 +119,18 @@ def test_networks_of_one_architecture_are_equal_and_those_of_another_have_its_te
 
 
 @cache
-def known() -> tuple[ArchitectureGraph, dict[str, tuple[int, ...]]]:
-    """The graph of a network with three hidden layers, and its shapes."""
-    return read(Net(12, 3), torch.randn(2, 6)), dict(Target.of_module(Net(12, 3)).shapes)
+def known() -> tuple[ArchitectureGraph, Target]:
+    """The graph of a network with three hidden layers, and its target."""
+    return read(Net(12, 3), torch.randn(2, 6)), Target.of_module(Net(12, 3))
 
 
 def first(**settings: Any) -> dict[str, Tensor]:
     """What a hypernetwork that has learned nothing makes of it."""
     torch.manual_seed(0)
-    graph, shapes = known()
-    made = GraphHypernetwork(Target.of_module(Net(12, 3)), **(TINY | settings)).eval()
+    graph, target = known()
+    made = GraphHypernetwork(target, **(TINY | settings)).eval()
     with torch.no_grad():
-        [weights] = made.weights([graph], [shapes])
+        [weights] = made.weights([graph], [target])
     return weights
 
 
@@ -154,11 +154,11 @@ def test_normalisation_is_one_setting() -> None:
 
 def test_architectures_that_are_made_together_do_not_meet() -> None:
     torch.manual_seed(0)
-    graph, shapes = known()
-    made = GraphHypernetwork(Target.of_module(Net(12, 3)), **TINY)
-    pair = made.weights([graph, graph], [shapes, shapes])
-    [alone] = made.weights([graph], [shapes])
-    for name in shapes:
+    graph, target = known()
+    made = GraphHypernetwork(target, **TINY)
+    pair = made.weights([graph, graph], [target, target])
+    [alone] = made.weights([graph], [target])
+    for name in target.shapes:
         torch.testing.assert_close(pair[0][name], alone[name])
         torch.testing.assert_close(pair[1][name], alone[name])
 

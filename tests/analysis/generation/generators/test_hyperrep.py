@@ -106,9 +106,29 @@ def test_kernels_stand_on_the_best_networks() -> None:
 
 def test_settings_that_cannot_be_used_are_told() -> None:
     material = rank_one()
-    with pytest.raises(GenerationError, match=r"centre='layer' and best=0\.3; expected one of"):
+    with pytest.raises(GenerationError, match=r"centre='layer'; expected one of"):
         fitted(material, centre="layer")
-    with pytest.raises(GenerationError, match=r"best=0\.0"):
+    with pytest.raises(GenerationError, match=r"setting 'best' of generator 'hyperrep' is 0\.0; expected a number above 0 and up to 1"):
         fitted(material, best=0.0)
     with pytest.raises(GenerationError, match="symmetry, which is not known; give checkpoints with a spec"):
         fitted(replace(material, target=replace(material.target, spec=None)))
+
+
+def test_rounds_keep_the_best_of_what_was_drawn() -> None:
+    stacked, judged = networks(12), task()
+    material = Material(Target.of_networks(stacked), stacked, [judged])
+    settings: dict[str, Any] = {"centre": "network", "best": 0.5, "candidates": 40, "steps": 30}
+
+    def loss(rounds: int) -> float:
+        made = fitted(material, rounds=rounds, **settings)
+        assert len(made.latents) == 6
+        return sum(one["loss"] for one in judged.evaluate_many(sample(made, 20))) / 20
+
+    losses = [loss(rounds) for rounds in (0, 1, 4)]
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_rounds_need_a_task() -> None:
+    with pytest.raises(GenerationError) as raised:
+        fitted(rank_one(), rounds=1)
+    assert str(raised.value) == "rounds keep the networks that are best at a task, and none was given; give one, or set rounds=0"

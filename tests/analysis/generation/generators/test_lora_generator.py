@@ -197,7 +197,7 @@ def test_adapters_without_conditions_are_drawn_without() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"latent": 0}, GenerationError, "generator 'lora' cannot learn 0 principal components; ask for at least one"),
+        ({"latent": 0}, GenerationError, "setting 'latent' of generator 'lora' is 0; expected a whole number from 1 to"),
         ({"space": "product"}, UnknownNameError, "no space of adapters named 'product'; did you mean 'products'"),
     ],
 )

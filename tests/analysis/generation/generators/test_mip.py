@@ -126,3 +126,12 @@ def test_it_learns_faster_than_the_default() -> None:
 
 def squared(outputs: torch.Tensor, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return (outputs - batch[1]).square().mean()
+
+
+@pytest.mark.parametrize("encoding", [True, False])
+def test_without_conditions_and_residual_form_matrices_start_with_an_ordinary_variance(encoding: bool) -> None:
+    """The code of no condition has the norm 1, encoded or not; that of values from 0 to 1 drawn evenly would be a third of it, squared."""
+    torch.manual_seed(0)
+    settings = {"encoding": encoding, "residual": False, "hidden": 256, "depth": 2}
+    each = [sample(make("mip", TARGET, None, settings))["fc.weight"] for _ in range(20)]
+    assert float(torch.cat(each).square().mean()) == pytest.approx(2 / 30, rel=0.2)

@@ -147,9 +147,9 @@ def test_saving_keeps_what_is_made_and_what_is_kept(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"smallest": 0.0}, "the smallest width is 0.0 of the full one; expected a share above 0 and up to 1"),
-        ({"distil": 2.0}, "distil is 2.0; expected a share of the loss from 0 to 1"),
-        ({"every": 0}, "every is 0; expected 1 or more"),
+        ({"smallest": 0.0}, "setting 'smallest' of generator 'neumeta' is 0.0; expected a number above 0 and up to 1"),
+        ({"distil": 2.0}, "setting 'distil' of generator 'neumeta' is 2.0; expected a number from 0 to 1"),
+        ({"every": 0}, "setting 'every' of generator 'neumeta' is 0; expected a whole number from 1 to"),
         ({"only": ["fc9"]}, "no tensor's name begins with 'fc9'; the tensors are fc1.weight, fc1.bias, "),
         ({"groups": ["in"]}, "group 'in' cannot vary in size; the groups that can are fc1, fc2"),
         (

@@ -116,7 +116,7 @@ def test_one_network_alone_comes_back() -> None:
     ("settings", "error", "message"),
     [
         ({"schedule": "cosin"}, UnknownNameError, "no noise schedule named 'cosin'; did you mean 'cosine'"),
-        ({"timesteps": 0}, GenerationError, "0 steps of noise; give at least one"),
+        ({"timesteps": 0}, GenerationError, "setting 'timesteps' of generator 'pdiff' is 0; expected a whole number from 1 to 10,000"),
         ({"first_noise": 0.5}, GenerationError, "noise from 0.5 to 0.2 a step; give rising shares between 0 and 1"),
         ({"learning_rate": 1e30}, GenerationError, "lower the learning rate"),
     ],

@@ -68,9 +68,9 @@ def test_what_is_constant_in_a_zoo_stays_constant() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(GenerationError, match=r"sigma=-1\.0; expected 0 or more"):
+    with pytest.raises(GenerationError, match=r"setting 'sigma' of generator 'noise' is -1\.0; expected a number from 0 on"):
         fit("noise", material(rows()), sigma=-1.0)
-    with pytest.raises(GenerationError, match=r"spread=-0\.5; expected 0 or more"):
+    with pytest.raises(GenerationError, match=r"'spread' of generator 'gaussian' is -0\.5; expected a number from 0 on"):
         fit("gaussian", material(rows()), spread=-0.5)
 
 

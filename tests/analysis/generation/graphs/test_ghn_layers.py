@@ -12,6 +12,7 @@ from weightspace.analysis.generation.graphs.gated import GatedGNN
 from weightspace.analysis.generation.graphs.graph import ArchitectureGraph
 from weightspace.analysis.generation.graphs.normalisation import normalised
 from weightspace.analysis.generation.graphs.transformer import GraphTransformer
+from weightspace.analysis.generation.target import Target
 
 HIDDEN = 8
 
@@ -176,4 +177,4 @@ def test_what_is_decoded_first_has_about_kaimings_variance() -> None:
 
 def test_orders_count_on_from_earlier_graphs() -> None:
     one = ArchitectureGraph(("input", "conv"), ((0, 0, 0, 0), (3, 2, 1, 1)), ((0, 1),), {"weight": (1, "matrix")})
-    assert orders_of(one, {"weight": (3, 2)}, 5) == [Order(6, "matrix", (3, 2), "conv")]
+    assert orders_of(one, Target({"weight": (3, 2)}), 5) == [Order(6, "matrix", (3, 2), "conv")]

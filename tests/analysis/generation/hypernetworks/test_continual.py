@@ -1,6 +1,7 @@
 """Learning tasks one after another: what the regulariser is, what it spares, and that less is forgotten with it."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from weightspace.analysis.generation import Material, Target, Wish, fit, sample
 from weightspace.analysis.generation.fitting import make
 from weightspace.analysis.generation.hypernetworks.continual import LookingAhead, OutputRegulariser, learn_in_turn
 from weightspace.analysis.generation.hypernetworks.hypernetwork import Hypernetwork
+from weightspace.errors import GenerationError
 from weightspace.task import Task
 
 TARGET = Target.of_module(module())
@@ -167,6 +169,28 @@ def test_fitting_with_a_beta_learns_in_turn() -> None:
     drawn = sample(made, 2, Wish(condition=torch.tensor([0, 1])))
     for at in range(2):
         assert material.tasks[at].evaluate({key: tensor[at] for key, tensor in drawn.items()})["accuracy"] > 0.85
+
+
+@pytest.mark.parametrize("name", ["mlp", "chunked", "recurrent"])
+def test_the_regularisers_variants_are_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr("weightspace.analysis.generation.hypernetworks.hypernetwork.learn_in_turn", lambda *_, **given: told.append(given))
+    material = Material(TARGET, tasks=[blobs(0), blobs(1)], conditions=torch.tensor([0, 1]))
+    made = fit(name, material, beta=0.5, look_ahead=True, at_once=3)
+    fit(name, material, beta=0.0)
+    asked = [{key: one[key] for key in ("beta", "look_ahead", "at_once")} for one in told]
+    assert asked == [{"beta": 0.5, "look_ahead": True, "at_once": 3}, {"beta": 0.0, "look_ahead": False, "at_once": None}]
+    assert made.recipe["settings"]["at_once"] == 3
+    for alone in ({"look_ahead": True}, {"at_once": 1}):
+        with pytest.raises(GenerationError, match="look_ahead and at_once are for tasks learned one after another; give a beta"):
+            fit(name, material, **alone)
+
+
+def test_fitting_with_a_beta_may_look_ahead() -> None:
+    material = Material(TARGET, tasks=[blobs(0), blobs(1), blobs(2)], conditions=torch.tensor([0, 1, 2]))
+    plain, ahead = (fit("chunked", material, beta=0.1, steps=3, look_ahead=look, at_once=1) for look in (False, True))
+    one, two = (sample(made, 1, Wish(condition=torch.tensor(2)))["fc1.weight"] for made in (plain, ahead))
+    assert not torch.equal(one, two)
 
 
 def test_vectors_can_be_conditions_of_tasks_learned_in_turn() -> None:

@@ -56,7 +56,9 @@ def test_without_conditions_one_network_is_learned(name: str) -> None:
 
 
 def test_one_task_stands_for_all_conditions() -> None:
-    material = Material(Target.of_module(nn.Linear(1, 1)), tasks=[regression(2)], conditions=torch.rand(5, 2))
+    material = Material(
+        Target.of_module(nn.Linear(1, 1)), tasks=[regression(2)], conditions=torch.rand(5, 2, generator=torch.Generator().manual_seed(0))
+    )
     made = fit("mlp", material, steps=200, learning_rate=3e-2)
     assert sample(made, 1, Wish(condition=torch.tensor([0.3, 0.3])))["weight"].item() == pytest.approx(2, abs=0.2)
 
@@ -161,3 +163,12 @@ def test_codes_of_conditions() -> None:
     assert torch.equal(learned(torch.tensor([9])), learned.vectors[1:])
     assert learned(torch.tensor([5])).eq(0).all()
     assert Embedding(None, 4)(None).shape == (1, 4)
+
+
+@pytest.mark.parametrize("name", BY_TASK)
+def test_a_beta_without_conditions_is_refused(name: str) -> None:
+    with pytest.raises(GenerationError) as raised:
+        fit(name, Material(Target.of_module(module()), tasks=[task()]), beta=0.1)
+    assert str(raised.value) == (
+        "beta is for tasks learned one after another, which their conditions tell apart; give each task one, or leave beta out"
+    )

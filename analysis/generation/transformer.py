@@ -1,4 +1,4 @@
-"""A transformer of plain layers, so that it runs under torch.func's vmap and grad."""
+"""A transformer of plain layers, so that it runs under torch.func's vmap and grad, whose attention may be biased."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from weightspace.errors import GenerationError
 
 
 class Transformer(nn.Module):
-    """Attention and a perceptron in turn, each on normalised tokens and added to them; normalised once more at the end."""
+    """Attention and a perceptron in turn, each on normalised tokens and added to them."""
 
     def __init__(self, dim: int, *, layers: int, heads: int) -> None:
         """Make it.
@@ -28,15 +28,20 @@ class Transformer(nn.Module):
         self.perceptrons = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)) for _ in range(layers)
         )
-        self.norm = nn.LayerNorm(dim)
 
-    def forward(self, tokens: Float[Tensor, "*batch tokens dim"]) -> Float[Tensor, "*batch tokens dim"]:
-        """Let all tokens read all."""
+    def forward(
+        self, tokens: Float[Tensor, "*batch tokens dim"], bias: Float[Tensor, "*batch heads tokens tokens"] | None = None
+    ) -> Float[Tensor, "*batch tokens dim"]:
+        """Let all tokens read all.
+
+        Args:
+            tokens: that read and are read.
+            bias: added to how much each token (row) attends to each, in every layer; minus infinity is not at all.
+        """
         for attention, perceptron in zip(self.attention, self.perceptrons, strict=True):
-            tokens = tokens + attention(tokens)
+            tokens = tokens + attention(tokens, bias)
             tokens = tokens + perceptron(tokens)
-        normalised: Tensor = self.norm(tokens)
-        return normalised
+        return tokens
 
 
 class _Attention(nn.Module):
@@ -48,10 +53,11 @@ class _Attention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.asked, self.made = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, bias: Tensor | None) -> Tensor:
         parts = self.asked(self.norm(tokens)).unflatten(-1, (3, self.heads, -1))
         query, key, value = (parts.select(-3, at).transpose(-3, -2) for at in range(3))
-        share = torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, -1)  # torch's own attention has no rule for vmap on every device
+        likeness = query @ key.mT / query.shape[-1] ** 0.5  # torch's own attention has no rule for vmap on every device
+        share = torch.softmax(likeness if bias is None else likeness + bias, -1)
         made: Tensor = self.made((share @ value).transpose(-3, -2).flatten(-2))
         return made
 
