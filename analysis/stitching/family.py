@@ -27,7 +27,7 @@ def family(
     window: str = "all",
     kind: str = "linear",
     share: str = "own",
-    bias: Bias = "units",
+    bias: Bias = "places",
     settings: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> Patchwork:

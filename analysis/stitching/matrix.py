@@ -81,7 +81,7 @@ def stitching_maps(
     *,
     maps: Sequence[str] = MAPS,
     kind: str = "linear",
-    bias: Bias = "units",
+    bias: Bias = "places",
     control: bool = True,
     epochs: int = 0,
     generator: torch.Generator | None = None,

@@ -82,7 +82,7 @@ class Plan:
     routes: tuple[Way, ...]
     kind: str = "linear"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    bias: str = "units"
+    bias: str = "places"
     share: str = "own"
     evaluation: str | None = None
     seed: int = 0
@@ -96,7 +96,7 @@ class Plan:
             "models": [_model_told(one) for one in self.models],
             "kind": self.kind,
             **{key: value for key, value in {"settings": dict(self.settings), "eval": self.evaluation}.items() if value},
-            **{key: value for key, value, usual in (("bias", self.bias, "units"), ("share", self.share, "own")) if value != usual},
+            **{key: value for key, value, usual in (("bias", self.bias, "places"), ("share", self.share, "own")) if value != usual},
             "seed": self.seed,
         }
         head: str = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, allow_unicode=True, width=140)
@@ -154,7 +154,7 @@ def _read(plain: Mapping[str, Any]) -> Plan:
         routes,
         kind,
         dict(settings),
-        _text(plain.get("bias", "units")),
+        _text(plain.get("bias", "places")),
         _text(plain.get("share", "own")),
         None if evaluation is None else _text(evaluation),
         _whole(plain.get("seed", 0)),

@@ -40,7 +40,7 @@ class Wish:
 
     kind: str = "linear"
     settings: Mapping[str, Any] | None = None
-    bias: str = "units"
+    bias: str = "places"
     share: str = "own"
     pairs: str = "nearest"
     window: str = "all"
@@ -169,7 +169,7 @@ def _reassembled(chains: Sequence[Chain], task: Task, wish: Wish, generator: tor
     for one, other in pairwise(_pieces(way, chains)):
         assert one.stop is not None
         pair, ends = (one.stop, other.start), (chains[one.chain], chains[other.chain])
-        fit = fit_error(*ends, task, [pair], wish.kind, bias=_bias(wish.bias), generator=generator, settings=wish.settings)[pair]
+        fit = fit_error(*ends, task, [pair], wish.kind, bias="places", generator=generator, settings=wish.settings)[pair]
         cka = gather(*ends, task, [pair])[pair][1].cka(debiased=True)
         way = replace(
             way,
@@ -198,7 +198,7 @@ def realise(plan: Plan, chains: Sequence[Chain], task: Task, *, generator: torch
         AnalysisError: a route cannot be run, or stitches are to be shared that no family shares.
     """
     routes = [_pieces(way, chains) for way in plan.routes]
-    if any(len(pieces) > 2 for pieces in routes):
+    if plan.purpose == "reassembly" or any(len(pieces) > 2 for pieces in routes):
         return _assembled(plan, routes, chains, task, generator)
     asked: dict[tuple[int, int], list[Pair]] = {}
     for one, other in (pair for pieces in routes for pair in pairwise(pieces)):
