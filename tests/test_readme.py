@@ -17,6 +17,7 @@ from weightspace.analysis.generation import generators
 from weightspace.analysis.matching.match import methods
 from weightspace.analysis.measure import measures
 from weightspace.analysis.merging.method import methods as merge_methods
+from weightspace.analysis.stitching import stitches
 from weightspace.cli.main import app
 from weightspace.formats import formats
 from weightspace.metanets import metanets
@@ -161,6 +162,19 @@ def test_generation_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert done.exit_code == 0, f"{line}: {done.stderr}"
     assert (tmp_path / "card.html").is_file() and Zoo(tmp_path).models("starts_with(name, 'f/')").num_rows == 5
     assert run([sys.executable, "-c", python], tmp_path).endswith("True\n")
+
+
+def test_stitching_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEIGHTSPACE_ZOO", raising=False)
+    section = README.split("\n## Stitch and reuse\n")[1].split("\n## ")[0]
+    shell, python = re.findall(r"```\w+\n(.*?)```", section, re.S)
+    for line in ["weightspace init", *shell.splitlines()]:
+        done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:], catch_exceptions=False)
+        assert done.exit_code == 0, f"{line}: {done.stderr}"
+    assert (tmp_path / "pareto.png").is_file() and Zoo(tmp_path).models("name = 'family'").num_rows == 1
+    assert run([sys.executable, "-c", python], tmp_path).endswith("torch.Size([500, 3])\n")
+    assert set(re.findall(r"`(\w+)`", section.split("are the kinds of stitches")[0].rsplit("\n", 1)[1])) == set(stitches)
 
 
 def test_generation_table_names_every_generator() -> None:

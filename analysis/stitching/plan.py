@@ -17,6 +17,7 @@ MOST = 10_000
 
 _HEAD = """# A plan of weightspace stitch. Take out the routes that are not wanted, or add some, and make it with: weightspace stitch build FILE
 # A route runs through networks, counted from 0 as they stand under models; at: where it leaves one, and where it enters the next.
+# Functions that are named under module and eval run only where they are allowed by name: --allow MODULE:FUNCTION
 """
 
 
@@ -86,6 +87,12 @@ class Plan:
     share: str = "own"
     evaluation: str | None = None
     seed: int = 0
+
+    @property
+    def code(self) -> list[str]:
+        """Functions of a user's own that making it runs, as `module:function`."""
+        named = [*(one.module for one in self.models), self.evaluation]
+        return list(dict.fromkeys(name for name in named if name is not None))
 
     def to_yaml(self) -> str:
         """The plan as the text of a file."""

@@ -114,7 +114,7 @@ def prepare_stitching(run: Run, command: str) -> None:
     if command != "plan":
         run("stitch", "plan", "small.safetensors", "large.safetensors", *asked, "--as", "family", "-o", "family.yaml")
     if command == "run":
-        run("stitch", "build", "family.yaml", "--name", "family")
+        run("stitch", "build", "family.yaml", "--name", "family", *(word for name in asked[1::2] for word in ("--allow", name)))
 
 
 def catalogue_runs() -> None:

@@ -58,6 +58,19 @@ def translator():
     return Translator()
 """
 
+MARKS = """
+import pathlib
+import torch
+import weightspace as ws
+from stitch_nets import vit
+
+pathlib.Path("ran").touch()
+
+def task():
+    torch.manual_seed(0)
+    return ws.Task.classification(vit(), torch.rand(8, 64), torch.zeros(8).long(), batch_size=2)
+"""
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -271,3 +284,27 @@ def test_broken_plans_are_refused_in_one_line(stitch: Run, zoo: Zoo) -> None:
     Path("bad.yaml").write_text(good)
     assert "--at is for planning, and 'bad.yaml' is a plan already" in stitch("build", "bad.yaml", "--at", "0:0", code=1).stderr
     assert not zoo.sql("select 1 from tags where key = 'stitched'").num_rows  # nothing half made is in the catalog
+
+
+def test_code_that_a_plan_names_runs_only_where_it_is_allowed(stitch: Run, zoo: Zoo) -> None:
+    mlp, cnn, _ = names(zoo)
+    Path("stitch_marks.py").write_text(MARKS)
+    text = GOOD.format(first=mlp, second="{model: vit.safetensors, module: 'stitch_marks:vit'}").replace("stem.conv", "patch")
+    Path("named.yaml").write_text(f"{text}eval: stitch_marks:task\n")
+    vit, task = ("--allow", "stitch_marks:vit"), ("--allow", "stitch_marks:task")
+    for given, said in {
+        (): "names code, 'stitch_marks:vit', 'stitch_marks:task'; look at it, and allow it by name if it is yours: "
+        "--allow stitch_marks:vit --allow stitch_marks:task",
+        task: "names code, 'stitch_marks:vit';",
+        vit: "names code, 'stitch_marks:task';",
+        (*vit, "--allow", "stitch_marks"): "names code, 'stitch_marks:task';",
+        (*task, "--module", "stitch_marks:vit"): "names code, 'stitch_marks:vit';",
+    }.items():
+        stderr = stitch("build", "named.yaml", *given, code=1).stderr
+        assert said in stderr and stderr.strip().count("\n") == 0, stderr
+        assert not Path("ran").exists()  # nor imported
+    stitch("build", "named.yaml", *vit, *task, "--name", "allowed")
+    stitch("build", "named.yaml", *vit, "--eval", "stitch_marks:task", "--name", "evaluated")  # named by the user himself
+    assert Path("ran").exists()
+    planned = ("plan", mlp, "vit.safetensors", "--module", "stitch_marks:vit", "--at", "fc1:patch", "-o", "again.yaml")
+    assert "stitch build again.yaml --allow stitch_marks:vit makes it" in stitch(*planned).stderr

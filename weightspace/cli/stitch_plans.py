@@ -3,7 +3,7 @@
 import contextlib
 import enum
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
 from weightspace.cli.stitched import chance
 from weightspace.cli.stitching import Material, Network, cut_pair, material_of, named_by
-from weightspace.errors import AnalysisError, UnknownNameError
+from weightspace.errors import AnalysisError, UnknownNameError, one_line
 
 if TYPE_CHECKING:
     from weightspace.analysis.stitching.plan import Plan, Planned, Way
@@ -154,7 +154,8 @@ def write_plan(plan: "Plan", file: Path) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    say(f"wrote {cells.safe(str(file))}; weightspace stitch build {cells.safe(str(file))} makes it")
+    allowing = "".join(f" --allow {name}" for name in plan.code)
+    say(f"wrote {cells.safe(str(file))}; weightspace stitch build {cells.safe(f'{file}{allowing}')} makes it")
 
 
 def read_plan(file: Path) -> "Plan":
@@ -173,4 +174,18 @@ def read_plan(file: Path) -> "Plan":
     return Plan.from_text(text, str(file))
 
 
-__all__ = ["CUTS", "WAYS", "Asked", "Purpose", "joined_only", "proposed", "read_plan", "way_told", "write_plan"]
+def expect_allowed(plan: "Plan", file: str, allowed: Collection[str | None]) -> None:
+    """See that a plan runs no code but what its user allows: plans are handed around.
+
+    Raises:
+        AnalysisError: it names other code.
+    """
+    asked = [one_line(name, 120) for name in plan.code if name not in allowed]
+    if asked:
+        raise AnalysisError(
+            f"the plan '{file}' names code, {', '.join(map(repr, asked))}; look at it, and allow it by name if it is yours: "
+            f"{' '.join(f'--allow {name}' for name in asked)}"
+        )
+
+
+__all__ = ["CUTS", "WAYS", "Asked", "Purpose", "expect_allowed", "joined_only", "proposed", "read_plan", "way_told", "write_plan"]

@@ -68,7 +68,12 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "block": {"neumeta": {}, "no smoothing": {"smooth": False}, "no noise": {"noise": 0.0}},
-    "whole": {"neumeta": {}, "blockwise": {"blockwise": True}},
+    "whole": {
+        "neumeta": {},
+        "blockwise": {"blockwise": True},
+        "blockwise, 6,000 steps": {"blockwise": True, "steps": 6000},
+        "the same without noise": {"blockwise": True, "steps": 6000, "noise": 0.0},
+    },
 }
 
 

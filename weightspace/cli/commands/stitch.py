@@ -1,7 +1,7 @@
 """`weightspace stitch`: networks cut and joined to others, planned, made and run."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +28,7 @@ from weightspace.cli.options import (
 )
 from weightspace.cli.output import print_data, print_figure, say
 from weightspace.cli.progress import progress
-from weightspace.cli.stitch_plans import CUTS, WAYS, Asked, Purpose, joined_only, proposed, read_plan, way_told, write_plan
+from weightspace.cli.stitch_plans import CUTS, WAYS, Asked, Purpose, expect_allowed, joined_only, proposed, read_plan, way_told, write_plan
 from weightspace.cli.stitched import columns_of, keep, parents_told, realised, rows_told, task_of_kept, trained, whole_network
 from weightspace.cli.stitching import Material, material_of
 from weightspace.errors import AnalysisError
@@ -92,6 +92,12 @@ MaxParams = Annotated[
     int | None, typer.Option("--max-params", min=1, metavar="N", show_default=False, help="Parameters at most, stitches included.")
 ]
 Blocks = Annotated[int, typer.Option("--blocks", min=2, metavar="K", help="Blocks of each network in a reassembly.")]
+
+
+def allow_option(what: str) -> Any:
+    """The option `--allow`: code that `what` names."""
+    return typer.Option("--allow", metavar="MODULE:FUNCTION", show_default=False, help=f"Code of yours that the {what} names and may run.")
+
 
 group = typer.Typer(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -164,6 +170,7 @@ def build(
     max_flops: MaxFlops = None,
     max_params: MaxParams = None,
     blocks: Blocks = 4,
+    allow: Annotated[list[str] | None, allow_option("plan")] = None,
     steps: Annotated[int, typer.Option("--train", min=0, metavar="STEPS", help="Train for so many steps, one route drawn for each.")] = 0,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", min=0, metavar="RATE", show_default=False, help="Of training, at its first step.")
@@ -186,7 +193,7 @@ def build(
 
     Examples:
       weightspace stitch build small.safetensors large.safetensors --at fc1:fc2 --module networks:small --module networks:large --eval networks:digits -o joined.safetensors
-      weightspace stitch build family.yaml --train 20 --name family --plot family.png
+      weightspace stitch build family.yaml --train 20 --name family --plot family.png --allow networks:small --allow networks:large --allow networks:digits
     """
     from weightspace.analysis.stitching.pareto import report
     from weightspace.analysis.stitching.plot import drawn
@@ -198,7 +205,7 @@ def build(
     asked = Asked(
         sources, None, evaluation, module or [], purpose, at, kind, option or [], bias, share, max_flops, max_params, blocks, seed
     )
-    plan, found = _planned(here, asked)
+    plan, found = _planned(here, asked, allow or [])
     patchwork, members = realised(plan, found)
     with progress("judging"):
         before = report(patchwork, found.test)
@@ -214,7 +221,7 @@ def build(
         "layer": {"kind": plan.kind, "settings": dict(plan.settings), "bias": plan.bias, "share": plan.share},
         "seed": plan.seed,
         "training": training,
-        "eval": asked.evaluation or plan.evaluation,
+        "eval": plan.evaluation,
     }
     batch = next(iter(found.fitting.batches))
     checkpoint = checkpoint_of_patchwork(patchwork, [one.member for one in members], batch, told=told)
@@ -253,10 +260,7 @@ def run(
             "--export", metavar="FILE", show_default=False, help="Write the network that the route is, as it was, into a .safetensors file."
         ),
     ] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow", metavar="MODULE:FUNCTION", show_default=False, help="Code of yours that the network names and may run."),
-    ] = None,
+    allow: Annotated[list[str] | None, allow_option("network")] = None,
     plot: Annotated[Path | None, plot_option("score against FLOPs of all routes")] = None,
     force: Force = False,
     zoo: ZooFolder = None,
@@ -301,7 +305,7 @@ def run(
         print_figure(drawn(found), plot)
 
 
-def _planned(here: "Zoo", asked: Asked) -> "tuple[Plan, Material]":
+def _planned(here: "Zoo", asked: Asked, allow: Collection[str]) -> "tuple[Plan, Material]":
     """The plan in a file, or one for the models that are named, with its networks."""
     if len(asked.models) == 1 and Path(asked.models[0]).suffix.lower() in (*PLANS, ".json"):
         plan = read_plan(Path(asked.models[0]))
@@ -318,8 +322,9 @@ def _planned(here: "Zoo", asked: Asked) -> "tuple[Plan, Material]":
         said = next((flag for flag, value in given.items() if value), None)
         if said is not None:
             raise AnalysisError(f"{said} is for planning, and '{asked.models[0]}' is a plan already; leave it out, or change the plan")
-        plan = replace(plan, seed=asked.seed or plan.seed)
-        return plan, material_of(here, plan.models, asked.modules, asked.evaluation or plan.evaluation)
+        plan = replace(plan, evaluation=asked.evaluation or plan.evaluation, seed=asked.seed or plan.seed)
+        expect_allowed(plan, asked.models[0], {*allow, asked.evaluation})
+        return plan, material_of(here, plan.models, asked.modules, plan.evaluation)
     if len(asked.models) < 2:
         raise AnalysisError(f"one model alone, '{asked.models[0]}', is stitched to nothing; name another, or a plan that ends in .yaml")
     if asked.at is None and asked.purpose in (None, Purpose.pairs):
