@@ -150,6 +150,11 @@ class TestUsersFunction:
 
         assert module_for(ws.open(tmp_path / "model.safetensors"), make)(torch.ones(1, 2)).item() == 14
 
+    def test_a_function_that_raises_is_told_in_one_line(self, path_to_import_from: Path) -> None:
+        write(path_to_import_from, "nets_raising", "def make():\n    raise RuntimeError('no\\nluck')")
+        with pytest.raises(TaskError, match=r"^'nets_raising:make' raised RuntimeError: no.{0,3}luck; mend it, or name another"):
+            module_for(self.checkpoint, "nets_raising:make")
+
     def test_a_function_that_returns_no_module(self, path_to_import_from: Path) -> None:
         write(path_to_import_from, "nets_wrong", "def make():\n    return {}")
         with pytest.raises(TaskError, match=r"'nets_wrong:make' returned a dict, expected a torch.nn.Module; return the module itself"):

@@ -13,8 +13,13 @@ from weightspace.errors import SymmetryError, one_line
 MAX_CHARACTERS = 1 << 26
 
 
-def load(text: str, where: str) -> list[dict[str, Any]]:
+def load(text: str, where: str, wanted: str = "'groups' and 'tensors'") -> list[dict[str, Any]]:
     """Read the documents of a YAML or JSON text, each a mapping; nothing but plain values is made.
+
+    Args:
+        text: of the file.
+        where: it was found, for messages.
+        wanted: what the mappings should hold, for messages.
 
     Raises:
         SymmetryError: it is neither, or names a key twice.
@@ -36,7 +41,7 @@ def load(text: str, where: str) -> list[dict[str, Any]]:
         raise SymmetryError(f"{where} is neither YAML nor JSON ({one_line(said, 200)}); mend it") from None
     for document in documents:
         if not isinstance(document, dict):
-            raise SymmetryError(f"{where} holds a {type(document).__name__}; expected a mapping with 'groups' and 'tensors'")
+            raise SymmetryError(f"{where} holds a {type(document).__name__}; expected a mapping with {wanted}")
     return documents
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import MissingDependencyError, ShapeMismatchError, TaskError, UnknownNameError, one_line
+from weightspace.errors import MissingDependencyError, ShapeMismatchError, TaskError, UnknownNameError, WeightSpaceError, one_line
 from weightspace.naming import wrapper_prefix
 from weightspace.registry import Registry
 
@@ -210,9 +210,15 @@ def _built_by_user(checkpoint: Checkpoint, build: "str | Callable[..., torch.nn.
     function = load_function(build) if isinstance(build, str) else build
     parameters = inspect.signature(function).parameters.values()
     needed = [one for one in parameters if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    made = function(_config(checkpoint)) if needed else function()
+    name = build if isinstance(build, str) else getattr(build, "__name__", "the function")
+    try:
+        made = function(_config(checkpoint)) if needed else function()
+    except WeightSpaceError:
+        raise
+    except (Exception, SystemExit) as error:  # what a user wrote
+        said = one_line(f"{type(error).__name__}: {error}", 200)
+        raise TaskError(f"'{name}' raised {said}; mend it, or name another function that builds the module") from error
     if not isinstance(made, torch.nn.Module):
-        name = build if isinstance(build, str) else getattr(build, "__name__", "the function")
         raise TaskError(f"'{name}' returned a {type(made).__name__}, expected a torch.nn.Module; return the module itself")
     return made
 

@@ -14,6 +14,8 @@ from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError, guarded
 from weightspace.formats import open_checkpoint, sniff
 from weightspace.remote import is_remote, open_remote
+from weightspace.remote.file import RemoteFile
+from weightspace.storage import FileSpan
 from weightspace.zoo import query, reading
 from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.ingest import stored_path
@@ -95,12 +97,17 @@ def page_of(checkpoint: Checkpoint, rows: Sequence[TensorRow] | None = None) -> 
     read = reading.finished(checkpoint, rows)
     files = checkpoint.files or ((checkpoint.path,) if checkpoint.path else ())
     facts = [file.stat() for file in files]
+    elsewhere = {
+        one.file.address: one.file.size
+        for one in checkpoint.storages.values()
+        if isinstance(one, FileSpan) and isinstance(one.file, RemoteFile)
+    }
     place = {
         "path": str(path),
         "format": checkpoint.format,
-        "num_files": len(files),
-        "size": sum(fact.st_size for fact in facts),
-        "modified": datetime.fromtimestamp(max((fact.st_mtime for fact in facts), default=0.0), UTC).replace(tzinfo=None),
+        "num_files": len(files) + len(elsewhere),
+        "size": sum(fact.st_size for fact in facts) + sum(elsewhere.values()),
+        "modified": datetime.fromtimestamp(max(fact.st_mtime for fact in facts), UTC).replace(tzinfo=None) if facts else None,
         "step": None,
         "metadata": json.dumps({"container": checkpoint.metadata}, default=str) if checkpoint.metadata else None,
     }

@@ -108,8 +108,9 @@ class Report:
             row for row in self.rows if not math.isnan(row.score) and all(getattr(row, name) <= limit for name, limit in asked.items())
         ]
         if not within:
-            budget = ", ".join(f"{name} at most {limit:g}" for name, limit in asked.items())
-            least = ", ".join(f"{name} {min(getattr(row, name) for row in self.rows):g}" for name in asked)
+            units = {"latency": " s", "memory": " bytes"}
+            budget = ", ".join(f"{name} at most {limit:g}{units.get(name, '')}" for name, limit in asked.items())
+            least = ", ".join(f"{name} {min(getattr(row, name) for row in self.rows):g}{units.get(name, '')}" for name in asked)
             raise AnalysisError(f"no route is within the budget of {budget}; the least is {least}: raise it, or make smaller anchors")
         return max(within, key=lambda row: (row.score, -row.flops))
 

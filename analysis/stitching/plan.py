@@ -1,7 +1,7 @@
 """A plan: which networks are to be stitched where, as a file that a person can read and change."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,9 +126,10 @@ class Plan:
             UnknownNameError: it names a kind of stitch that there is not.
         """
         try:
-            documents = load(text, where)
-            [plain] = documents
-            made = _read(plain)
+            documents = load(text, where, "'purpose', 'models' and 'routes'")
+            if len(documents) != 1:
+                raise ValueError(f"expected one document, found {len(documents)}")
+            made = _read(documents[0])
         except (SymmetryError, KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, AnalysisError | UnknownNameError):
                 raise type(error)(f"{where}: {error}") from None
@@ -138,16 +139,11 @@ class Plan:
 
 
 def _read(plain: Mapping[str, Any]) -> Plan:
-    known = {"purpose", "models", "kind", "settings", "bias", "share", "eval", "seed", "routes"}
-    unknown = next((key for key in plain if key not in known), None)
-    if unknown is not None:
-        raise UnknownNameError.of("entry of a plan", one_line(str(unknown), 60), sorted(known))
+    _expect_known(plain, "a plan", {"purpose", "models", "kind", "settings", "bias", "share", "eval", "seed", "routes"})
     if plain["purpose"] not in PURPOSES:
         raise UnknownNameError.of("purpose of a plan", one_line(str(plain["purpose"]), 60), PURPOSES)
     kind, settings = _text(plain.get("kind", "linear")), plain.get("settings") or {}
-    wrong = next((key for key in settings if key not in stitches[kind].settings), None)
-    if wrong is not None:
-        raise UnknownNameError.of(f"setting of stitch '{kind}'", one_line(str(wrong), 60), stitches[kind].settings)
+    _expect_settings(kind, settings)
     models = tuple(map(_model, _several(plain["models"], "models")))
     routes = tuple(_way(one, len(models)) for one in _several(plain["routes"], "routes"))
     if not models or not routes:
@@ -168,6 +164,29 @@ def _read(plain: Mapping[str, Any]) -> Plan:
     )
 
 
+def _expect_known(plain: Any, what: str, known: Collection[str]) -> None:
+    """See that a mapping has no entry that nothing reads: it would be a misspelt one.
+
+    Raises:
+        TypeError: it is no mapping.
+        UnknownNameError: it has one.
+    """
+    if not isinstance(plain, Mapping):
+        raise TypeError(f"{one_line(repr(plain), 60)} where the entries of {what} are wanted")
+    unknown = next((key for key in plain if key not in known), None)
+    if unknown is not None:
+        raise UnknownNameError.of(f"entry of {what}", one_line(str(unknown), 60), sorted(known))
+
+
+def _expect_settings(kind: str, settings: Any) -> None:
+    defaults = stitches[kind].settings
+    _expect_known(settings, f"the settings of stitch '{kind}'", defaults)
+    for key, value in settings.items():
+        wanted = (float, int, type(None)) if defaults[key] is None else (type(defaults[key]),)
+        if type(value) not in wanted:
+            raise TypeError(f"setting '{key}' is {one_line(repr(value), 60)}; expected one like {defaults[key]!r}")
+
+
 def _model_told(one: Planned) -> dict[str, Any]:
     plain = {"model": one.model, "id": one.id, "module": one.module, "cuts": {name: list(shape) for name, shape in one.cuts.items()}}
     return {key: value for key, value in plain.items() if value}
@@ -176,6 +195,7 @@ def _model_told(one: Planned) -> dict[str, Any]:
 def _model(plain: Any) -> Planned:
     if isinstance(plain, str):
         return Planned(plain)
+    _expect_known(plain, "a model", {"model", "id", "module", "cuts"})
     module = plain.get("module")
     return Planned(_text(plain["model"]), _text(plain.get("id", "")), None if module is None else _text(module), plain.get("cuts") or {})
 
@@ -191,7 +211,8 @@ def _way_told(one: Way) -> dict[str, Any]:
     return plain | {key: value for key, value in measured.items() if value is not None}
 
 
-def _way(plain: Mapping[str, Any], count: int) -> Way:
+def _way(plain: Any, count: int) -> Way:
+    _expect_known(plain, "a route", {"networks", "at", "error", "cka", "flops", "parameters"})
     networks = tuple(map(_whole, _several(plain["networks"], "networks")))
     at = tuple(_pair(pair) for pair in _several(plain.get("at") or [], "at"))
     strange = next((one for one in networks if not 0 <= one < count), None)

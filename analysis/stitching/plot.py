@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def drawn(report: "Report") -> "Figure":
     """Draw a report as a figure that belongs to no window: routes before training and after, anchors, and the front."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     trained = any(row.score != row.score_before for row in report.rows)
     with style():
         figure, [[axes]] = canvas(size=(6.2, 3.6))
@@ -26,10 +28,14 @@ def drawn(report: "Report") -> "Figure":
         axes.plot(*_points(report.front), color=GREEN, linewidth=1.2, drawstyle="steps-post", label="Pareto front", zorder=1)
         axes.scatter(*_points(report.stitches), s=14, color=BLUE, label="stitches")
         axes.scatter(*_points(report.anchors), s=46, marker="s", color=VERMILION, label="anchors")
-        for row in report.anchors:
-            axes.annotate(row.name, (row.flops, row.score), (0, 7), textcoords="offset points", ha="center", fontsize=8, color=INK)
+        for at, row in enumerate(report.anchors):
+            side = "left" if at == 0 else "right"  # so that names stay inside
+            axes.annotate(row.name, (row.flops, row.score), (0, 7), textcoords="offset points", ha=side, fontsize=8, color=INK)
         axes.set(xlabel="FLOPs of one example", ylabel=report.metric.replace("_", " "), xscale="log")
-        axes.margins(y=0.12)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.08, y=0.12)
         axes.legend(frameon=False, fontsize=8)
     return figure
 

@@ -112,6 +112,12 @@ def test_examples_of_the_data_are_a_condition(run: Run, zoo: Zoo) -> None:
     assert load_generator(zoo.open("d")).condition_shape == (10, 5, 64)
 
 
+def test_new_weights_under_a_name_that_is_taken_are_new(run: Run, zoo: Zoo) -> None:
+    run("generate", "gaussian", *NARROW, "--name", "drawn", "--count", "2")
+    again = run("generate", "drawn", "--count", "1")  # as many draws decide what each is
+    assert "drawn/0-0@" in again.stdout and "already" not in again.stderr
+
+
 def test_the_name_that_is_asked_for_is_the_name_that_is_kept(run: Run, zoo: Zoo) -> None:
     first = run("generate", "mean", *NARROW, "--name", "first")
     second = run("generate", "mean", *NARROW, "--name", "second")

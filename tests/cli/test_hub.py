@@ -67,6 +67,7 @@ class TestPushAndPull:
 
 @pytest.mark.usefixtures("hub")
 def test_an_address_stands_for_a_model(run: Run) -> None:
-    assert "72 in 2 tensors" in run("show", "hf:lab/toy", columns=200).stdout
+    shown = run("show", "hf:lab/toy", columns=200).stdout
+    assert "72 in 2 tensors" in shown and "'weightspace hub ingest' takes it in" in shown and "1970" not in shown and " 0 B" not in shown
     run("export", "hf:lab/toy", "-o", "toy.safetensors")
     assert run("diff", "hf:lab/toy", "toy.safetensors").exit_code == 0

@@ -276,6 +276,16 @@ def test_broken_plans_are_refused_in_one_line(stitch: Run, zoo: Zoo) -> None:
         (f"[{mlp}, ", f"[{{model: {mlp}, id: {'f' * 64}}}, "): "is another than when the plan was made",
         ("purpose: pairs", "purpose: pairs\nkind: linaer"): "did you mean 'linear'",
         ("purpose: pairs", "purpose: pairs\nsettings: {rigde: 1}"): "did you mean 'ridge'",
+        ("purpose: pairs", "purpose: pairs\nsettings: {ridge: soft}"): "setting 'ridge' is 'soft'",
+        ("purpose: pairs", "purpose: pairs\nkind: low_rank\nsettings: {rank: [1]}"): "setting 'rank' is [1]; expected one like 16",
+        ("purpose: pairs", "purpose: pairs\nsettings: soft"): "'soft' where the entries of the settings",
+        ("purpose: pairs", f"purpose: pairs\nseed: {10**30}"): "expected a seed of 64 bits at most",
+        ("- {networks", "- 3\n- {networks"): "3 where the entries of a route are wanted",
+        ("- {networks", "- {network: [0], networks"): "did you mean 'networks'",
+        (f"[{mlp}, ", f"[{{model: {mlp}, modul: 'os:getcwd'}}, "): "did you mean 'module'",
+        (f"[{mlp}, ", "[null, "): "None where the entries of a model are wanted",
+        (good, ""): "expected one document, found 0",
+        (good, "[]"): "expected a mapping with 'purpose', 'models' and 'routes'",
     }.items():
         Path("bad.yaml").write_text(good.replace(*change))
         stderr = stitch("build", "bad.yaml", code=1).stderr
@@ -287,7 +297,7 @@ def test_broken_plans_are_refused_in_one_line(stitch: Run, zoo: Zoo) -> None:
 
 
 def test_code_that_a_plan_names_runs_only_where_it_is_allowed(stitch: Run, zoo: Zoo) -> None:
-    mlp, cnn, _ = names(zoo)
+    mlp, _, _ = names(zoo)
     Path("stitch_marks.py").write_text(MARKS)
     text = GOOD.format(first=mlp, second="{model: vit.safetensors, module: 'stitch_marks:vit'}").replace("stem.conv", "patch")
     Path("named.yaml").write_text(f"{text}eval: stitch_marks:task\n")

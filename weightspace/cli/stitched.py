@@ -89,7 +89,7 @@ def rows_told(report: "Report", *, only: Collection[int] | None = None, is_numbe
 def columns_of(report: "Report") -> dict[str, Column]:
     """The columns of routes in a table."""
     metric = report.metric
-    trained = any(row.loss != row.loss_before for row in report.rows)
+    trained = any(row.loss != row.loss_before and not math.isnan(row.loss) for row in report.rows)  # a NaN differs from itself
     before = {f"{metric}_before": Column(f"{cells.safe(metric)} before", cells.number, right=True)} if trained else {}
     front = {"front": Column("front", lambda is_on: "yes" if is_on else "", rank=2)} if len(report.rows) > 1 else {}
     return {**_ROUTES, **before, metric: Column(cells.safe(metric), cells.number, right=True), **front}
@@ -178,9 +178,15 @@ def _is_there(zoo: "Zoo", id: str) -> bool:
 
 
 def chance(seed: int) -> "torch.Generator":
-    """A source of chance with a seed."""
+    """A source of chance with a seed.
+
+    Raises:
+        AnalysisError: the seed is of more than 64 bits.
+    """
     import torch
 
+    if not -(2**63) <= seed < 2**64:
+        raise AnalysisError(f"expected a seed of 64 bits at most, found {one_line(str(seed), 60)}; take a smaller one")
     return torch.Generator().manual_seed(seed)
 
 

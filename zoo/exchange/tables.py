@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from weightspace.errors import CatalogError
+from weightspace.zoo.exchange.checking import check_places, check_tables
 from weightspace.zoo.model_table import refresh_model_table
 from weightspace.zoo.write import Connection
 
@@ -151,17 +152,20 @@ def import_tables(connection: Connection, tables: Mapping[str, pa.Table]) -> int
         How many models are new.
 
     Raises:
-        CatalogError: a table lacks a column.
+        CatalogError: a table lacks a column, or what stands in it cannot be, such as an id that is no hash.
     """
+    given = {name: tables[name] for name in TABLES if name in tables}
+    check_tables(given)
+    if "files" in given:
+        check_places(given["files"])
     [(before,)] = connection.execute("select count(*) from models").fetchall()
-    for name, table in TABLES.items():
-        if name in tables:
-            connection.register("given", tables[name])
-            try:
-                connection.execute(table.insert)
-            except (duckdb.ProgrammingError, duckdb.DataError) as error:
-                raise CatalogError(f"table '{name}' does not fit ({str(error).splitlines()[0]}); export it again") from None
-            connection.unregister("given")
+    for name, table in given.items():
+        connection.register("given", table)
+        try:
+            connection.execute(TABLES[name].insert)
+        except (duckdb.ProgrammingError, duckdb.DataError) as error:
+            raise CatalogError(f"table '{name}' does not fit ({str(error).splitlines()[0]}); export it again") from None
+        connection.unregister("given")
     refresh_model_table(connection)
     [(after,)] = connection.execute("select count(*) from models").fetchall()
     return int(after - before)

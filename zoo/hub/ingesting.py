@@ -52,11 +52,12 @@ class HubReport:
 
 @dataclass(frozen=True)
 class _Read:
-    """A repository that was looked at."""
+    """A repository that was looked at; one that could not be asked is still what it was."""
 
     record: Record | None
     bytes_read: int = 0
     num_files: int = 0
+    is_found: bool = True
 
 
 def search(*, author: str | None = None, search: str | None = None, filter: Sequence[str] = (), limit: int | None = None) -> Iterator[str]:
@@ -103,23 +104,26 @@ def ingest_hub(
     """
     started = time.monotonic()
     catalog.create()
-    report, pending, flushed = HubReport(), list[Record](), started
+    report, pending, outdated, flushed = HubReport(), list[Record](), list[str](), started
     known = _known(catalog)
     done = 0
 
     def flush() -> None:
         if pending:
             with catalog.writing() as connection:
-                forget_paths(connection, [path for one in pending for path in known.get(_stem(one.place.path), ())])
+                forget_paths(connection, outdated)
                 write_records(connection, pending)
             pending.clear()
+            outdated.clear()
 
     try:
         with ThreadPoolExecutor(READERS) as readers:
             for read in _in_order(readers, lambda name: _look(name, known), repositories):
                 done += 1
                 _count(report, read)
-                pending += [read.record] if read.record is not None else []
+                if read.record is not None:
+                    pending.append(read.record)
+                    outdated += known.get(_stem(read.record.place.path), ()) if read.is_found else ()
                 if len(pending) >= FLUSH_REPOSITORIES or time.monotonic() - flushed > FLUSH_SECONDS:
                     flush()
                     flushed = time.monotonic()
@@ -187,7 +191,7 @@ def _look(name: str, known: Mapping[str, set[str]]) -> _Read:
     try:
         found = repository(address)
     except FormatError as error:
-        return _Read(_refused(str(address), 0, 0, error))
+        return _Read(_refused(str(address), 0, 0, error), is_found=False)
     place = str(replace(address, revision=found.sha))
     if place in known.get(_stem(place), ()):
         return _Read(None)
@@ -246,7 +250,7 @@ def _description(found: Any) -> Description:
     card: ModelCard = card_of(said)
     config = getattr(found, "config", None) or {}
     named = config.get("architectures")
-    family = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else config.get("model_type")
+    family = _words(named[0] if isinstance(named, list) and named else None) or config.get("model_type")
     tags = {"revision": str(found.sha)} | ({"gated": str(found.gated)} if getattr(found, "gated", False) else {})
     return Description(
         metadata={"card": said, "config": config} if said or config else {},
@@ -254,12 +258,17 @@ def _description(found: Any) -> Description:
         base_model=next(iter(card.base_models), None),
         datasets=card.datasets,
         languages=card.languages,
-        library=card.library or getattr(found, "library_name", None),
-        task=card.task or getattr(found, "pipeline_tag", None),
-        family=one_line(family, 200) if isinstance(family, str) else None,
+        library=card.library or _words(getattr(found, "library_name", None)),
+        task=card.task or _words(getattr(found, "pipeline_tag", None)),
+        family=_words(family),
         metrics=tuple((metric, BESIDE) for metric in card.metrics),
         tags=tags,
     )
+
+
+def _words(said: object) -> str | None:
+    """What somebody wrote, where it is text: cards and configurations may say anything."""
+    return one_line(said, 200) if isinstance(said, str) else None
 
 
 __all__ = ["HubReport", "ingest_hub", "search"]

@@ -20,6 +20,7 @@ from weightspace.zoo import store
 from weightspace.zoo.beside.cards import card_of
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.exchange import TABLES, import_tables
+from weightspace.zoo.exchange.checking import check_tables
 from weightspace.zoo.hub.pushing import INDEX
 from weightspace.zoo.ingest import Progress
 
@@ -94,6 +95,7 @@ def pull_zoo(catalog: Catalog, repo: str, *, progress: Callable[[Progress], None
 
     Raises:
         FormatError: it is no such data set, damaged, or the Hub refuses; what was brought stays in the store.
+        CatalogError: a table holds what cannot be.
     """
     address = _address(repo)
     found = repository(address)
@@ -108,6 +110,9 @@ def pull_zoo(catalog: Catalog, repo: str, *, progress: Callable[[Progress], None
     with tempfile.TemporaryDirectory(prefix="weightspace-pull-") as scratch:
         tables = {name: _table(place, f"tables/{name}.parquet", Path(scratch)) for name in TABLES if f"tables/{name}.parquet" in files}
         index = _table(place, INDEX, Path(scratch))
+    check_tables(tables)
+    if not {"hash", "shard"} <= {*index.column_names}:
+        raise FormatError(f"{place}: {INDEX} does not say which shard holds which tensor", reason="corrupt", advice="push the zoo again")
     catalog.create()
     shards = dict(zip(index["hash"].to_pylist(), index["shard"].to_pylist(), strict=True))
     held = _Held(place, set(files), shards, catalog.home / "pull")
@@ -145,10 +150,10 @@ Tensor = tuple[str, TensorInfo, str, str | None]
 
 
 def _by_model(tables: Mapping[str, pa.Table], models: list[str]) -> list[tuple[str, list[Tensor]]]:
-    shapes = {row["hash"]: row for row in tables["tensors"].select(["hash", "dtype", "shape"]).to_pylist()}
+    shapes = {row["hash"]: row for row in tables["tensors"].to_pylist()} if "tensors" in tables else {}
     out: dict[str, list[Tensor]] = {model: [] for model in models}
-    ordered = tables["model_tensors"].sort_by([("model", "ascending"), ("position", "ascending")])
-    for row in ordered.to_pylist():
+    by_position = [("model", "ascending"), ("position", "ascending")]
+    for row in tables["model_tensors"].sort_by(by_position).to_pylist() if "model_tensors" in tables else ():
         said = shapes.get(row["tensor"])
         if said is None or row["model"] not in out:
             raise FormatError(

@@ -35,7 +35,7 @@ def opened(tensors: Mapping[str, Tensor], pairs: Sequence[Pair]) -> list[Stacked
     return [(tensors[pair.b].double().movedim(2, -1).flatten(1, -2), tensors[pair.a].double().flatten(2)) for pair in pairs]
 
 
-def closed(found: Sequence[Stacked], pairs: Sequence[Pair], target: Target) -> dict[str, Tensor]:
+def closed(found: Sequence[tuple[Tensor, Tensor]], pairs: Sequence[Pair], target: Target) -> dict[str, Tensor]:
     """Undo `opened`, in float32."""
     made = {}
     for (b, a), pair in zip(found, pairs, strict=True):

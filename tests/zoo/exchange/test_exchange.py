@@ -1,5 +1,6 @@
 """What one catalog knows comes to another through tables, once, and keyed by content alone."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from weightspace.errors import CatalogError
+import weightspace as ws
+from weightspace.errors import CatalogError, FormatError
 from weightspace.zoo import Zoo
 from weightspace.zoo.edges import Edge
 from weightspace.zoo.exchange import TABLES, export_tables, export_zoo, import_tables, import_zoo, is_parquet, read_parquet, write_parquet
@@ -135,6 +137,45 @@ class TestRefusals:
         with pytest.raises(CatalogError, match=f"table '{name}' does not fit"), there.catalog.writing() as connection:
             import_tables(connection, found)
         assert there.models().num_rows == 0
+
+    @pytest.mark.parametrize(
+        ("name", "column", "value", "said"),
+        [
+            ("models", "id", "../../../victim", "'../../../victim' in column 'id' is no hash of 64 digits"),
+            ("models", "id", "ab", "'ab' in column 'id' is no hash of 64 digits"),
+            ("models", "id", "00" * 32, "something in column 'id' stands there twice"),
+            ("models", "id", 7, "no kernel"),
+            ("models", "name", None, "column 'name' has gaps"),
+            ("tensors", "hash", "F" * 64, "is no hash of 64 digits"),
+            ("tensors", "shape", [-1], "a shape has gaps or negative sizes"),
+            ("tensors", "shape", [None], "a shape has gaps or negative sizes"),
+            ("metrics", "name", None, "column 'name' has gaps"),
+            ("files", "path", "/etc/passwd", "'/etc/passwd' is no file of the store, nor one that was seen"),
+            ("files", "path", "../elsewhere.safetensors", "is no file of the store"),
+            ("files", "path", "file:///etc/passwd", "is no file of the store"),
+        ],
+    )
+    def test_what_cannot_be(self, zoo: Zoo, tmp_path: Path, name: str, column: str, value: object, said: str) -> None:
+        found = tables(zoo)
+        at = found[name].schema.get_field_index(column)
+        kind = None if value == 7 else found[name].schema.field(at).type
+        found[name] = found[name].set_column(at, column, pa.array([value] * found[name].num_rows, kind))
+        there = Zoo(tmp_path / "there")
+        there.create()
+        with pytest.raises(CatalogError, match=f"table '{name}' does not fit .*{re.escape(said)}"), there.catalog.writing() as connection:
+            import_tables(connection, found)
+        assert there.models().num_rows == 0
+
+    def test_a_file_elsewhere_stays_known_by_name_size_and_time(self, zoo: Zoo, tmp_path: Path) -> None:
+        ws.save({"w": torch.full((2, 2), 7.0)}, tmp_path / "outside.safetensors")
+        zoo.ingest(tmp_path / "outside.safetensors")
+        export_zoo(zoo, tmp_path / "tables")
+        there = Zoo(tmp_path / "there")
+        import_zoo(there, tmp_path / "tables")
+        assert there.open("outside").id == zoo.open("outside").id
+        ws.save({"w": torch.zeros(3, 3)}, tmp_path / "outside.safetensors")
+        with pytest.raises(FormatError, match="gone or has changed since"):
+            there.open("outside")
 
     def test_a_folder_that_cannot_be_written(self, zoo: Zoo, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

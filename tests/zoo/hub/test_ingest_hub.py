@@ -52,6 +52,23 @@ def test_what_the_card_says_is_catalogued(hub: Hub, zoo: Zoo) -> None:
     assert zoo.sql("select key from tags")["key"].to_pylist() == ["revision"]
 
 
+def test_a_hub_that_is_down_makes_nothing_forgotten(hub: Hub, zoo: Zoo) -> None:
+    hub.model("lab/a")
+    ingest_hub(zoo.catalog, ["lab/a"])
+    before = zoo.sql("select * from files").to_pylist()
+    object.__setattr__(hub.settings, "fault", lambda method, path: HubError(401, "who are you"))
+    assert [one.reason for one in ingest_hub(zoo.catalog, ["lab/a"]).refused] == ["missing"]
+    object.__setattr__(hub.settings, "fault", lambda method, path: None)
+    assert zoo.sql("select * from files").to_pylist() == before and zoo.open("lab/a")["fc.bias"].shape == (8,)
+
+
+def test_what_a_card_says_that_is_no_text_is_not_known(hub: Hub, zoo: Zoo) -> None:
+    hub.model("lab/a", card="library_name: [1]\npipeline_tag: {a: b}\nlanguage: 5\ndatasets: {x: 1}")
+    hub.model("lab/b", 1)
+    assert ingest_hub(zoo.catalog, ["lab/a", "lab/b"]).catalogued == 2
+    assert [(row["library"], row["task"]) for row in zoo.models().to_pylist()] == [(None, None)] * 2
+
+
 def test_a_catalogued_model_opens_at_its_commit(hub: Hub, zoo: Zoo) -> None:
     folder = hub.model("lab/a", 0)
     ingest_hub(zoo.catalog, ["lab/a"])

@@ -1,9 +1,12 @@
 """A zoo that is pushed and pulled is the same zoo; only what is new is sent."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -162,6 +165,30 @@ class TestZoo:
         with pytest.raises(FormatError, match="are not those that its id names; push the zoo again"):
             pull_zoo(there.catalog, "lab/zoo")
         assert ids(there) == []
+
+    @pytest.mark.parametrize(
+        ("file", "said"),
+        [
+            ("tables/models.parquet", "table 'models' does not fit (there is no column 'id'); export it again"),
+            ("tables/files.parquet", "table 'files' does not fit (there is no column 'model'); export it again"),
+            ("weights/index.parquet", "does not say which shard holds which tensor; push the zoo again"),
+        ],
+    )
+    def test_tables_that_are_something_else(self, hub: Hub, zoo: Zoo, tmp_path: Path, file: str, said: str) -> None:
+        push_zoo(zoo, "lab/zoo", private=True)
+        pq.write_table(pa.table({"nonsense": ["x"]}), tmp_path / "other.parquet")
+        hub.api.upload_file(path_or_fileobj=tmp_path / "other.parquet", path_in_repo=file, repo_id="lab/zoo", repo_type="dataset")
+        there = Zoo(tmp_path / "there")
+        with pytest.raises((FormatError, CatalogError), match=re.escape(said)):
+            pull_zoo(there.catalog, "lab/zoo")
+        assert not there.catalog.exists()
+
+    @pytest.mark.parametrize("file", ["tables/tensors.parquet", "tables/model_tensors.parquet"])
+    def test_a_table_that_is_gone(self, hub: Hub, zoo: Zoo, tmp_path: Path, file: str) -> None:
+        push_zoo(zoo, "lab/zoo", private=True)
+        hub.api.delete_file(file, "lab/zoo", repo_type="dataset")
+        with pytest.raises(FormatError, match=r"names what no other table has|are not those that its id names"):
+            pull_zoo(Zoo(tmp_path / "there").catalog, "lab/zoo")
 
 
 class TestModel:

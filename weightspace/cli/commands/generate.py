@@ -152,7 +152,8 @@ def generate(
         say(cells.safe(verdict))
     if name is not None and kept.name != name:
         say(f"another model has the name {cells.safe(name)}, so the generator is kept as {cells.safe(kept.name)}")
-    known = [row["model"] for at, row in enumerate(rows) if row["model"] != f"{kept.name}/{seed}-{at}"]
+    wanted = [f"{kept.name}/{seed}-{at}" for at in range(len(rows))]  # or with digits of the id, where other weights have the name
+    known = [row["model"] for row, name in zip(rows, wanted, strict=True) if row["model"] not in (name, f"{name}@{row['id'][:8]}")]
     if known:
         say(f"the same weights were in the catalog already, and keep their names there: {cells.safe(', '.join(known))}")
     say(f"kept in the catalog; weightspace generate {cells.safe(kept.name)} draws from it again", style="dim")

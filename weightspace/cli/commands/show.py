@@ -136,8 +136,11 @@ def _facts(look: "Look", *, everything: bool) -> Iterator[tuple[str, str]]:
     for name, values in _metrics(list(rows_of(page.metrics))):
         yield name, values
     for place in rows_of(page.files):
-        yield "file", f"{cells.safe(place['path'])}  {cells.size(place['size'])}, {cells.day(place['modified'])}"
-    if not look.is_catalogued:
+        known = ", ".join(filter(None, (cells.size(place["size"]), cells.day(place["modified"]))))
+        yield "file", f"{cells.safe(place['path'])}  {known}"
+    if not look.is_catalogued and page.model["path"].startswith("hf:"):
+        yield "catalog", "not asked, since this is what the Hub has now; 'weightspace hub ingest' takes it in"
+    elif not look.is_catalogued:
         yield "catalog", "not in it, or changed since; 'weightspace ingest' takes it in"
     elif look.checkpoint is None:
         yield "catalog", "the file is gone; what is shown here was known before"
