@@ -15,7 +15,8 @@ from weightspace.analysis.stitching.patchwork import Patchwork, Piece, Route
 from weightspace.errors import DAMAGE, AnalysisError, WeightSpaceError, one_line
 from weightspace.modules import HELD
 from weightspace.task import batch_inputs
-from weightspace.tracing.cutting import Cut, Holder
+from weightspace.tracing.cutting import Cut
+from weightspace.tracing.lines import Holder
 
 NAME = "stitched"
 """Of the recipes of patchworks."""
