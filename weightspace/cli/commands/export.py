@@ -33,9 +33,9 @@ def export(
     force: Force = False,
     zoo: ZooFolder = None,
 ) -> None:
-    """Write a model as safetensors, whatever format it has, or what the catalog knows as Parquet tables.
+    """Write a model as safetensors, or the catalog as Parquet tables.
 
-    The same weights give the same bytes every time. Tables are keyed by content, one folder each, in hive partitions where they are large: DuckDB, Spark and Polars read them, and 'weightspace import DIR' takes them into another zoo.
+    A model may have any format. The same weights give the same bytes every time. Tables are keyed by content, one folder each, in hive partitions where they are large: DuckDB, Spark and Polars read them, and 'weightspace import DIR' takes them into another zoo.
 
     Examples:
       weightspace export base -o exported.safetensors
