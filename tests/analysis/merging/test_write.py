@@ -172,28 +172,31 @@ def test_a_stop_by_the_user_does_not_wait_for_a_large_tensor(tmp_path: Path, mon
     path = str(write({"w": torch.ones(1000, 100)}, tmp_path / "a"))
     add = Measuring.add
 
+    begun, done = threading.Event(), threading.Event()
+
     def slowly(self: Measuring, *given: Any) -> None:
+        begun.set()
         time.sleep(0.05)
         add(self, *given)
 
     monkeypatch.setattr(execute, "SLAB", 100)
     monkeypatch.setattr(Measuring, "add", slowly)
-    done = threading.Event()
 
     def press() -> None:  # again, since Python loses an interrupt that comes while it calls back from C or tidies up
+        begun.wait()
         while not done.wait(1):
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with Ctrl-C ignored
     threading.Thread(target=press, daemon=True).start()
-    begun = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         try:
             merge({"merge_method": "linear", "models": [path], "parameters": {"weight": 1}}, tmp_path / "out.safetensors")
         finally:
             done.set()
             signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - begun < 20  # of 50
+    assert time.monotonic() - start < 20  # of 50
 
 
 @pytest.mark.parametrize("changed", ["recipe", "input", "shards", "evidence"])
