@@ -2,16 +2,16 @@
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from blake3 import blake3
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from weightspace import provenance
+from weightspace.analysis.budget import Budget
 from weightspace.analysis.generation.fans import Fan
 from weightspace.analysis.generation.fitting import UNMAKEABLE, make
 from weightspace.analysis.generation.generator import WeightGenerator, generators
@@ -100,7 +100,8 @@ def _expect_harmless(recipe: Mapping[str, Any], checkpoint: Checkpoint, allow: C
             raise GenerationError(
                 f"{what} of shape {one_line(repr(shape), 80)}, and the generator's file holds {held:,} values; fit it again"
             )
-    with _Budget(WORK * held + 100_000), torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes alone
+    too_many = GenerationError("the generator's settings ask for far more values than its file holds; fit it again")
+    with Budget(WORK * held + 100_000, too_many), torch.device("meta"), torch.random.fork_rng(devices=[]):  # shapes alone
         built = make(kind.name, _target(recipe["target"], None), recipe["condition_shape"], settings)
     claimed = sum(tensor.numel() for tensor in built.state_dict().values())
     if claimed > held:
@@ -120,23 +121,6 @@ def _sizes(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _is_shape(shape: Any) -> bool:
     return isinstance(shape, Sequence) and all(isinstance(size, int) and size >= 0 for size in shape)
-
-
-class _Budget(TorchFunctionMode):
-    """Counts the values of all tensors that are made, and stops where they are too many."""
-
-    def __init__(self, values: int) -> None:
-        super().__init__()
-        self.left = values
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        made = function(*args, **(kwargs or {}))
-        self.left -= 1 + (made.numel() if isinstance(made, Tensor) else 0)
-        if self.left < 0:
-            raise GenerationError("the generator's settings ask for far more values than its file holds; fit it again")
-        return made
 
 
 def _tensors(fitted: WeightGenerator) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from weightspace.analysis.stitching.bridge import Bridge
 from weightspace.analysis.stitching.chain import Chain
 from weightspace.analysis.stitching.costs import flops_of
-from weightspace.analysis.stitching.fitting import Bias, Gathered, Pair, crossing
+from weightspace.analysis.stitching.fitting import Bias, Gathered, Pair, crossing_both
 from weightspace.analysis.stitching.layer import Affine, Stitch, stitches
 from weightspace.analysis.stitching.pairs import Join, joins, neighbours
 from weightspace.analysis.stitching.patchwork import Patchwork, Piece, Route, anchors, in_eval
@@ -96,9 +96,8 @@ class _Way:
 def _fitted(front: Chain, end: Chain, task: Task, groups: Mapping[Pair, Hashable], way: _Way) -> dict[Hashable, Stitch]:
     """A stitch for each group of joins: from what is summed over all of them, or as the mean of those of each."""
     found: dict[Hashable, dict[Pair | None, Gathered]] = {group: {} for group in groups.values()}
-    cuts = [sorted({pair[side] for pair in groups}) for side in (0, 1)]
     with in_eval(front, end):
-        for left, right in zip(crossing(front, task.batches, cuts[0]), crossing(end, task.batches, cuts[1]), strict=True):
+        for left, right in crossing_both(front, end, task, groups):
             for (a, b), group in groups.items():
                 key = (a, b) if way.is_averaged else None
                 if key not in found[group]:

@@ -80,6 +80,13 @@ def crossing(chain: Chain, batches: Iterable[Any], cuts: Sequence[int]) -> Itera
         yield out
 
 
+def crossing_both(front: Chain, end: Chain, task: Task, pairs: Iterable[Pair]) -> Iterator[tuple[dict[int, Tensor], dict[int, Tensor]]]:
+    """Iterate over what crosses in two networks at pairs of cuts; batches are read once, since a loader may shuffle."""
+    pairs, batches = list(pairs), tee(task.batches)
+    cuts = (sorted({a for a, _ in pairs}), sorted({b for _, b in pairs}))
+    return zip(crossing(front, batches[0], cuts[0]), crossing(end, batches[1], cuts[1]), strict=True)
+
+
 def source_of(chain: Chain, at: int, example: Tensor) -> Cut:
     """A cut of a chain, or its input as one, for controls."""
     if at >= 0:
@@ -103,9 +110,7 @@ def gathered(front: Chain, end: Chain, task: Task, pairs: Iterable[Pair]) -> dic
     """
     pairs = list(pairs)
     out: dict[Pair, Gathered] = {}
-    own = (sorted({a for a, _ in pairs}), sorted({b for _, b in pairs}))
-    batches = tee(task.batches)  # read once: a loader that shuffles would show the two networks different examples
-    for left, right in zip(crossing(front, batches[0], own[0]), crossing(end, batches[1], own[1]), strict=True):
+    for left, right in crossing_both(front, end, task, pairs):
         for a, b in pairs:
             if (a, b) not in out:
                 out[a, b] = Gathered(Bridge(source_of(front, a, left[a]), source_of(end, b, right[b])), dtype=right[b].dtype)
@@ -166,4 +171,16 @@ def expect_bias(bias: str) -> None:
         raise UnknownNameError.of("bias of a stitch", bias, BIASES)
 
 
-__all__ = ["BIASES", "Bias", "Gathered", "Pair", "crossing", "expect_bias", "fit_stitches", "gather", "gathered", "source_of"]
+__all__ = [
+    "BIASES",
+    "Bias",
+    "Gathered",
+    "Pair",
+    "crossing",
+    "crossing_both",
+    "expect_bias",
+    "fit_stitches",
+    "gather",
+    "gathered",
+    "source_of",
+]

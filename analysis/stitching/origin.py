@@ -1,13 +1,13 @@
 """Where the module of a stitched network comes from: how it is built again, as data."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
+from weightspace.analysis.budget import Budget
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import AnalysisError, one_line
 from weightspace.modules import HELD, config_of, module_builders, module_for, module_of, module_of_config, population_recipe
@@ -107,7 +107,8 @@ class Origin:
             raise AnalysisError(f"a network of the patchwork has the size {_largest(told):,} in its recipe; do not load this file")
         if self.config is None and (self.recipe or {}).get("name") == "stitched":
             return  # looks at its own
-        with _Budget(most), torch.device("meta"):
+        too_large = AnalysisError("a network of the patchwork is far larger than what its file holds; do not load this file")
+        with Budget(most, too_large, call=CALL), torch.device("meta"):
             self._built(None)
 
 
@@ -116,23 +117,6 @@ def _largest(told: Any) -> int:
     if isinstance(told, Mapping | list | tuple):
         return max(map(_largest, told.values() if isinstance(told, Mapping) else told), default=0)
     return abs(told) if isinstance(told, int) else 0
-
-
-class _Budget(TorchFunctionMode):
-    """Counts the values of all tensors that are made, and stops where they are too many."""
-
-    def __init__(self, values: int) -> None:
-        super().__init__()
-        self.left = values
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        made = function(*args, **(kwargs or {}))
-        self.left -= CALL + (made.numel() if isinstance(made, Tensor) else 0)
-        if self.left < 0:
-            raise AnalysisError("a network of the patchwork is far larger than what its file holds; do not load this file")
-        return made
 
 
 __all__ = ["FREE", "REACH", "Origin"]

@@ -57,6 +57,11 @@ class HubAddress:
             )
         return cls(named["repo"], named["revision"], named["path"] or "", _KINDS.get(prefix, "model"))
 
+    @classmethod
+    def dataset(cls, text: str) -> "HubAddress":
+        """Read `[hf:][datasets/]org/name[@revision]` as that of a data set."""
+        return cls.parse(f"{SCHEME}datasets/{text.removeprefix(SCHEME).removeprefix('datasets/')}")
+
     def __str__(self) -> str:
         prefix = next((one for one, kind in _KINDS.items() if kind == self.kind), "")
         revision = f"@{self.revision}" if self.revision else ""
@@ -115,9 +120,11 @@ def _wait(response: Any, otherwise: float) -> float:
 
 
 def files_of(address: HubAddress, found: Any) -> list[RemoteFile]:
-    """The files of a repository, at the commit that `repository` found."""
+    """The files at an address, all of the repository or those that its path names, at the commit that `repository` found."""
     made = []
     for one in found.siblings or ():
+        if address.path and one.rfilename != address.path and not one.rfilename.startswith(f"{address.path.rstrip('/')}/"):
+            continue
         version = str((one.lfs or {}).get("sha256") or one.blob_id or "")
         where = HubAddress(address.repo, found.sha, one.rfilename, address.kind)
         if one.size is not None and version:

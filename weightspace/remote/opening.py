@@ -37,9 +37,14 @@ def open_remote(source: str) -> Checkpoint:
     if not source.startswith(hub.SCHEME):
         return of_files(source, buckets.files_at(source))
     address = hub.HubAddress.parse(source)
-    found = hub.repository(address)
-    files = [one for one in hub.files_of(address, found) if not address.path or _inside(one, address.path)]
-    return of_files(source, files, {"card": _card(found)} if _card(found) else {})
+    return of_repository(source, address, hub.repository(address))
+
+
+def of_repository(source: str, address: hub.HubAddress, found: Any) -> Checkpoint:
+    """A checkpoint at an address, by what the Hub has said of the repository."""
+    card = getattr(found, "card_data", None)
+    said = dict(card.to_dict()) if card is not None else {}
+    return of_files(source, hub.files_of(address, found), {"card": said} if said else {})
 
 
 def of_files(source: str, files: Sequence[RemoteFile], said: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -103,14 +108,4 @@ def weights_among(source: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     )
 
 
-def _inside(file: RemoteFile, path: str) -> bool:
-    own = hub.HubAddress.parse(file.address).path
-    return own == path or own.startswith(f"{path.rstrip('/')}/")
-
-
-def _card(found: Any) -> dict[str, Any]:
-    card = getattr(found, "card_data", None)
-    return dict(card.to_dict()) if card is not None else {}
-
-
-__all__ = ["is_remote", "of_files", "open_remote", "weights_among"]
+__all__ = ["is_remote", "of_files", "of_repository", "open_remote", "weights_among"]

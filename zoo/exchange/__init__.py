@@ -11,6 +11,20 @@ if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
 
 
+def chosen(zoo: "Zoo", where: str | None) -> list[int]:
+    """Surrogate ids of the models that fit a condition, all without one.
+
+    Raises:
+        CatalogError: no model fits.
+    """
+    found: list[int] = zoo.models(where)["model_id"].to_pylist()
+    if not found:
+        raise CatalogError(
+            f"no model fits {where}; 'weightspace ls' lists those that there are" if where else "the zoo holds no models; ingest some first"
+        )
+    return found
+
+
 def export_zoo(zoo: "Zoo", folder: Path, where: str | None = None) -> list[Path]:
     """Write what a catalog knows of models as Parquet files; returns them.
 
@@ -22,13 +36,9 @@ def export_zoo(zoo: "Zoo", folder: Path, where: str | None = None) -> list[Path]
     Raises:
         CatalogError: no model fits, or the folder cannot be written.
     """
-    chosen = zoo.models(where)["model_id"].to_pylist()
-    if not chosen:
-        raise CatalogError(
-            f"no model fits {where}; 'weightspace ls' lists those that there are" if where else "the zoo holds no models; ingest some first"
-        )
+    wanted = chosen(zoo, where)
     with zoo.catalog.reading() as connection:
-        return write_parquet(export_tables(connection, chosen), folder)
+        return write_parquet(export_tables(connection, wanted), folder)
 
 
 def import_zoo(zoo: "Zoo", folder: Path) -> int:
@@ -43,4 +53,4 @@ def import_zoo(zoo: "Zoo", folder: Path) -> int:
         return import_tables(connection, tables)
 
 
-__all__ = ["TABLES", "export_tables", "export_zoo", "import_tables", "import_zoo", "is_parquet", "read_parquet", "write_parquet"]
+__all__ = ["TABLES", "chosen", "export_tables", "export_zoo", "import_tables", "import_zoo", "is_parquet", "read_parquet", "write_parquet"]

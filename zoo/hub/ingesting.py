@@ -195,7 +195,7 @@ def _look(name: str, known: Mapping[str, set[str]]) -> _Read:
     place = str(replace(address, revision=found.sha))
     if place in known.get(_stem(place), ()):
         return _Read(None)
-    files = [one for one in files_of(address, found) if not address.path or HubAddress.parse(one.address).path.startswith(address.path)]
+    files = files_of(address, found)
     try:
         chosen = weights_among(place, files)
         checkpoint = of_files(place, chosen)

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import FormatError, one_line
 from weightspace.formats.safetensors import open_safetensors
 from weightspace.remote.hub import HubAddress, endpoint, files_of, refusal, repository, retried
-from weightspace.remote.opening import open_remote
+from weightspace.remote.opening import of_repository
 from weightspace.storage import Storage
 from weightspace.zoo import store
 from weightspace.zoo.beside.cards import card_of
@@ -49,7 +49,7 @@ class Pulled:
 
 def is_zoo(repo: str) -> bool:
     """Whether there is a data set of this name that is a zoo."""
-    address = _address(repo)
+    address = HubAddress.dataset(repo)
     try:
         found = repository(address)
     except FormatError as error:
@@ -57,10 +57,6 @@ def is_zoo(repo: str) -> bool:
             return False
         raise
     return any(one.rfilename == INDEX for one in found.siblings or ())
-
-
-def _address(repo: str) -> HubAddress:
-    return HubAddress.parse(f"hf:datasets/{repo.removeprefix('hf:').removeprefix('datasets/')}")
 
 
 def pull_model(zoo: "Zoo", source: str) -> str:
@@ -75,7 +71,7 @@ def pull_model(zoo: "Zoo", source: str) -> str:
     """
     address = HubAddress.parse(f"hf:{source.removeprefix('hf:')}")
     found = repository(address)
-    opened = open_remote(str(replace(address, revision=found.sha)))
+    opened = of_repository(str(address), address, found)
     card = card_of(dict(opened.metadata.get("card", {})))
     metrics: dict[str, dict[str, float]] = {}
     for one in card.metrics:
@@ -97,7 +93,7 @@ def pull_zoo(catalog: Catalog, repo: str, *, progress: Callable[[Progress], None
         FormatError: it is no such data set, damaged, or the Hub refuses; what was brought stays in the store.
         CatalogError: a table holds what cannot be.
     """
-    address = _address(repo)
+    address = HubAddress.dataset(repo)
     found = repository(address)
     place = HubAddress(address.repo, found.sha, "", "dataset")
     files = {HubAddress.parse(one.address).path: one for one in files_of(address, found)}

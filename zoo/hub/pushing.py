@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 from weightspace import dtypes
 from weightspace.checkpoint import Checkpoint, TensorInfo
-from weightspace.errors import CatalogError, FormatError
+from weightspace.errors import FormatError
 from weightspace.formats.safetensors import save
 from weightspace.provenance import stated
 from weightspace.remote.hub import HubAddress, endpoint, refusal, repository, retried
 from weightspace.storage import Storage
-from weightspace.zoo.exchange import export_tables
+from weightspace.zoo.exchange import chosen, export_tables
 from weightspace.zoo.hub.cards import model_card, zoo_card
 from weightspace.zoo.ingest import Progress
 
@@ -76,7 +76,7 @@ def push_zoo(
         FormatError: the Hub refuses, or somebody else pushed meanwhile; nothing of it is lost, a second push goes on.
         CatalogError: no model fits.
     """
-    address = HubAddress.parse(f"hf:datasets/{repo.removeprefix('hf:').removeprefix('datasets/')}")
+    address = HubAddress.dataset(repo)
     tables = _tables_of(zoo, where)
     there = _there(address)
     index = _index(address, there)
@@ -153,13 +153,9 @@ def _tables_of(zoo: "Zoo", where: str | None) -> dict[str, pa.Table]:
     Raises:
         CatalogError: no model fits.
     """
-    chosen = zoo.models(where)["model_id"].to_pylist()
-    if not chosen:
-        raise CatalogError(
-            f"no model fits {where}; 'weightspace ls' lists those that there are" if where else "the zoo holds no models; ingest some first"
-        )
+    wanted = chosen(zoo, where)
     with zoo.catalog.reading() as connection:
-        tables = dict(export_tables(connection, chosen))
+        tables = dict(export_tables(connection, wanted))
     places = tables["files"]["path"].to_pylist()
     public = pa.array([path if path.startswith("hf:") else "" for path in places], pa.string())
     return tables | {"files": tables["files"].set_column(tables["files"].schema.get_field_index("path"), "path", public)}
