@@ -20,7 +20,7 @@ ARGS ?=
 MODELS ?= $(wildcard ../shared/real_checkpoints/akamaster/*.th ../shared/real_checkpoints/drfrankenstein/tiny10_cifar10_seed00.pt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench install lint types format clean
+.PHONY: help demo test test-slow bench docs install lint types format clean
 
 help:  ## say what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 12
@@ -35,6 +35,9 @@ test: install lint types  ## lint, types, import rules, tests, doctests and note
 
 test-slow: install  ## the tests that take long
 	$(PYTEST) -m slow --timeout 1800 $(ARGS)
+
+docs: install  ## the API reference, into build/docs
+	$(BIN)/python docs/render.py
 
 bench: install $(VENV)/peers-stamp $(VENV)/mergekit-stamp $(VENV)/weightwatcher-stamp $(VENV)/hypernetworks-stamp  ## measurements beside other tools
 	$(BIN)/pytest -m benchmark -s $(ARGS)

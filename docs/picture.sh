@@ -6,4 +6,4 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 weightspace demo --zoo "$work/demo" -o "$work/report.html"
 "${CHROMIUM:-chromium}" --headless --no-sandbox --disable-gpu --hide-scrollbars \
-  --window-size=1200,915 --screenshot="$here/demo.png" "file://$work/report.html"
+  --window-size=1200,785 --screenshot="$here/demo.png" "file://$work/report.html"

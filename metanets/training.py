@@ -14,6 +14,7 @@ from weightspace.metanets.predictor import Predictor
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Trained:
     predictor: Predictor
     history: tuple[Mapping[str, float], ...]
     best_epoch: int
+
+    def plot(self) -> "Figure":
+        """Draw the losses and metrics by epoch."""
+        from weightspace.metanets.plotting import learning_curves
+
+        return learning_curves(self.history, self.best_epoch)
 
 
 State = dict[str, Any]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from weightspace.experiments.real_networks import Block
+
 IDS = torch.arange(16).reshape(2, 8) * 5 % 61 + 2
 IMAGE = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 
@@ -58,36 +60,6 @@ def _module(build: Callable[[], nn.Module], *inputs: Tensor, **config: Any) -> C
         return Tiny(build().eval(), inputs, config)
 
     return make
-
-
-class Block(nn.Module):
-    """A residual block by torchvision's names, basic or a bottleneck; without a shortcut layer missing channels are padded."""
-
-    def __init__(self, before: int, width: int, stride: int, *, narrow: int = 0, pad: bool = False) -> None:
-        super().__init__()
-        if narrow:
-            kernels = [(before, narrow, 1), (narrow, narrow, 3), (narrow, width, 1)]
-        else:
-            kernels = [(before, width, 3), (width, width, 3)]
-        for at, (reads, makes, size) in enumerate(kernels, 1):
-            step = stride if at == (2 if narrow else 1) else 1
-            setattr(self, f"conv{at}", nn.Conv2d(reads, makes, size, step, size // 2, bias=False))
-            setattr(self, f"bn{at}", nn.BatchNorm2d(makes))
-        self.layers = len(kernels)
-        self.stride, self.missing = stride, (width - before) // 2 if pad else 0
-        if not pad and (stride > 1 or before != width):
-            self.downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for at in range(1, self.layers + 1):
-            y = getattr(self, f"bn{at}")(getattr(self, f"conv{at}")(y))
-            y = functional.relu(y) if at < self.layers else y
-        if hasattr(self, "downsample"):
-            x = self.downsample(x)
-        elif self.missing:
-            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.missing, self.missing))
-        return functional.relu(x + y)
 
 
 class ResNet(nn.Module):

@@ -219,7 +219,8 @@ def test_the_repr_is_a_table() -> None:
         "h      3     permutable  sign",
         "note: tensor 'x' is not read",
     ]
-    assert "<td><code>fc2.weight</code></td><td><code>3 h&#x27;</code></td>" in spec._repr_html_()
+    shown = spec._repr_html_()
+    assert ">fc2.weight</td>" in shown and ">3 h&#x27;</td>" in shown
 
 
 def test_movable_groups_come_parents_first() -> None:

@@ -163,6 +163,31 @@ class Checkpoint(_Tensors):
         where = f" at {one_line(str(self.path))}" if self.path else ""
         return f"<Checkpoint {self.format}{where}: {len(self)} tensors, {self.num_params:,} parameters, {self.num_bytes:,} bytes>"
 
+    def _repr_html_(self) -> str:
+        """The header as tables for notebooks; no weights are read."""
+        from weightspace import html
+
+        told = {
+            "kind": None if self.kind == "full" else self.kind,
+            "file": None if self.path is None else str(self.path),
+            "tensors": len(self),
+            "parameters": self.num_params,
+            "bytes": self.num_bytes,
+            "made by": None if self.recipe is None else str(self.recipe.get("kind") or "a recipe"),
+        }
+        listed = (
+            {
+                "tensor": one.name,
+                "shape": " × ".join(map(str, one.shape)),
+                "dtype": one.dtype,
+                "elements": one.numel,
+                "tied to": one.alias_of or "",
+            }
+            for one in self.info.values()
+        )
+        columns = ["tensor", "shape", "dtype", "elements"] + ["tied to"] * any(one.alias_of for one in self.info.values())
+        return html.page(f"Checkpoint, {self.format}", html.facts(told), html.rows(listed, len(self), columns=columns))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Checkpoint) and self.id == other.id
 

@@ -28,12 +28,13 @@ def describe(folder: Path) -> dict[str, Any]:
         if path.is_file():
             made[key] = _json(path)
     if "adapter_config" in made:
-        made["adapter"] = _adapter(made["adapter_config"])
+        made["adapter"] = describe_adapter(made["adapter_config"])
     tokenizer = sorted(name for name in TOKENIZER_FILES if (folder / name).is_file())
     return made | ({"tokenizer": tokenizer} if tokenizer else {})
 
 
-def _adapter(config: Mapping[str, Any]) -> dict[str, Any]:
+def describe_adapter(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rank, scale, target modules and base model of an adapter, as far as its configuration says them."""
     return {key: config[key] for key in _ADAPTER_FIELDS if config.get(key) is not None}
 
 

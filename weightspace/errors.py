@@ -141,3 +141,11 @@ class MissingDependencyError(WeightSpaceError, ImportError):
     def of(cls, package: str, purpose: str, extra: str) -> "MissingDependencyError":
         """Say which package is missing, what it is for and how to install it."""
         return cls(f"{purpose} needs the package '{package}', which is not installed; pip install 'weightspace[{extra}]'")
+
+
+class WorkerDiedError(WeightSpaceError, RuntimeError):
+    """A worker process was ended from outside (out of memory, a crash in a C library, a signal), and again when its work was done again."""
+
+
+class ClusterError(WeightSpaceError, ConnectionError):
+    """A cluster that cannot be reached, has no workers, or is lost."""

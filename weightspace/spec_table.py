@@ -1,9 +1,9 @@
 """A specification as people look at it: a table in a terminal or a notebook, and what differs between two."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any, cast
 
+from weightspace import html as tables
 from weightspace.axes import show
 from weightspace.spec import NeuronGroup, SymmetrySpec
 
@@ -18,7 +18,10 @@ def table(spec: SymmetrySpec) -> str:
 
 def html(spec: SymmetrySpec) -> str:
     """The same in two tables for a notebook."""
-    return f"<p>{escape(_head(spec))}</p>{_cells(COLUMNS, _groups(spec))}{_cells(('tensor', 'axes'), _tensors(spec))}"
+    groups = (dict(zip(COLUMNS, row, strict=True)) for row in _groups(spec))
+    axes = ({"tensor": name, "axes": shown} for name, shown in _tensors(spec))
+    notes = [tables.rows([{"note": note} for note in spec.notes])] if spec.notes else []
+    return tables.page(_head(spec)[1:-1], tables.rows(groups, len(spec.groups)), tables.rows(axes, len(spec.tensors)), *notes)
 
 
 def differences(one: SymmetrySpec, other: SymmetrySpec) -> list[str]:
@@ -63,8 +66,3 @@ def _said(thing: Any) -> str:
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _cells(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<tr>{''.join(f'<td><code>{escape(cell)}</code></td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>{cells}</table>"

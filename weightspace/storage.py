@@ -34,6 +34,14 @@ class Storage(Protocol):
         """Yield the bytes in order, little-endian and C-contiguous; a block is valid only until the next one is asked for."""
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A storage that knows how to give a range of itself without reading the rest."""
+
+    def part(self, offset: int, count: int) -> Storage:
+        """The range; it lies within."""
+
+
 def read(storage: Storage) -> bytearray:
     """Read all bytes of a storage into one new buffer."""
     out = bytearray(storage.nbytes)
@@ -431,6 +439,8 @@ def part(storage: Storage, offset: int, count: int) -> Storage:
         return Memory(memoryview(storage.data).cast("B")[offset : offset + count])
     if isinstance(storage, Inflated):
         return replace(storage, offset=storage.offset + offset, nbytes=count)
+    if isinstance(storage, Divisible):
+        return storage.part(offset, count)
     return Produced(count, lambda: memoryview(read(storage))[offset : offset + count])
 
 

@@ -104,6 +104,22 @@ class Symmetry:
         )
         return {name: tensor for name, tensor in parts if tensor is not None}
 
+    def _repr_html_(self) -> str:
+        """A table of the groups for notebooks."""
+        from weightspace import html
+
+        rows = (
+            {
+                "group": name,
+                "moves": action.index.numel()
+                - int((action.index == torch.arange(action.index.shape[-1], device=action.index.device)).sum()),
+                "of": action.index.numel(),
+                "with": "a matrix" if action.matrix is not None else "a diagonal" if action.diagonal is not None else "",
+            }
+            for name, action in self.actions.items()
+        )
+        return html.page("Symmetry", html.rows(rows, len(self.actions)))
+
     def __repr__(self) -> str:
         moved = []
         for name, action in self.actions.items():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from weightspace.checkpoint import Checkpoint
+from weightspace.checkpoint import Checkpoint, checkpoint_of
 from weightspace.errors import FormatError
 from weightspace.formats.safetensors import open_safetensors, save
 
@@ -68,7 +68,7 @@ class TensorCache(_Sets):
         with contextlib.suppress(OSError, FormatError):  # no place or no right to write: then it is not kept
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                save(tensors, fresh, {"key": key})
+                save(tensors, fresh, {"key": key, "id": checkpoint_of(tensors).id})  # by which a check tells that a bit has changed
                 fresh.replace(path)
             finally:
                 with contextlib.suppress(OSError):

@@ -5,6 +5,8 @@ import errno
 import fcntl
 import os
 import re
+import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +17,14 @@ from typing import IO, Any
 
 import duckdb
 
+from weightspace import __version__
 from weightspace.errors import CatalogError
+from weightspace.zoo.keeping.migrations import Migration, migrate, migrations, pending, version_of
 from weightspace.zoo.literals import quoted
 from weightspace.zoo.model_table import refresh_model_table
 
-SCHEMA_VERSION = "1"
-_READ_CONFIG = {"enable_external_access": "false", "lock_configuration": "true"}
+SCHEMA_VERSION = 3
+_READ_CONFIG = {"enable_external_access": "false", "autoinstall_known_extensions": "false", "lock_configuration": "true"}
 _WAIT = 600.0  # seconds to wait for other processes before giving up
 _FOREIGN_WAIT = 5.0  # the same for somebody who opened the file without the lock, such as DuckDB's own shell
 _FOREIGN = re.compile(r"Could not set lock on file(?:.*\(PID (?P<pid>\d+)\))?|different configuration than existing", re.DOTALL)
@@ -78,7 +82,8 @@ class Catalog:
                     connection.execute(schema())
                     for statement in _comments(schema()):
                         connection.execute(statement)
-                    connection.execute("insert into meta values ('schema_version', ?)", [SCHEMA_VERSION])
+                    said = [str(SCHEMA_VERSION), __version__, secrets.token_hex(16)]
+                    connection.execute("insert into meta values ('schema_version', ?), ('created_with', ?), ('zoo_id', ?)", said)
                     refresh_model_table(connection)
                     connection.execute("commit")
                     connection.execute("checkpoint")  # closing does it too, but without a word when the disk is full
@@ -117,6 +122,12 @@ class Catalog:
                     connection.execute("rollback")
                 raise
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lock as a writer does, without opening the file: for what takes its place."""
+        with self._plain(), self._locked(exclusive=True):
+            yield
+
     def _expect(self) -> None:
         if not self.exists():
             raise CatalogError(
@@ -140,11 +151,60 @@ class Catalog:
     @contextlib.contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         with self._opened(read_only) as connection:
-            version = connection.execute("select value from meta where key = 'schema_version'").fetchall()
-            if version != [(SCHEMA_VERSION,)]:
-                found = version[0][0] if version else "none"
-                raise CatalogError(f"{self.path}: has schema version {found}, expected {SCHEMA_VERSION}; use the weightspace that wrote it")
+            steps = self._steps(connection)
+            if not steps or (read_only and all(step.is_readable for step in steps)):
+                yield connection
+                return
+        if read_only:
+            raise CatalogError(
+                f"{self.path}: has schema version {steps[0].version - 1}, this weightspace reads {SCHEMA_VERSION}; "
+                "'weightspace check --quick --repair' brings it forward, and keeps a copy of what it was"
+            )
+        self._bring_forward(steps)
+        with self._opened(read_only) as connection:
             yield connection
+
+    def _steps(self, connection: duckdb.DuckDBPyConnection) -> list[Migration]:
+        """What is to be done to bring an older catalog to this version.
+
+        Raises:
+            CatalogError: it is newer, or has no version at all.
+        """
+        version = version_of(connection)
+        steps = pending(version, SCHEMA_VERSION, migrations())
+        if steps is None:
+            raise CatalogError(f"{self.path}: has schema version {version}, expected {SCHEMA_VERSION}; use the weightspace that wrote it")
+        return steps
+
+    def _bring_forward(self, steps: list[Migration]) -> None:
+        """Migrate in one transaction; a copy of what was there stays beside it, under the name of its version."""
+        kept = self.home / f"catalog.version-{steps[0].version - 1}.duckdb"
+        with self._opened(False) as connection:
+            connection.execute("checkpoint")  # so that the file alone is all of it
+        fresh = kept.with_suffix(".new")
+        try:
+            shutil.copyfile(self.path, fresh)
+            fresh.replace(kept)
+        except OSError as error:
+            raise CatalogError(
+                f"{kept}: cannot be written ({error.strerror}), so the catalog stays at schema version {steps[0].version - 1}; "
+                "check the folder, its permissions and the free space"
+            ) from None
+        finally:
+            fresh.unlink(missing_ok=True)
+        with self._opened(False) as connection:
+            connection.execute("begin")
+            try:
+                migrate(connection, steps)
+                for statement in _comments(schema()):
+                    connection.execute(statement)
+                refresh_model_table(connection)
+                connection.execute("commit")
+            except BaseException:
+                with contextlib.suppress(duckdb.Error):
+                    connection.execute("rollback")
+                raise
+            connection.execute("checkpoint")
 
     def _opened(self, read_only: bool) -> duckdb.DuckDBPyConnection:
         config: dict[str, Any] = dict(_READ_CONFIG) if read_only else {"memory_limit": "2GB"}

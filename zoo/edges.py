@@ -8,8 +8,9 @@ from weightspace.errors import RecordError
 from weightspace.zoo import query
 from weightspace.zoo.write import Connection
 
-DECLARED = "recipe"
-"""The evidence of edges that a recipe states; nothing inferred takes their place."""
+DECLARED, CARD = "recipe", "card"
+STATED = (DECLARED, CARD)
+"""The evidence of edges that a recipe states, or a model's card; nothing inferred takes their place."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,18 @@ def write_edges(connection: Connection, edges: Sequence[Edge], among: Sequence[s
     for edge in edges:
         if not 0 <= edge.confidence <= 1:
             raise RecordError(f"the edge '{edge.parent}' -> '{edge.child}' has confidence {edge.confidence!r}, expected a probability")
-        if edge.evidence == DECLARED:
-            raise RecordError(f"the edge '{edge.parent}' -> '{edge.child}' has the evidence '{DECLARED}', which only making a model leaves")
+        if edge.evidence in STATED:
+            who = "making a model" if edge.evidence == DECLARED else "a model's card"
+            raise RecordError(f"the edge '{edge.parent}' -> '{edge.child}' has the evidence '{edge.evidence}', which only {who} leaves")
     numbers = {name: query.resolve(connection, name, folder) for edge in edges for name in (edge.parent, edge.child)}
     scope = sorted({query.resolve(connection, name, folder) for name in among} | set(numbers.values()))
     connection.execute(
-        "delete from edges where evidence <> ? and list_contains(?::integer[], parent_id) and list_contains(?::integer[], child_id)",
-        [DECLARED, scope, scope],
+        "delete from edges where not list_contains(?::varchar[], evidence) and list_contains(?::integer[], parent_id) and list_contains(?::integer[], child_id)",
+        [list(STATED), scope, scope],
     )
-    declared = set(connection.execute("select parent_id, child_id from edges where evidence = ?", [DECLARED]).fetchall())
+    declared = set(
+        connection.execute("select parent_id, child_id from edges where list_contains(?::varchar[], evidence)", [list(STATED)]).fetchall()
+    )
     fresh = {
         (numbers[edge.parent], numbers[edge.child]): edge
         for edge in edges

@@ -85,6 +85,7 @@ def ingest(
     roots: Sequence[str | Path],
     *,
     jobs: int | None = None,
+    backend: str = "local",
     tags: Mapping[str, str] | None = None,
     copy: bool = False,
     prefix: str = "",
@@ -96,7 +97,8 @@ def ingest(
     Args:
         catalog: created if it does not exist.
         roots: files and folders.
-        jobs: processes; by default as many as there are cores, and this one alone when there is little to do.
+        jobs: processes; by default as many as there are cores, here or in the cluster, and this one alone when there is little to do.
+        backend: where they are; see `weightspace.parallel.run`. On a cluster the paths must lead to the same files everywhere.
         tags: labels for every model found, also for those that are known already.
         copy: also keep the weights in the zoo's store.
         prefix: put before the names of new models, such as `lpips/`.
@@ -109,11 +111,12 @@ def ingest(
     started = time.monotonic()
     if not all(str(root) for root in roots):
         raise FormatError("a path to ingest is empty", reason="unreadable", advice="name a file or folder; '.' is the working folder")
+    parallel.backends[backend]  # a name that is none is told before any work
     catalog.create()
     run = _Ingest(catalog, dict(tags or {}), copy, prefix, progress)
     try:
         with reading.uncollected():
-            run.take(discover(roots, base=base), jobs or parallel.available_cores())
+            run.take(discover(roots, base=base), jobs, backend)
         run.forget_missing(roots)
         run.flush()
     except KeyboardInterrupt:
@@ -133,6 +136,7 @@ class _Ingest:
         self.catalog, self.tags, self.copy, self.prefix, self.progress = catalog, tags, copy, prefix, progress
         self.report = Report()
         self.known = known_stamps(catalog)
+        self.copied = {one.model for path, one in self.known.items() if one.model is not None and Path(path).stem == one.model.hex()}
         self.describer = describe.Describer()
         self.pending: list[Record] = []
         self.pending_tensors = 0
@@ -141,31 +145,18 @@ class _Ingest:
         self.partials: dict[Path, _Partial] = {}
         self.done = self.found = self.bytes_done = self.bytes_found = 0
 
-    def take(self, founds: Iterable[Found], jobs: int) -> None:
+    def take(self, founds: Iterable[Found], jobs: int | None, backend: str) -> None:
         """Read what was found on `jobs` processes; a worker that dies costs only the file it was reading."""
         planned = list(self._tasks(founds))
-        few = sum(found.size for _, group in planned for found in group) < _FEW and len(planned) <= 2
-        done = 0
-        try:
-            # Closed here, and not when it is collected: after Ctrl-C no worker goes on while the rest is written.
-            with contextlib.closing(parallel.run(reading.work, (task for task, _ in planned), jobs=1 if few else jobs)) as results:
-                for outcomes in results:
-                    self._settle(planned[done], outcomes)
-                    done += 1
-        except parallel.WorkerDiedError:
-            self._one_by_one(planned[done:])
-
-    def _one_by_one(self, lost: Sequence[_Planned]) -> None:
-        """After a worker died: give each remaining file a worker of its own, and quarantine the one that kills it again."""
-        for task, founds in lost:
-            for path, format, found in zip(task.paths, task.formats, founds, strict=True):
-                single = reading.Task((path,), (format,), task.names)
-                try:
-                    outcomes = next(iter(parallel.run(reading.work, [single], jobs=2)))
-                except parallel.WorkerDiedError:
-                    advice = "there may not be enough memory for it, or a library cannot stand it; look at it with other tools"
-                    outcomes = [reading.Refused("crashed", f"{path}: the process that read it died", advice)]
-                self._settle((single, (found,)), outcomes)
+        if sum(found.size for _, group in planned for found in group) < _FEW and len(planned) <= 2:
+            jobs, backend = 1, "local"
+        elif backend == "local":
+            jobs = jobs or parallel.available_cores()
+        tasks = (task for task, _ in planned)
+        # Closed here, and not when it is collected: after Ctrl-C no worker goes on while the rest is written.
+        with contextlib.closing(parallel.run(reading.work, tasks, jobs=jobs, backend=backend, died=_one_by_one)) as results:
+            for item, outcomes in zip(planned, results, strict=True):
+                self._settle(item, outcomes)
 
     def _tasks(self, founds: Iterable[Found]) -> Iterator[_Planned]:
         """Settle what is known, and plan the rest: small files in groups, large ones in parts."""
@@ -190,6 +181,12 @@ class _Ingest:
 
     def _is_known(self, found: Found) -> bool:
         known = self.known.get(str(found.path))
+        # What is known of a file of the store lies nowhere else, and it never changes.
+        if known is not None and known.stamp == store.STAMP and known.model is not None:
+            self.report.unchanged += 1
+            self._tag(self._place(found).path)
+            self._advance(found)
+            return True
         if known is None or known.stamp != found.stamp or (self.copy and known.model and not self._is_copied(known.model)):
             return False
         place = self._place(found)
@@ -299,11 +296,11 @@ class _Ingest:
         except FormatError as error:
             self.report.not_copied.append(Refusal(record.place, error.reason, error.detail, error.advice))
             return None
-        self.known[str(store.store_path(self.catalog.home, record.id.hex()))] = Known(0, None, record.id)
+        self.copied.add(record.id)
         return copied
 
     def _is_copied(self, model: bytes) -> bool:
-        return str(store.store_path(self.catalog.home, model.hex())) in self.known
+        return model in self.copied
 
     def _pass_over(self, found: Found) -> None:
         self.report.passed_over += 1
@@ -372,6 +369,21 @@ class _Ingest:
         self.pending, self.pending_tensors, self.tagged = [], 0, []
         self.flushed = time.monotonic()
         self.pause = max(FLUSH_SECONDS, 10 * (self.flushed - started))
+
+
+def _one_by_one(task: reading.Task, error: parallel.WorkerDiedError) -> list[reading.Outcome]:
+    """After workers died of a task: give each of its files a process of its own, and quarantine the one that kills it again."""
+    outcomes: list[reading.Outcome] = []
+    for path, format in zip(task.paths, task.formats, strict=True):
+        single = reading.Task((path,), (format,), task.names)
+        try:
+            if single == task:
+                raise error
+            outcomes += next(parallel.run(reading.work, [single], jobs=2))
+        except parallel.WorkerDiedError:
+            advice = "there may not be enough memory for it, or a library cannot stand it; look at it with other tools"
+            outcomes.append(reading.Refused("crashed", f"{path}: the process that read it died", advice))
+    return outcomes
 
 
 def _task(group: Sequence[Found]) -> _Planned:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import FormatError, guarded
+from weightspace.errors import FormatError, UnknownNameError, guarded, one_line
 from weightspace.formats import open_checkpoint, sniff
 from weightspace.remote import is_remote, open_remote
 from weightspace.remote.file import RemoteFile
@@ -59,11 +59,28 @@ def look(zoo: "Zoo", model: str) -> Look:
         checkpoint = open_checkpoint(model)
         page = _page_at(zoo, [Path(model), *checkpoint.files])  # a folder without a config is catalogued by the file in it
         return Look(page or page_of(checkpoint), checkpoint, page is not None)
-    page = zoo.page(model)
+    try:
+        page = zoo.page(model)
+    except UnknownNameError:
+        _expect_not_refused(zoo, model)
+        raise
     try:
         return Look(page, zoo.open(model), True)
     except FormatError:
         return Look(page, None, True)
+
+
+def _expect_not_refused(zoo: "Zoo", model: str) -> None:
+    """A file that the catalog lists as refused is none of its models, and what was said of it then still tells most.
+
+    Raises:
+        FormatError: what was wrong with it.
+    """
+    with zoo.reading() as connection:
+        refused = connection.execute("select reason, detail, advice from quarantine where path = ?", [model]).fetchone()
+    if refused is not None:
+        reason, detail, advice = refused
+        raise FormatError(detail if model in detail else f"{one_line(model, 200)}: {detail}", reason=reason, advice=advice)
 
 
 def is_checkpoint_path(model: str | Path) -> bool:

@@ -72,7 +72,8 @@ def apply_to(
     arity: int,
     ordered: bool = False,
     where: str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    backend: str = "local",
     progress: Callable[[Progress], None] | None = None,
     skip: Skip | None = None,
 ) -> pa.Table:
@@ -89,7 +90,7 @@ def apply_to(
     tasks = _tasks(zoo, names, missing, is_strict=skip is None)
     with (
         Pending(zoo.catalog, *COLUMNS[arity]) as pending,
-        contextlib.closing(parallel.run(partial(_apply, function, measure.name), tasks, jobs=jobs)) as results,
+        contextlib.closing(parallel.run(partial(_apply, function, measure.name), tasks, jobs=jobs, backend=backend, died=_died)) as results,
     ):
         for done, (key, values) in enumerate(zip(missing, results, strict=True), 1):
             if not isinstance(values, _Failed):
@@ -183,6 +184,10 @@ def _apply(function: Function, measure: str, task: _Task) -> dict[str, float | s
     except WeightSpaceError as error:
         return _Failed(str(error))
     return checked(values, _said_of(measure, names), is_text_allowed=len(names) == 1)
+
+
+def _died(task: _Task, error: parallel.WorkerDiedError) -> _Failed:
+    return _Failed(str(error))
 
 
 def _said_of(measure: str, names: Sequence[str]) -> str:

@@ -42,7 +42,13 @@ left join runs on runs.run_id = first_files.run_id
 
 
 def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the view anew from the metric names there are: `accuracy`, `test_accuracy`, ...
+    """Make the view anew from the metric names there are: `accuracy`, `test_accuracy`, ...; see `model_table_statements`."""
+    for statement in model_table_statements(connection):
+        connection.execute(statement)
+
+
+def model_table_statements(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    """What makes the view as it should be now.
 
     A metric's column holds its value at the latest step; one without a step counts as latest. DuckDB views have fixed
     columns, so this is called whenever metrics were written; it costs a scan of the metric names. The table macro
@@ -62,10 +68,10 @@ def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
         taken.add(column.lower())
         same = f"name = {quoted(name)} and split is not distinct from {quoted(split) if split else 'null'}"
         pivot.append(f"arg_max(value, coalesce(step, 9223372036854775807)) filter (where {same}) as {identifier(column)}")
-    connection.execute(f"create or replace view model_table as {_select(pivot, 'model_id is not null')}")
-    connection.execute(f"create or replace macro model_rows(ids) as table {_select(pivot, 'model_id in (select unnest(ids))')}")
-    connection.execute(
-        "comment on view model_table is 'one row a model: identity, size, card, first file, run, and its metrics as columns'"
+    return (
+        f"create or replace view model_table as {_select(pivot, 'model_id is not null')}",
+        f"create or replace macro model_rows(ids) as table {_select(pivot, 'model_id in (select unnest(ids))')}",
+        "comment on view model_table is 'one row a model: identity, size, card, first file, run, and its metrics as columns'",
     )
 
 

@@ -182,15 +182,6 @@ def recipe_of(connection: Connection, model_id: int) -> dict[str, Any] | None:
     return dict(json.loads(found[0][0])) if found else None
 
 
-def parents_of(connection: Connection, model_id: int) -> tuple[str, ...]:
-    """Ids of the models that a model's recipe names as its parents."""
-    found = connection.execute(
-        "select lower(hex(id)) from edges join models on models.model_id = parent_id where child_id = ? and evidence = 'recipe' order by edges.rowid",
-        [model_id],
-    ).fetchall()
-    return tuple(dict.fromkeys(id for (id,) in found))
-
-
 def tensors_of(connection: Connection, occurrences: pa.Table) -> pa.Table:
     """Join occurrences with their tensors; the ids go in as a list, for which DuckDB skips row groups, as it does not for a join."""
     ids = sorted(set(occurrences["tensor_id"].to_pylist()))

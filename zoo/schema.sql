@@ -3,7 +3,7 @@
 -- hash joins answer faster than its ART indexes load, and insert-only tables survive a crash.
 
 create table meta (                      -- facts about the catalog itself
-    key VARCHAR,                         -- schema_version, created_with
+    key VARCHAR,                         -- schema_version, created_with, zoo_id (which zoo it is, through copies and backups)
     value VARCHAR                        -- its value
 );
 
@@ -25,7 +25,7 @@ create table models (                    -- one content: the same weights under 
     num_params BIGINT,                   -- float elements, tied tensors once, running statistics included
     num_bytes BIGINT,                    -- bytes of all tensors, tied ones once
     num_tensors INTEGER,                 -- tensors, tied ones under each name
-    is_finite BOOLEAN,                   -- no NaN and no infinity anywhere
+    is_finite BOOLEAN,                   -- no NaN and no infinity anywhere; NULL where only headers were read
     licence VARCHAR,                     -- of the model card, or of a licence file beside it
     base_model VARCHAR,                  -- declared by card or adapter configuration
     datasets VARCHAR[],                  -- declared by the card
@@ -156,6 +156,27 @@ create table recipes (                   -- how a model was made by the platform
     hash BLOB,                           -- BLAKE3 of the canonical JSON
     kind VARCHAR,                        -- population, merge, generate, stitch, ...
     recipe JSON                          -- everything needed to make it again
+);
+
+create table claims (                    -- published claims that were tried here: a row a finding
+    claim VARCHAR,                       -- its name
+    statement VARCHAR,                   -- what is claimed
+    source VARCHAR,                      -- paper, arXiv id, and where in it
+    topic VARCHAR,                       -- symmetry, matching, merging, ...
+    verdict VARCHAR,                     -- held, held in part, did not hold
+    position INTEGER,                    -- order among the findings of the claim
+    quantity VARCHAR,                    -- what was measured
+    value DOUBLE,                        -- its mean over the seeds
+    interval DOUBLE,                     -- half of the 95 % interval of that (Student's t)
+    baseline DOUBLE,                     -- the same of the null or the baseline
+    baseline_interval DOUBLE,            -- half of its interval
+    against VARCHAR,                     -- what the baseline is
+    bar VARCHAR,                         -- what was asked, fixed beforehand
+    held BOOLEAN,                        -- whether it was reached
+    seeds INTEGER,                       -- seeds that it was tried with
+    seconds DOUBLE,                      -- that the claim took
+    version VARCHAR,                     -- of the package
+    tried TIMESTAMP                      -- when (UTC)
 );
 
 create table quarantine (                -- what was refused, and why; nothing in it was executed

@@ -49,7 +49,8 @@ def apply_to_tensors(
     choose: Choose,
     *,
     where: str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    backend: str = "local",
     progress: Callable[[Progress], None] | None = None,
     skip: Skip | None = None,
 ) -> pa.Table:
@@ -65,9 +66,16 @@ def apply_to_tensors(
     total, done, by_name = sum(len(task.tensors) for task, _ in tasks), 0, {one.name: one for one in measures}
     with (
         Pending(zoo.catalog, "tensor_id") as pending,
-        contextlib.closing(parallel.run(partial(_apply, function), (task for task, _ in tasks), jobs=jobs)) as results,
+        contextlib.closing(
+            parallel.run(partial(_apply, function), (task for task, _ in tasks), jobs=jobs, backend=backend, died=_died)
+        ) as results,
     ):
         for (task, measured), said in zip(tasks, results, strict=True):
+            if isinstance(said, parallel.WorkerDiedError):
+                if skip is None:
+                    raise RecordError(f"{one_line(task.model, 120)}: {said}")
+                skip(task.model, said)
+                continue
             for tensor, measure in itertools.product(task.tensors, task.measures):
                 content = number, variant = measured[tensor]
                 known[content, measure] = said[tensor][measure]
@@ -141,7 +149,7 @@ def _tasks(
             yield _Task(models[number], checkpoint, tuple(found), missing), found
 
 
-def _apply(function: Function, task: _Task) -> dict[str, dict[str, dict[str, float | str | None]]]:
+def _apply(function: Function, task: _Task) -> dict[str, dict[str, dict[str, float | str | None]]] | parallel.WorkerDiedError:
     where = f"measuring {one_line(repr(task.model), 80)}"
     try:
         said = function(task.checkpoint, task.tensors, task.measures)
@@ -154,6 +162,10 @@ def _apply(function: Function, task: _Task) -> dict[str, dict[str, dict[str, flo
         }
         for tensor in task.tensors
     }
+
+
+def _died(task: _Task, error: parallel.WorkerDiedError) -> parallel.WorkerDiedError:
+    return error
 
 
 def _table(rows: Sequence[tuple[str, str, _Content]], known: Mapping[_Key, Mapping[str, Any]], measures: Sequence[str]) -> pa.Table:

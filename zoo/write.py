@@ -18,7 +18,7 @@ from weightspace.zoo.runs.run import Run
 Connection = duckdb.DuckDBPyConnection
 Said = TypeVar("Said", Description, Run)
 
-_TENSOR_COLUMNS = (
+TENSOR_COLUMNS = (
     ("dtype", pa.string()),
     ("shape", pa.list_(pa.int64())),
     ("numel", pa.int64()),
@@ -208,14 +208,14 @@ def _write_tensors(connection: Connection, models: Sequence[ModelRecord]) -> dic
     new = [row for digest, row in rows.items() if digest not in known]
     first = _next(connection, "tensors", "tensor_id")
     values = [(row[1], row[2], *row[5:]) for row in new]
-    columns = list(zip(*values, strict=True)) or [()] * len(_TENSOR_COLUMNS)
+    columns = list(zip(*values, strict=True)) or [()] * len(TENSOR_COLUMNS)
     _insert(
         connection,
         "tensors",
         {
             "tensor_id": pa.array(range(first, first + len(new)), pa.int64()),
             "hash": pa.array([row[4] for row in new], pa.binary()),
-            **{name: pa.array(column, kind) for (name, kind), column in zip(_TENSOR_COLUMNS, columns, strict=True)},
+            **{name: pa.array(column, kind) for (name, kind), column in zip(TENSOR_COLUMNS, columns, strict=True)},
         },
     )
     return known | {row[4]: first + at for at, row in enumerate(new)}

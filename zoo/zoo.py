@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,31 +12,37 @@ import duckdb
 import pyarrow as pa
 
 from weightspace.checkpoint import Checkpoint, checkpoint_of
-from weightspace.errors import CatalogError, FormatError, RecordError
+from weightspace.errors import CatalogError, RecordError
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
 from weightspace.remote import is_remote, open_remote
+from weightspace.remote.whole import brought
 from weightspace.zoo import mapping, query, reading, store, tensor_mapping
 from weightspace.zoo.cache import TensorCache
 from weightspace.zoo.catalog import Catalog
+from weightspace.zoo.claims import read_claims, write_claims
 from weightspace.zoo.diff import TensorDiff, diff
-from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.edges import Edge, write_edges
 from weightspace.zoo.embeddings import embeddings as stored_embeddings
 from weightspace.zoo.embeddings import similar as nearest
 from weightspace.zoo.embeddings import write_embeddings
+from weightspace.zoo.forgetting import forget
 from weightspace.zoo.ingest import Progress, Report, ingest
 from weightspace.zoo.look import Look, is_checkpoint_path, look
 from weightspace.zoo.metrics import Metric, metrics_of, number, whole
 from weightspace.zoo.records import Description, ModelRecord
 from weightspace.zoo.runs.importing import ImportReport, import_runs
 from weightspace.zoo.runs.run import Run
+from weightspace.zoo.served import ServedCatalog, is_served
+from weightspace.zoo.whereabouts import whereabouts
 from weightspace.zoo.write import write_metrics, write_records, write_runs, write_tags
 
 if TYPE_CHECKING:
     import torch
 
     from weightspace.spec import SymmetrySpec
+    from weightspace.zoo.store.garbage import Garbage
+    from weightspace.zoo.store.running import Tended
 
 HOUSE = ".weightspace"
 
@@ -84,10 +90,12 @@ class Zoo:
 
         Args:
             folder: the folder that holds `.weightspace`. None means $WEIGHTSPACE_ZOO, else the working folder or its
-                nearest parent that has one, as git does, else the working folder.
+                nearest parent that has one, as git does, else the working folder. `quack:host[:port][/folder]` names a catalog
+                that `weightspace serve` serves; `folder` is where its files are found here, where that is another place than there.
         """
-        self.folder = _find(folder)
-        self.catalog = Catalog(self.folder / HOUSE)
+        named = folder if folder is not None else os.environ.get("WEIGHTSPACE_ZOO")
+        self.catalog = ServedCatalog.at(str(named)) if is_served(named) else Catalog(_find(folder) / HOUSE)
+        self.folder = self.catalog.home.parent
 
     def __repr__(self) -> str:
         if not self.catalog.exists():
@@ -96,15 +104,41 @@ class Zoo:
             [(models, params)] = connection.execute("select count(*), coalesce(sum(num_params), 0)::bigint from models").fetchall()
         return f"<Zoo {self.folder}: {models:,} models, {params:,} parameters>"
 
-    def create(self) -> None:
-        """Make the catalog now, if there is none."""
+    def _repr_html_(self) -> str:
+        """What it holds, and the models that were catalogued last, for notebooks."""
+        from weightspace import html
+
+        if not self.catalog.exists():
+            return html.page(f"Zoo {self.folder}", html.facts({"": "does not exist yet; ingest or add models"}))
+        with self.catalog.reading() as connection:
+            [(models, params, size)] = connection.execute(
+                "select count(*), coalesce(sum(num_params), 0)::bigint, coalesce(sum(num_bytes), 0)::bigint from models"
+            ).fetchall()
+        last = self.models(order_by="model_id desc", limit=html.MOST_ROWS)
+        dull = {"model_id", "id", "name", "path", "architecture_id", "num_bytes", "catalogued", "is_finite"}
+        told = [name for name in last.column_names if name not in dull and len(set(map(str, last[name].to_pylist()))) > 1]
+        listed = html.rows(last.to_pylist(), models, columns=["name", *told][: html.MOST_COLUMNS // 2 + 1])
+        return html.page(f"Zoo {self.folder}", html.facts({"models": models, "parameters": params, "bytes": size}), listed)
+
+    def create(self, *, store_at: str | None = None) -> None:
+        """Make the catalog now, if there is none.
+
+        Args:
+            store_at: an address that fsspec knows, such as `s3://bucket/prefix`, where the zoo's store is to be; in its own folder if left out.
+
+        Raises:
+            CatalogError: the zoo keeps a store elsewhere already, or the address cannot be used.
+        """
         self.catalog.create()
+        if store_at is not None:
+            store.keep_at(self.catalog, store_at)
 
     def ingest(
         self,
         paths: str | Path | Sequence[str | Path],
         *,
         jobs: int | None = None,
+        backend: str = "local",
         tags: Mapping[str, str] | None = None,
         copy: bool = False,
         prefix: str = "",
@@ -112,7 +146,7 @@ class Zoo:
     ) -> Report:
         """Catalogue every checkpoint under the paths; see `weightspace.zoo.ingest.ingest`."""
         roots = [paths] if isinstance(paths, str | Path) else list(paths)
-        return ingest(self.catalog, roots, jobs=jobs, tags=tags, copy=copy, prefix=prefix, progress=progress)
+        return ingest(self.catalog, roots, jobs=jobs, backend=backend, tags=tags, copy=copy, prefix=prefix, progress=progress)
 
     def import_runs(self, source: str | Path, *, reader: str | None = None) -> ImportReport:
         """Read the runs of an experiment tracker or a model zoo, with their checkpoints; see `weightspace.zoo.runs.importing.import_runs`."""
@@ -191,22 +225,8 @@ class Zoo:
         """
         with self.catalog.reading() as connection:
             model_id = query.resolve(connection, model, self.folder)
-            rows = connection.execute("select path, stamp from files where model_id = ? order by file_id", [model_id]).fetchall()
-            recipe = query.recipe_of(connection, model_id)
-            parents = query.parents_of(connection, model_id) if recipe is not None else ()
-        for path, stamp in rows:
-            if is_remote(path):
-                return open_remote(path)
-            # A file of the store has its id for a name; any other may have been written over since.
-            if (self.folder / path).exists() and (stamp == store.STAMP or stamp_at(self.folder / path) == stamp):
-                opened = open_checkpoint(self.folder / path)
-                return opened if recipe is None else replace(opened, recipe=recipe, parents=opened.parents or parents)
-        places = ", ".join(path for path, _ in rows[:3]) or "another model took its place"
-        raise FormatError(
-            f"model '{model}' is catalogued, but its file is gone or has changed since ({places})",
-            reason="missing",
-            advice="bring it back, or ingest its new place",
-        )
+            found = whereabouts(connection, [model_id])[model_id]
+        return found.open(self.catalog.home, model)
 
     def diff(self, a: str, b: str) -> Iterator[TensorDiff]:
         """Compare two models tensor by tensor; each is a path, a catalog name or an id prefix."""
@@ -243,7 +263,8 @@ class Zoo:
 
     def export(self, model: str, path: str | Path) -> Path:
         """Write a model as safetensors; the same model gives the same bytes."""
-        return save(self.checkpoint(model), path, {"format": "pt"})
+        with brought(self.checkpoint(model)) as checkpoint:
+            return save(checkpoint, path, {"format": "pt"})
 
     def record(
         self, model: str, *, metrics: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None, step: int | None = None
@@ -302,11 +323,61 @@ class Zoo:
                 told += [(number_of_model, run_id, metric, "user") for metric in _metrics(model.metrics, None)]
                 kind = str((model.recipe or {}).get("kind", "made"))
                 for parent in dict.fromkeys(map(parent_of, model.parents)):
+                    if parent == number_of_model:
+                        continue  # what was made of it is equal to it
                     edge = [parent, number_of_model, kind]  # known already where the same is made again
                     connection.execute("delete from edges where parent_id = ? and child_id = ? and kind = ? and evidence = 'recipe'", edge)
                     connection.execute("insert into edges values (?, ?, ?, 'recipe', 1)", edge)
             write_metrics(connection, told)
         return [record.id.hex() for record in records]
+
+    def forget(self, models: Sequence[str]) -> int:
+        """Drop models and all that was recorded of them from the catalog; returns how many.
+
+        Files stay where they lie, and an ingest of their folder brings them back; copies in the store become garbage, which
+        `collect_garbage` removes.
+
+        Raises:
+            UnknownNameError: a model is not in the catalog; nothing is forgotten then.
+        """
+        with self.catalog.writing() as connection:
+            numbers = {query.resolve(connection, model, self.folder) for model in models}
+            forget(connection, sorted(numbers))
+        return len(numbers)
+
+    def compact(
+        self,
+        where: str | None = None,
+        *,
+        dry_run: bool = False,
+        jobs: int | None = None,
+        backend: str = "local",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> "Tended":
+        """Keep the store small: each tensor once, fine-tunes as what differs from their parents; see `weightspace.zoo.store.compacting`."""
+        from weightspace.zoo.store.compacting import compact
+
+        return compact(self.catalog, where, dry_run=dry_run, jobs=jobs, progress=progress)
+
+    def restore_store(
+        self, where: str | None = None, *, jobs: int | None = None, progress: Callable[[Progress], None] | None = None
+    ) -> "Tended":
+        """Write compact models of the store as plain files again, byte for byte what they were."""
+        from weightspace.zoo.store.restoring import restore
+
+        return restore(self.catalog, where, jobs=jobs, progress=progress)
+
+    def store_families(self) -> list[dict[str, Any]]:
+        """What the store holds, family by family; see `weightspace.zoo.store.listing`."""
+        from weightspace.zoo.store.listing import families
+
+        return families(self.catalog)
+
+    def collect_garbage(self, *, dry_run: bool = False, spare: float = 3600.0) -> "list[Garbage]":
+        """Remove what nobody needs from the zoo's house; see `weightspace.zoo.store.garbage`."""
+        from weightspace.zoo.store.garbage import collect
+
+        return collect(self.catalog, dry_run=dry_run, spare=spare)
 
     def map(
         self,
@@ -316,7 +387,8 @@ class Zoo:
         measure: str,
         version: str = "1",
         parameters: Mapping[str, Any] | None = None,
-        jobs: int = 1,
+        jobs: int | None = None,
+        backend: str = "local",
         progress: Callable[[mapping.Progress], None] | None = None,
         skip: mapping.Skip | None = None,
     ) -> pa.Table:
@@ -331,7 +403,8 @@ class Zoo:
             measure: name to file the results under.
             version: of the function: raise it when the function changes.
             parameters: what the function was given besides the model, as JSON can hold it.
-            jobs: processes.
+            jobs: processes; by default this one alone, or all that a cluster has.
+            backend: where they are: `local`, or a `ray` or `dask` cluster; see `weightspace.parallel.run`.
             progress: called after each model.
             skip: called with the name of a model that cannot be opened or that the function refuses, and with why; the model is left out and
                 asked again next time. Without it, such a model ends the run.
@@ -349,6 +422,7 @@ class Zoo:
             arity=1,
             where=where,
             jobs=jobs,
+            backend=backend,
             progress=progress,
             skip=skip,
         )
@@ -360,7 +434,8 @@ class Zoo:
         *,
         measures: Sequence[mapping.Measure],
         choose: tensor_mapping.Choose,
-        jobs: int = 1,
+        jobs: int | None = None,
+        backend: str = "local",
         progress: Callable[[mapping.Progress], None] | None = None,
         skip: mapping.Skip | None = None,
     ) -> pa.Table:
@@ -376,7 +451,8 @@ class Zoo:
             measures: name, version and parameters of each.
             choose: which tensors of a checkpoint to measure, from its header: names, or a mapping from names to variants. A variant is text that
                 tells results of one content apart, for instance how the tensor is laid out; it is kept among the parameters.
-            jobs: processes.
+            jobs: processes; by default this one alone, or all that a cluster has.
+            backend: where they are: `local`, or a `ray` or `dask` cluster; see `weightspace.parallel.run`.
             progress: called after each model, with numbers of tensors.
             skip: called with the name of a model that cannot be opened, or of which nothing can be chosen, and with why; it is left out.
                 Without it, such a model ends the run.
@@ -387,7 +463,9 @@ class Zoo:
         Raises:
             RecordError: the function could not do a model, or gave no mapping to numbers; what was done before is kept.
         """
-        return tensor_mapping.apply_to_tensors(self, function, measures, choose, where=where, jobs=jobs, progress=progress, skip=skip)
+        return tensor_mapping.apply_to_tensors(
+            self, function, measures, choose, where=where, jobs=jobs, backend=backend, progress=progress, skip=skip
+        )
 
     def map_pairs(
         self,
@@ -398,7 +476,8 @@ class Zoo:
         version: str = "1",
         ordered: bool = False,
         parameters: Mapping[str, Any] | None = None,
-        jobs: int = 1,
+        jobs: int | None = None,
+        backend: str = "local",
         progress: Callable[[mapping.Progress], None] | None = None,
         skip: mapping.Skip | None = None,
     ) -> pa.Table:
@@ -414,6 +493,7 @@ class Zoo:
             ordered: take each pair in both orders, for functions that have a direction; otherwise once, that first which was catalogued first.
             parameters: see `map`.
             jobs: see `map`.
+            backend: see `map`.
             progress: called after each pair.
             skip: see `map`.
 
@@ -428,6 +508,7 @@ class Zoo:
             ordered=ordered,
             where=where,
             jobs=jobs,
+            backend=backend,
             progress=progress,
             skip=skip,
         )
@@ -543,7 +624,17 @@ class Zoo:
     @property
     def cache(self) -> "MutableMapping[str, Mapping[str, torch.Tensor]]":
         """Small sets of tensors by key, such as decompositions: kept as files in the zoo, or in memory where there is no zoo yet."""
-        return TensorCache(self.catalog.home / "cache") if self.catalog.exists() else {}
+        return TensorCache(self.catalog.home / "cache") if self.catalog.home.is_dir() else {}
+
+    def record_claims(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep findings of published claims that were tried, in place of those of an earlier try; see the table `claims`."""
+        with self.catalog.writing() as connection:
+            write_claims(connection, rows)
+
+    def claims(self) -> pa.Table:
+        """Findings of published claims that were tried, by claim and in their order."""
+        with self.catalog.reading() as connection:
+            return read_claims(connection)
 
     def record_runs(self, runs: Sequence[Run]) -> None:
         """Put runs that left no checkpoint into the catalog, with their metrics; a run of the same key is refreshed."""

@@ -91,6 +91,18 @@ class Connectivity:
 
         return drawn(self)
 
+    def _repr_html_(self) -> str:
+        """The barriers and the points of the path for notebooks."""
+        from weightspace import html
+
+        barriers = [
+            {"quantity": name, "barrier": one.interpolated, "at t": one.interpolated_at, "against the worse end": one.worse}
+            for name, one in self.barriers.items()
+        ]
+        notes = [html.rows([{"note": note} for note in self.notes])] if self.notes else []
+        repaired = f", {self.repair}" if self.repair else ""
+        return html.page(f"Connectivity along a {self.path}{repaired}", html.rows(barriers), html.rows(self.table()), *notes)
+
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {one.interpolated:.4g} at t={one.interpolated_at:.2f}" for name, one in self.barriers.items())
         return f"<Connectivity {self.path} of {len(self.ts)} points, repair {self.repair}; barriers: {shown}>"

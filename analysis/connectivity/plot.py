@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightspace.analysis.plotting import BLUE, INK, SEVERAL, SKY, VERMILION, canvas, style
+from weightspace.plotting import BLUE, INK, SEVERAL, SKY, VERMILION, canvas, key, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def drawn(curve: "Connectivity") -> "Figure":
             _draw(axes, curve, name, BLUE)
             if name == "loss" and "calibrated_loss" in curve.barriers:
                 _draw(axes, curve, "calibrated_loss", SKY)
-                axes.legend(frameon=False, fontsize=8)
+                axes.legend()
             axes.set_ylabel(name)
         all_axes[-1].set(xlabel="t, from a (0) to b (1)", xlim=(0, 1))
         figure.suptitle(_title(curve), fontsize=9, color=INK, x=0.02, ha="left")
@@ -41,9 +41,11 @@ def compared(curves: Mapping[str, "Connectivity"]) -> "Figure":
         for axes, name in zip(all_axes, panels, strict=True):
             for (label, curve), colour in zip(curves.items(), itertools.cycle(SEVERAL)):
                 barrier = curve.barriers[name].interpolated
-                axes.plot(curve.ts, curve.values[name], color=colour, marker="o", markersize=3, label=f"{label} (barrier {barrier:.3g})")
+                axes.plot(
+                    curve.ts, curve.values[name], color=colour, marker="o", markersize=3, label=f"{key(label)} (barrier {barrier:.3g})"
+                )
             axes.set_ylabel(name.replace("_", " "))
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend()
         all_axes[-1].set(xlabel="t, from a (0) to b (1)", xlim=(0, 1))
     return figure
 
@@ -68,6 +70,7 @@ def _draw(axes: "Axes", curve: "Connectivity", name: str, colour: str) -> None:
         fontsize=8,
         ha="right" if side < 0 else "left",
         va="center",
+        bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8},
     )
 
 

@@ -54,14 +54,14 @@ class Clusters:
 
     def plot(self) -> "Figure":
         """Draw the correlations of all units, ordered by cluster, with borders between clusters."""
-        from weightspace.analysis.plotting import VERMILION, canvas, note, style
+        from weightspace.plotting import VERMILION, canvas, note, style
 
         labels = self._labels
         order = sorted(range(len(labels)), key=lambda unit: labels[unit])
         ends = [sum(label <= at for label in labels) - 0.5 for at in range(max(labels))]
         with style():
             figure, [[axes]] = canvas(size=(4.6, 3.8))
-            image = axes.imshow(self.adjacency.cpu()[order][:, order].numpy(), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+            image = axes.imshow(self.adjacency.cpu()[order][:, order].numpy(), vmin=0, vmax=1, interpolation="nearest")
             axes.grid(False)
             for end in ends:
                 axes.axhline(end, color=VERMILION, linewidth=0.7)

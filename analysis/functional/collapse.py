@@ -71,13 +71,13 @@ class NeuralCollapse:
 
     def plot(self) -> "Figure":
         """Draw the cosines of the class means beside the numbers."""
-        from weightspace.analysis.plotting import BLUE, canvas, name_axis, note, style
+        from weightspace.plotting import BLUE, canvas, name_axis, note, style
 
         values = self.values()
         widest = -1 / (len(self.classes) - 1)
         with style():
             figure, [[table, bars]] = canvas(1, 2, size=(3.9, 3.2))
-            image = table.imshow(self.cosines.cpu().numpy(), cmap="cividis", vmin=-1, vmax=1, interpolation="nearest")
+            image = table.imshow(self.cosines.cpu().numpy(), vmin=-1, vmax=1, interpolation="nearest")
             table.grid(False)
             for axis in (table.xaxis, table.yaxis):
                 name_axis(axis, [str(one) for one in self.classes])

@@ -61,7 +61,7 @@ class Pairing:
 
     def plot(self) -> "Figure":
         """Draw the correlations of all units, sorted (as figure 3 of the paper), beside the table of correlations in order of the pairs."""
-        from weightspace.analysis.plotting import BLUE, VERMILION, canvas, note, style
+        from weightspace.plotting import BLUE, VERMILION, canvas, note, style
 
         paired = [unit for unit, partner in enumerate(self.one_to_one) if partner >= 0]
         order = sorted(paired, key=lambda unit: -self._signed(unit, self.one_to_one[unit]))
@@ -70,9 +70,9 @@ class Pairing:
             for found, colour, name in ((self.greatest, BLUE, "semi-matching"), (self.matched, VERMILION, "one to one")):
                 curves.plot(sorted(found, reverse=True), color=colour, label=f"{name} (mean {_mean(found):.3f})")
             curves.set(xlabel="units of the first network, sorted", ylabel="correlation")
-            curves.legend(frameon=False, fontsize=8)
+            curves.legend()
             rows = self.correlations[order][:, [self.one_to_one[unit] for unit in order]].cpu()
-            image = table.imshow(rows.numpy(), cmap="cividis", vmin=0 if self.absolute else -1, vmax=1, interpolation="nearest")
+            image = table.imshow(rows.numpy(), vmin=0 if self.absolute else -1, vmax=1, interpolation="nearest")
             table.grid(False)
             table.set(xlabel="units of the second, in the same order", ylabel="units of the first, best pairs first")
             figure.colorbar(image, ax=table, label="correlation")

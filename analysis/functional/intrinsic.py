@@ -54,7 +54,7 @@ class IntrinsicDimension:
 
     def plot(self) -> "Figure":
         """Draw what was reached by dimension, with the threshold and the baseline."""
-        from weightspace.analysis.plotting import BLUE, QUIET, VERMILION, canvas, note, style
+        from weightspace.plotting import BLUE, QUIET, VERMILION, canvas, note, style
 
         with style():
             figure, [[axes]] = canvas()

@@ -55,7 +55,7 @@ class Landscape:
 
     def plot(self) -> "Figure":
         """Draw the loss along the line, or as contours on the plane."""
-        from weightspace.analysis.plotting import BLUE, INK, VERMILION, canvas, style
+        from weightspace.plotting import BLUE, INK, VERMILION, canvas, style
 
         with style():
             figure, [[axes]] = canvas(size=(4.4, 3.4) if self.directions == 2 else (5.2, 3.0))
@@ -69,7 +69,7 @@ class Landscape:
             # Loss spans orders of magnitude, so levels are as many between each two.
             low, high = max(float(finite.min()), 1e-12), float(finite.max())
             levels = np.geomspace(low, max(high, low * 1.01), 16).tolist()
-            filled = axes.contourf(self.steps, self.steps, grid, levels=levels, cmap="cividis", norm="log", extend="both")
+            filled = axes.contourf(self.steps, self.steps, grid, levels=levels, norm="log", extend="both")
             axes.contour(self.steps, self.steps, grid, levels=levels, colors=INK, linewidths=0.4)
             axes.plot(0, 0, marker="+", color=VERMILION, markersize=10)
             axes.set(xlabel="first direction", ylabel="second direction", aspect="equal")

@@ -50,14 +50,14 @@ class Prediction:
 
     def plot(self) -> "Figure":
         """Draw error against non-zero weights (as figure 5 of the paper)."""
-        from weightspace.analysis.plotting import BLUE, VERMILION, canvas, style
+        from weightspace.plotting import BLUE, VERMILION, canvas, style
 
         with style():
             figure, [[axes]] = canvas()
             axes.plot(self.nonzeros, self.errors, color=BLUE, marker="o", markersize=3, label="samples of the fit")
             axes.plot(self.nonzeros, self.held_out, color=VERMILION, marker="o", markersize=3, label="held out")
             axes.set(xlabel="non-zero weights for a unit", ylabel="unexplained share of variance", ylim=(0, None))
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend()
         return figure
 
 

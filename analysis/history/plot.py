@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightspace.analysis.plotting import INK, ORANGE, QUIET, VERMILION, canvas, name_axis, room, style
+from weightspace.plotting import INK, ORANGE, QUIET, VERMILION, canvas, name_axis, room, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +27,7 @@ def drawn(history: "History") -> "Figure":
         size = min(11.0, 2.8 + 0.16 * changes.shape[1]), min(9.0, 1.5 + 0.2 * changes.shape[0])
         figure, [[axes]] = canvas(size=(max(4.8, size[0]) + room(history.layers), size[1]))
         shown = np.where(changes == 0, low, changes)
-        image = axes.imshow(shown, cmap="cividis", norm=LogNorm(low, high, clip=True), aspect="auto", interpolation="nearest")
+        image = axes.imshow(shown, norm=LogNorm(low, high, clip=True), aspect="auto", interpolation="nearest")
         axes.grid(False)
         name_axis(axes.yaxis, history.layers)
         name_axis(axes.xaxis, [str(step) for step in history.steps[1:]])
@@ -37,7 +37,7 @@ def drawn(history: "History") -> "Figure":
         figure.colorbar(image, ax=axes, label="relative change")
         _mark(axes, history)
         if history.events:
-            figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+            figure.legend(loc="outside lower center", ncols=3, fontsize=8)
         counts = {kind: sum(one.severity == kind for one in history.events) for kind in _MARKS}
         said = ", ".join(f"{number} {kind}" for kind, number in counts.items() if number) or "nothing broke"
         axes.set_title(f"{len(history.steps)} checkpoints: {said}", fontsize=9, color=INK, loc="left")

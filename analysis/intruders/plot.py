@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from weightspace.analysis.plotting import BLUE, INK, ORANGE, QUIET, SEVERAL, VERMILION, canvas, heat_map, name_axis, note, style
+from weightspace.analysis.plotting import heat_map
+from weightspace.plotting import BLUE, INK, ORANGE, QUIET, SEVERAL, VERMILION, canvas, name_axis, note, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ def counts_drawn(found: "Intruders") -> "Figure":
         name_axis(axes.yaxis, [one.name for one in layers])
         axes.set(xlabel=f"intruders among the first {found.k} (similarity under {found.epsilon:g})", ylim=(len(layers) - 0.4, -0.6))
         axes.set_xlim(0, max(1.0, *axes.get_xlim()))
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower left", ncols=3)
         note(axes, f"{found.count} intruders in {len(layers)} layers, {found.guarded} guarded")
     return figure
 
@@ -59,6 +60,6 @@ def sweep_drawn(sweep: "Sweep") -> "Figure":
                 )
             axes.axvline(1, color=QUIET, linewidth=0.8, linestyle="--")
             axes.set_ylabel(quantity)
-        panels[0][0].legend(frameon=False, fontsize=8)
+        panels[0][0].legend()
         panels[-1][0].set_xlabel("λ: 0 removes, 1 changes nothing")
     return figure

@@ -94,6 +94,15 @@ class Intruders:
             return counts_drawn(self)
         return similarity_drawn(self, self.layers[0] if layer is None else self.layer(layer))
 
+    def _repr_html_(self) -> str:
+        """Counts of every layer for notebooks."""
+        from weightspace import html
+
+        columns = ["layer", "count", "guarded", "left", "right", "vectors"]
+        table = self.table
+        shown = [name for name in columns if table and name in table[0]] or None
+        return html.page(repr(self)[1:-1], html.rows(table, columns=shown))
+
     def __repr__(self) -> str:
         skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
         by_chance = f", p {self.p:.3g}" if self.p is not None else ""

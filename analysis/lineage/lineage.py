@@ -95,14 +95,21 @@ class Lineage:
 
     def plot(self) -> "Figure":
         """Draw the families of two or more as trees."""
-        from weightspace.analysis.lineage.drawing import drawn
+        from weightspace.family_tree import Link, family_tree
 
-        return drawn(self.families, self.edges)
+        return family_tree([Link(edge.parent, edge.child, edge.kind, edge.probability, edge.is_directed) for edge in self.edges])
 
     @property
     def table(self) -> list[dict[str, Any]]:
         """One row an edge."""
         return [row(edge) for edge in self.edges]
+
+    def _repr_html_(self) -> str:
+        """One row an edge for notebooks."""
+        from weightspace import html
+
+        columns = ["parent", "child", "kind", "probability", "evidence"]
+        return html.page(repr(self)[1:-1], html.rows(self.table, columns=columns))
 
     def __repr__(self) -> str:
         families = [family for family in self.families if len(family) > 1]

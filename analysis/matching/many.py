@@ -134,7 +134,8 @@ def match_pairs(
     *,
     method: str = "weight",
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
+    backend: str = "local",
     **options: Any,
 ) -> dict[tuple[int, int], Match]:
     """Match pairs of networks, each by itself.
@@ -145,12 +146,14 @@ def match_pairs(
         pairs: (a, b) by place in `models`, b to be moved onto a; all with a before b if left out.
         method: of matching.
         seed: of the source of chance; every pair draws the same.
-        jobs: processes.
+        jobs: processes; by default this one alone, or all that a cluster has.
+        backend: where they are; see `weightspace.parallel.run`.
         options: of the method.
     """
     wanted = list(itertools.combinations(range(len(models)), 2)) if pairs is None else list(pairs)
     work = partial(_match_pair, spec=spec, method=method, seed=seed, options=options)
-    return dict(zip(wanted, parallel.run(work, ((models[a], models[b]) for a, b in wanted), jobs=jobs), strict=True))
+    found = parallel.run(work, ((models[a], models[b]) for a, b in wanted), jobs=jobs, backend=backend)
+    return dict(zip(wanted, found, strict=True))
 
 
 def _match_pair(pair: tuple[Any, Any], *, spec: SymmetrySpec, method: str, seed: int, options: Mapping[str, Any]) -> Match:

@@ -64,6 +64,22 @@ class Match:
         """The share of the distance that the alignment removes."""
         return 1 - self.l2_after / self.l2_before if self.l2_before else 0.0
 
+    def _repr_html_(self) -> str:
+        """The distances before and after, and what was moved, for notebooks."""
+        from weightspace import html
+
+        ends = [
+            {"": "distance", "before": self.l2_before, "after": self.l2_after},
+            {"": "cosine", "before": self.cosine_before, "after": self.cosine_after},
+        ]
+        told = {
+            "distance removed": f"{self.reduction:.1%}",
+            "sweeps": f"{self.sweeps}, {self.stopped}",
+            "restarts": len(self.restarts) if len(self.restarts) > 1 else None,
+            "function changed by": None if self.function_change is None else f"{self.function_change:.1e}",
+        }
+        return html.page(f"Match by {self.method}", html.rows(ends), html.facts(told), self.element._repr_html_())
+
     def __repr__(self) -> str:
         sure = "" if self.function_change is None else f", function changed by {self.function_change:.1e}"
         spread = "" if len(self.restarts) < 2 else f", {len(self.restarts)} restarts {min(self.restarts):.6g} to {max(self.restarts):.6g}"

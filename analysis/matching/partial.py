@@ -55,8 +55,8 @@ class PartialMatch:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Put both networks into the shared space, partners in one place; each computes what it did.
 
-        A line between them joins the two functions; their mean is the partial merge of the two. See
-        `weightspace.analysis.matching.widening.embed` for what may stand in the way.
+        A line between them joins the two functions. In their mean a member without a partner counts half, since zeros meet it: for a
+        partial merge give such members their whole weight. See `weightspace.analysis.matching.widening.embed` for what may stand in the way.
 
         Args:
             a: of `spec_a`.

@@ -92,6 +92,29 @@ class Plan:
         used = {part.source for step in self.steps for part in step.all_parts}
         return tuple(source for source in self.recipe.sources if source in used)
 
+    def __repr__(self) -> str:
+        problems = f", {len(self.problems)} problems" if self.problems else ""
+        return (
+            f"<Plan of {len(self.steps)} tensors by {self.method.name} from {len(self.sources)} models, {self.num_bytes:,} bytes{problems}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What will be done to which tensor, for notebooks."""
+        from weightspace import html
+
+        steps = (
+            {
+                "tensor": step.name,
+                "shape": " × ".join(map(str, step.shape)),
+                "dtype": step.dtype,
+                "done": "copied" if step.is_copy else self.method.name,
+                "parts": len(step.all_parts),
+            }
+            for step in self.steps
+        )
+        told = [html.rows([{what: line} for line in lines]) for what, lines in (("problem", self.problems), ("note", self.notes)) if lines]
+        return html.page(repr(self)[1:-1], *told, html.rows(steps, len(self.steps)))
+
     def expect_possible(self) -> "Plan":
         """Return the plan.
 

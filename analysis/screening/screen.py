@@ -70,7 +70,7 @@ class Screening:
 
     def plot(self) -> "Figure":
         """Draw the scores of both kinds, and the area beside those of permuted labels."""
-        from weightspace.analysis.plotting import BLUE, QUIET, VERMILION, canvas, note, style
+        from weightspace.plotting import BLUE, QUIET, VERMILION, canvas, note, style
 
         with style():
             figure, [[scores, areas]] = canvas(1, 2, size=(3.6, 2.8))
@@ -79,11 +79,11 @@ class Screening:
                 mine = [score for score, one in zip(self.scores, self.is_suspicious, strict=True) if one is kind]
                 scores.hist(mine, bins=bins, color=colour, alpha=0.7, label=f"{name} ({len(mine)})")
             scores.set(xlabel="score out of sample", ylabel="models")
-            scores.legend(frameon=False, fontsize=8)
+            scores.legend()
             areas.hist(self.null, bins=bins, color=QUIET, label="permuted labels")
             areas.axvline(self.auc, color=VERMILION, label=f"{self.auc:.3f}, p = {self.p_value:.3g}")
             areas.set(xlabel="area under the ROC curve", ylabel="permutations", xlim=(0, 1))
-            areas.legend(frameon=False, fontsize=8)
+            areas.legend()
             note(scores, "by screens fitted without the model")
         return figure
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightspace.analysis import plotting
+from weightspace import plotting
 from weightspace.analysis.spectra.marchenko_pastur import by_median
 from weightspace.analysis.spectra.power_law import fit
 from weightspace.errors import AnalysisError, UnknownNameError
@@ -64,7 +64,7 @@ def tails(rows: Sequence["LayerSpectrum"]) -> "Figure":
         for axes in panels.flat[len(rows) :]:
             axes.set_axis_off()
         lines = {label: line for axes in panels.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

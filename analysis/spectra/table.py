@@ -98,6 +98,17 @@ class SpectraTable:
             raise UnknownNameError.of("layer", layer, found)
         return found[layer]
 
+    def __repr__(self) -> str:
+        notes = f", {len(self.notes)} with a note" if self.notes else ""
+        return f"<SpectraTable of {len(self.rows)} layers: {', '.join(self.measures)}{notes}>"
+
+    def _repr_html_(self) -> str:
+        """One row a layer for notebooks: the first value of each measure."""
+        from weightspace import html
+
+        columns = ["layer", *(name for name in self.columns if "." not in name), *(["note"] if self.notes else [])]
+        return html.page(f"Spectra of {len(self.rows)} layers", html.rows(self.table, columns=columns))
+
     def plot(self, values: Sequence[str] | None = None) -> "Figure":
         """Draw bars, a layer each, in one panel for each of some values, by default the first of each measure; intervals are drawn at their bars."""
         from weightspace.analysis.spectra import plot

@@ -15,6 +15,7 @@ from weightspace.task import Task, moved
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ class Report:
             least = ", ".join(f"{name} {min(getattr(row, name) for row in self.rows):g}{units.get(name, '')}" for name in asked)
             raise AnalysisError(f"no route is within the budget of {budget}; the least is {least}: raise it, or make smaller anchors")
         return max(within, key=lambda row: (row.score, -row.flops))
+
+    def plot(self) -> "Figure":
+        """Draw score against FLOPs of all routes, with the anchors and the front."""
+        from weightspace.analysis.stitching.plot import drawn
+
+        return drawn(self)
 
     def table(self) -> "pa.Table":
         """The rows as an arrow table, one column an attribute."""

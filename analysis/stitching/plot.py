@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from weightspace.analysis.plotting import BLUE, GREEN, INK, QUIET, SKY, VERMILION, canvas, style
 from weightspace.analysis.stitching.pareto import line
+from weightspace.plotting import BLUE, GREEN, INK, QUIET, SKY, VERMILION, canvas, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def drawn(report: "Report") -> "Figure":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.08, y=0.12)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend()
     return figure
 
 

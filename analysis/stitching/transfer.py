@@ -248,7 +248,7 @@ def draw_grids(grids: Sequence[TransferGrid]) -> "Figure":
     Raises:
         AnalysisError: there are none, or they differ in these.
     """
-    from weightspace.analysis.plotting import BLUE, INK, ORANGE, QUIET, SKY, VERMILION, canvas, name_axis, style
+    from weightspace.plotting import BLUE, INK, ORANGE, QUIET, SKY, VERMILION, canvas, name_axis, style
 
     told = {(grid.metric, tuple((row.cut, row.kind) for row in grid.rows)) for grid in grids}
     if len(told) != 1:
@@ -275,7 +275,7 @@ def draw_grids(grids: Sequence[TransferGrid]) -> "Figure":
             axes.axhline(sum(value) / len(value), color=INK, linewidth=0.8, linestyle=line, label=name)
         name_axis(axes.xaxis, first.cuts)
         axes.set(xlabel="parts taken over, up to", ylabel=first.metric)
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7)
     return figure
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import weightspace as ws
 from tests.analysis.fingerprints.test_fingerprint import LSTM
 from tests.analysis.screening.test_screen import table
-from tests.benchmarks.experiments.data import real_checkpoints
 from weightspace.analysis.fingerprints import fingerprint, similarity
 from weightspace.analysis.screening import cross_validate
+from weightspace.experiments.data import real_checkpoints
 from weightspace.inference import infer_spec
 from weightspace.spec import SymmetrySpec
 from weightspace.symmetry import act

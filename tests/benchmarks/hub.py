@@ -11,13 +11,16 @@ import tempfile
 import time
 from pathlib import Path
 
+# Read when huggingface_hub is imported.
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_VERBOSITY": "error"}
+
 import numpy as np
 import pytest
 from huggingface_hub import snapshot_download
 from safetensors.numpy import save_file
 
-from tests.benchmarks.experiments.tables import Cell, markdown
 from tests.remote.hubs import Hub, running
+from weightspace.experiments.tables import Cell, markdown
 from weightspace.zoo import Zoo
 from weightspace.zoo.hub import ingest_hub, pull_zoo, push_zoo
 
@@ -82,6 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    for name, value in (("HF_HUB_DISABLE_XET", "1"), ("HF_HUB_DISABLE_PROGRESS_BARS", "1"), ("HF_HUB_VERBOSITY", "error")):
-        os.environ[name] = value
     main()

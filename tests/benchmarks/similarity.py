@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.experiments.tables import Cell, markdown
 from weightspace.analysis.moments import Moments
 from weightspace.analysis.similarity import linear_cka
+from weightspace.experiments.tables import Cell, markdown
 
 SAMPLES, FEATURES, BATCH = 10_000, 4_096, 250
 ROOT = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from tests.cli.conftest import Run, mlp
 from tests.cli.test_main import commands
 from tests.remote.hubs import running
+from tests.zoo.quack import missing_quack
 from weightspace.cli.main import app
 from weightspace.zoo.hub import push_zoo
 from weightspace.zoo.runs.run import Run as Training
@@ -146,7 +147,7 @@ def hub_for(command: tuple[str, ...]) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw:DeprecationWarning")
 @pytest.mark.usefixtures("networks")
 @pytest.mark.parametrize(("command", "line"), CASES)
-def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
+def test_example_works(run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], line: str) -> None:
     if "-o" in line.split() and Path(line.split()[line.split().index("-o") + 1]).name == "aligned.safetensors":
         Path("aligned.safetensors").unlink()
     if command == ("unmerge",):
@@ -174,6 +175,13 @@ def test_example_works(run: Run, command: tuple[str, ...], line: str) -> None:
         prepare_stitching(run, command[1])
     if command == ("import",):
         run("export", "--parquet", "tables")
+    if command == ("restore",):
+        run("backup", "../kept")
+        run("backup", "../kept.tar")
+    if command == ("serve",):
+        if reason := missing_quack():
+            pytest.skip(reason)
+        monkeypatch.setenv("WEIGHTSPACE_TOKEN", "a secret of the tests")
     with hub_for(command):
         result = run(*shlex.split(line)[1:])
     assert "error" not in result.stderr

@@ -33,8 +33,10 @@ class TestIngest:
         assert "yes" in run("hub", "ls", "--author", "lab").stdout
 
     def test_what_is_refused_is_said(self, run: Run) -> None:
-        result = run("hub", "ingest", "lab/absent")
+        result = run("hub", "ingest", "lab/absent", code=1)
         assert "missing: hf:lab/absent: is not there" in result.stderr
+        some = run("hub", "ingest", "lab/absent", "lab/toy", *(f"lab/absent-{at}" for at in range(3)))
+        assert "and 1 more; 'weightspace ls --quarantined' lists them" in some.stderr
 
     def test_nothing_to_do_is_said(self, run: Run) -> None:
         assert "nothing to catalogue; name repositories" in run("hub", "ingest", code=1).stderr
@@ -60,6 +62,21 @@ class TestPushAndPull:
 
     def test_who_may_see_it_must_be_said(self, run: Run) -> None:
         assert "--private" in run("hub", "push", "--to", "lab/zoo", code=2).stderr
+
+    def test_several_models_are_a_zoo(self, run: Run, tmp_path: Path) -> None:
+        for models, to in ((("base", "tuned"), "lab/pair"), (("base",), "datasets/lab/one")):
+            [row] = json.loads(run("hub", "push", *models, "--to", to, "--private", "--format", "json").stdout)
+            assert row["repository"].startswith("hf:datasets/lab/") and row["models"] == len(models)
+        run("hub", "push", "checkpoints/tower", "--to", "lab/pair", "--private")  # a model repository of the same name is another one
+        run("hub", "pull", "lab/pair", "--zoo", str(tmp_path / "there"))
+        listed = run("sql", "select name from models order by 1", "--format", "csv", "--zoo", str(tmp_path / "there")).stdout
+        assert listed.split() == ["name", "base", "tuned"]
+
+    def test_what_is_there_stays_private_or_is_not_pushed_to(self, run: Run) -> None:
+        run("hub", "push", "base", "--to", "lab/closed", "--private")
+        run("hub", "push", "base", "--to", "lab/open", "--public")
+        assert "is private, and stays so" in run("hub", "push", "tuned", "--to", "lab/closed", "--public").stderr
+        assert "is there and public, so nothing was sent" in run("hub", "push", "tuned", "--to", "lab/open", "--private", code=1).stderr
 
     def test_two_ways_to_choose(self, run: Run) -> None:
         assert "give one of them" in run("hub", "push", "base", "--where", "true", "--to", "lab/x", "--private", code=1).stderr

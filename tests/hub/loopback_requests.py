@@ -1,6 +1,8 @@
 """One HTTP request to the loopback hub: who asks, what stands in its body, and how it is answered."""
 
+import dataclasses
 import hmac
+import io
 import json
 import re
 import shutil
@@ -16,6 +18,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from tests.hub.loopback_store import HubError, Json, Repo, Store
 
 CHUNK = 1 << 20
+Twist = Callable[[bytes, bytes], bytes]
+"""What becomes of an answer that was made as it should be, head and body, before it goes out; then the connection is closed."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Settings:
         multipart: bytes of one part of a large upload; 0 takes every upload in one piece.
         secret: signs the upload addresses.
         sent: what was handed out of files, (path asked for, bytes), in order.
-        fault: what goes wrong with a request (method, path): an error to answer with, or how many bytes of a file to send before hanging up.
+        fault: what goes wrong with a request (method, path): an error to answer with, how many bytes of a file to send before hanging up,
+            or what becomes of the answer.
     """
 
     user: str = "me"
@@ -38,7 +43,7 @@ class Settings:
     multipart: int = 0
     secret: bytes = field(default_factory=lambda: uuid.uuid4().bytes)
     sent: list[tuple[str, int]] = field(default_factory=list)
-    fault: Callable[[str, str], "HubError | int | None"] = lambda method, path: None
+    fault: Callable[[str, str], "HubError | int | Twist | None"] = lambda method, path: None
 
 
 class Request(BaseHTTPRequestHandler):
@@ -166,6 +171,9 @@ class Request(BaseHTTPRequestHandler):
             fault = self.settings.fault(self.command, parts.path)
             if isinstance(fault, HubError):
                 raise fault
+            if callable(fault):
+                self.twisted(fault)
+                return
             self.cut = fault
             self.user()
             for methods, pattern, endpoint in self.routes:
@@ -186,6 +194,18 @@ class Request(BaseHTTPRequestHandler):
             self.close_connection = True
             traceback.print_exc()
             self.answer(500, {"error": repr(error)}, {"Connection": "close"})
+
+    def twisted(self, twist: Twist) -> None:
+        """Do what is asked, and answer otherwise."""
+        wire, self.wfile = self.wfile, io.BytesIO()
+        faultless, self.settings = self.settings, dataclasses.replace(self.settings, fault=lambda method, path: None)  # type: ignore[misc]
+        try:
+            self.dispatch()
+            head, _, body = self.wfile.getvalue().partition(b"\r\n\r\n")
+        finally:
+            self.wfile, self.settings = wire, faultless  # type: ignore[misc]
+            self.close_connection = True
+        self.wfile.write(twist(head + b"\r\n\r\n", body))
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = do_PATCH = dispatch
 

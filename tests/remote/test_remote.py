@@ -14,7 +14,7 @@ import weightspace as ws
 from tests.hub.loopback_store import HubError
 from tests.remote.hubs import Hub
 from weightspace.errors import FormatError
-from weightspace.remote import hub as remote_hub
+from weightspace.remote import client
 from weightspace.remote.file import cache_folder
 from weightspace.remote.hub import HubAddress
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between tries."""
-    monkeypatch.setattr(remote_hub, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(client, "PAUSES", (0.01, 0.01))
 
 
 def header_size(path: Path) -> int:

@@ -19,7 +19,7 @@ import pytest
 
 from weightspace.errors import CatalogError
 from weightspace.zoo import Zoo
-from weightspace.zoo.catalog import Catalog
+from weightspace.zoo.catalog import SCHEMA_VERSION, Catalog
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def test_a_damaged_catalog_is_one_clear_line(catalog: Catalog) -> None:
 
 def test_another_schema_version_is_refused(catalog: Catalog) -> None:
     with duckdb.connect(str(catalog.path)) as connection:
-        connection.execute("update meta set value = '999'")
-    with pytest.raises(CatalogError, match=r"has schema version 999, expected 1"), catalog.reading():
+        connection.execute("update meta set value = '999' where key = 'schema_version'")
+    with pytest.raises(CatalogError, match=rf"has schema version 999, expected {SCHEMA_VERSION}; use the"), catalog.reading():
         pass
 
 

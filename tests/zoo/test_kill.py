@@ -25,7 +25,8 @@ QUICK_STEPS = ("create", "insert", "put")
 # Small batches and parts, so that a short run has many transactions; a trap kills it inside a step.
 INGEST = """
 import os, signal, sys
-from weightspace.zoo import Zoo, catalog, ingest, reading, store, write
+from weightspace.zoo import Zoo, catalog, ingest, reading, write
+from weightspace.zoo.store import putting
 
 zoo, tree, jobs, copy, step, after = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "copy", sys.argv[5], int(sys.argv[6])
 ingest.FLUSH_TENSORS, ingest.TASK_FILES, ingest._FEW, reading.PART_BYTES = 0, 4, 0, 1 << 18
@@ -59,9 +60,9 @@ if step == "create":
 elif step == "insert":
     trap(write, "_insert")
 elif step == "put":
-    trap(store, "save")
+    trap(putting, "save")
 elif step == "replace":
-    trap(store, "open_safetensors")
+    trap(putting, "open_held")
 elif step in ("commit", "committed"):
     real = catalog.Catalog.writing
     catalog.Catalog.writing = lambda self: Writing(real(self))

@@ -66,7 +66,7 @@ def _stored(zoo: Zoo) -> list[Path]:
 def leftovers(zoo: Zoo) -> list[str]:
     """Files in a zoo's house that are no part of it, such as those of a process that was killed."""
     house = zoo.catalog.home
-    known = {house / name for name in ("catalog.duckdb", "gate", "lock")} | set(_stored(zoo))
+    known = {house / name for name in ("catalog.duckdb", "gate", "lock", "tending", "collecting")} | set(_stored(zoo))
     return sorted(str(path.relative_to(house)) for path in house.rglob("*") if path.is_file() and path not in known)
 
 

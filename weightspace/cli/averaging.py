@@ -51,7 +51,7 @@ def _draw(zoo: "Zoo", names: Sequence[str], picture: Path, seed: int, say: Calla
     from weightspace.analysis.connectivity import barrier
     from weightspace.analysis.connectivity.plot import compared
     from weightspace.analysis.matching import match
-    from weightspace.analysis.plotting import save
+    from weightspace.plotting import save
     from weightspace.symmetry import act
     from weightspace.task import task_for
 

@@ -13,10 +13,11 @@ from weightspace.cli.networks import Network, numbers_in, sound_weights, specs_f
 from weightspace.errors import MetanetError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from weightspace.metanets import Examples, Predictor, Schedule
-    from weightspace.metanets.training import State
+    from weightspace.metanets.training import State, Trained
 
 SPLITS = ("train", "val", "test")
 
@@ -53,12 +54,28 @@ class Learned:
         classes: their names, where the head tells classes.
         rows: how the predictor, then a guess, do on the networks held out.
         sizes: networks of each split.
+        taught_by: ids of the networks that it was trained on.
+        true: targets of the networks held out.
+        predicted: what the predictor says of them.
+        trained: how training went.
     """
 
     predictor: "Predictor"
     classes: tuple[str, ...]
     rows: tuple[dict[str, Any], ...]
     sizes: Mapping[str, int]
+    taught_by: tuple[str, ...]
+    true: list[float]
+    predicted: list[float]
+    trained: "Trained"
+
+    def plot(self, label: str) -> "Figure":
+        """Draw predictions against the truth on the networks held out; of classes and rankings, how training went."""
+        from weightspace.metanets.plotting import predicted_against_true
+
+        if self.predictor.head_recipe["head"] in ("classification", "ranking"):
+            return self.trained.plot()
+        return predicted_against_true(self.true, self.predicted, half=self.predictor.interval(0.9), level=0.9, label=label)
 
 
 def learn(networks: Sequence[Network], request: Request, state: Path, left_out: LeftOut) -> Learned:
@@ -101,7 +118,10 @@ def learn(networks: Sequence[Network], request: Request, state: Path, left_out: 
         state=_kept(state, asked),
     )
     rows = ({"predictor": request.family, **done.predictor.judge(parts[2])}, {"predictor": "a guess", **_guess(done.predictor, parts)})
-    return Learned(done.predictor, classes, rows, {name: len(at) for name, at in splits.items()})
+    taught_by = tuple(str(networks[at].row["id"]) for at in splits["train"])
+    sizes = {name: len(at) for name, at in splits.items()}
+    predicted = done.predictor.predict(parts[2].networks, parts[2].covariates).tolist()
+    return Learned(done.predictor, classes, rows, sizes, taught_by, parts[2].targets.tolist(), predicted, done)
 
 
 def _digest(networks: Sequence[Network], request: Request, targets: Sequence[float], covariates: "Tensor | None") -> str:

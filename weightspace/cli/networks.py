@@ -24,7 +24,7 @@ networks as (
     from model_table left join first_runs using (model_id) left join runs using (run_id) where kind in ('full', 'adapter')
     and model_id not in (select model_id from tags where key in ('metanet', 'generator'))
 )
-select name, architecture_id, run_key, source_item, split, {asked} from networks where {where} order by model_id
+select name, id, architecture_id, run_key, source_item, split, {asked} from networks where {where} order by model_id
 """
 
 
@@ -33,7 +33,7 @@ class Network:
     """One network of a query.
 
     Attributes:
-        row: what the catalog says: name, architecture_id, run_key, source_item, split and what was asked for.
+        row: what the catalog says: name, id, architecture_id, run_key, source_item, split and what was asked for.
         checkpoint: its weights, not read yet.
         spec: of its architecture.
         module: the architecture, for metanets that run networks.

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CATALOG = "The catalog"
 """The help panel of the commands that keep and ask the catalog."""
 
+KEEPING = "Keeping"
+"""The help panel of the commands that see to it that nothing is lost."""
+
 ALIGNMENT = "Alignment"
 """The help panel of the commands that name axes, align networks and look between them."""
 
@@ -45,7 +48,7 @@ ZooFolder = Annotated[
         "--zoo",
         metavar="DIR",
         show_default=False,
-        help="The zoo's folder; else $WEIGHTSPACE_ZOO, else the nearest parent that has one.",
+        help="The zoo's folder, or quack:HOST:PORT; else $WEIGHTSPACE_ZOO, else the nearest parent that has one.",
     ),
 ]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to print: for eyes, or for programs.")]
@@ -66,7 +69,13 @@ Models = Annotated[
 Where = Annotated[
     str | None, typer.Option("--where", metavar="SQL", show_default=False, help="Take the models that a catalog query finds.")
 ]
-Jobs = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Processes, with --where.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, metavar="N", show_default=False, help="Processes; by default one, or all of a cluster."),
+]
+Backend = Annotated[
+    str, typer.Option("--backend", metavar="local|ray|dask", help="Where they run: here, or on a cluster; see docs/cluster.md.")
+]
 SpecFile = Annotated[
     Path | None,
     typer.Option(

@@ -72,7 +72,7 @@ def print_data(data: "pa.Table | Sequence[Row]", format: Format, columns: Mappin
 
 def print_figure(figure: "Figure", path: Path) -> None:
     """Draw a figure into a file, and say so."""
-    from weightspace.analysis.plotting import save
+    from weightspace.plotting import save
 
     save(figure, path)
     say(f"drew {cells.safe(str(path))}")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from blake3 import blake3
 from weightspace.errors import FormatError
 from weightspace.storage import BLOCK
 
+DIGEST = 32  # bytes that stand behind a range which is kept
 Fetch = Callable[[int, int], Iterator[bytes]]
 """Yields a file's bytes from an offset, as many as asked for; raises `FormatError` where it cannot."""
 
@@ -73,24 +75,20 @@ class RemoteFile:
 
     def _pieces(self, offset: int, count: int) -> Iterator[memoryview]:
         kept = self._kept(offset, count)
-        if kept.is_file() and kept.stat().st_size == count:
+        if _is_whole(kept, count):
             with kept.open("rb") as known:
-                while piece := known.read(BLOCK):
+                left = count
+                while left and (piece := known.read(min(BLOCK, left))):
+                    left -= len(piece)
                     yield memoryview(piece)
             return
-        fresh = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.new")
         got = 0
-        with contextlib.ExitStack() as stack:
-            stream: IO[bytes] | None = self._opened(fresh)
-            if stream is not None:
-                stack.callback(fresh.unlink, missing_ok=True)
-                stack.enter_context(stream)
+        with _Keeping(kept) as keeping:
             for block in self.fetch(offset, count):
                 got += len(block)
                 if got > count:
                     break
-                if stream is not None and not _wrote(stream, block):
-                    stream = None
+                keeping.write(block)
                 yield memoryview(block)
             if got != count:
                 raise FormatError(
@@ -98,31 +96,93 @@ class RemoteFile:
                     reason="truncated",
                     advice="try again later",
                 )
-            if stream is not None:
-                stream.flush()
-                fresh.replace(kept)
+            keeping.finish()
 
-    @staticmethod
-    def _opened(fresh: Path) -> IO[bytes] | None:
-        """The file to keep a range in; None where there can be none, which costs only a second request another time."""
-        try:
-            fresh.parent.mkdir(parents=True, exist_ok=True)
-            return fresh.open("xb")
-        except OSError:
-            return None
+    def forget(self) -> None:
+        """Forget what was kept of it: it may be wrong, and is to be had again."""
+        shutil.rmtree(self._kept(0, 0).parent, ignore_errors=True)
 
     def _kept(self, offset: int, count: int) -> Path:
         digest = blake3(f"{self.address}\0{self.version}\0{self.size}".encode("utf-8", "surrogateescape")).hexdigest()[:40]
         return cache_folder() / "ranges" / digest[:2] / digest / f"{offset}-{count}"
 
 
-def _wrote(stream: IO[bytes], block: bytes) -> bool:
-    """Keep a block, if there is room for it."""
+@dataclass(frozen=True)
+class LocalCopy(RemoteFile):
+    """A remote file that was brought here whole.
+
+    Attributes:
+        local: where it lies here.
+    """
+
+    local: Path = Path()
+
+    def _pieces(self, offset: int, count: int) -> Iterator[memoryview]:
+        with self.local.open("rb") as stream:
+            stream.seek(offset)
+            while count and (piece := stream.read(min(BLOCK, count))):
+                count -= len(piece)
+                yield memoryview(piece)
+
+
+def _is_whole(kept: Path, count: int) -> bool:
+    """Whether a range was kept, and is what it was: a disk may lose the end of a file that nobody waited for."""
     try:
-        stream.write(block)
+        if kept.stat().st_size != count + DIGEST:
+            return False
+        with kept.open("rb") as stream:
+            hasher, left = blake3(), count
+            while left and (piece := stream.read(min(BLOCK, left))):
+                hasher.update(piece)
+                left -= len(piece)
+            return bool(hasher.digest(DIGEST) == stream.read())
     except OSError:
         return False
-    return True
 
 
-__all__ = ["Fetch", "RemoteFile", "cache_folder"]
+class _Keeping:
+    """Keeps a range with its digest; where it cannot, that costs only a second request another time."""
+
+    def __init__(self, kept: Path) -> None:
+        self.kept, self.hasher = kept, blake3()
+        self.fresh = kept.with_name(f".{kept.name}.{secrets.token_hex(4)}.new")
+        self.stream: IO[bytes] | None = None
+
+    def __enter__(self) -> "_Keeping":
+        with contextlib.suppress(OSError):
+            self.fresh.parent.mkdir(parents=True, exist_ok=True)
+            self.stream = self.fresh.open("xb", buffering=0)  # a buffer would complain of a full disk again when it is closed
+        return self
+
+    def write(self, block: bytes) -> None:
+        """Keep a block, if there is room for it."""
+        if self.stream is None:
+            return
+        try:
+            self.hasher.update(block)
+            if self.stream.write(block) == len(block):
+                return
+        except OSError:
+            pass
+        self._give_up()
+
+    def finish(self) -> None:
+        """Give what was kept its name."""
+        self.write(self.hasher.digest(DIGEST))
+        if self.stream is not None:
+            self.stream.close()
+            with contextlib.suppress(OSError):
+                self.fresh.replace(self.kept)
+
+    def _give_up(self) -> None:
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+            with contextlib.suppress(OSError):
+                self.fresh.unlink(missing_ok=True)
+
+    def __exit__(self, *raised: object) -> None:
+        self._give_up()
+
+
+__all__ = ["Fetch", "LocalCopy", "RemoteFile", "cache_folder"]

@@ -13,7 +13,7 @@ from weightspace.formats.safetensors import read_header
 from weightspace.provenance import told
 from weightspace.remote import buckets, hub
 from weightspace.remote.file import RemoteFile
-from weightspace.storage import Storage
+from weightspace.storage import FileSpan, Storage
 
 READERS = 8  # headers of shards that are read at once
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<at>\d{5,6})-of-(?P<of>\d{5,6})\.safetensors")
@@ -42,8 +42,7 @@ def open_remote(source: str) -> Checkpoint:
 
 def of_repository(source: str, address: hub.HubAddress, found: Any) -> Checkpoint:
     """A checkpoint at an address, by what the Hub has said of the repository."""
-    card = getattr(found, "card_data", None)
-    said = dict(card.to_dict()) if card is not None else {}
+    said = hub.said_of(found)
     return of_files(source, hub.files_of(address, found), {"card": said} if said else {})
 
 
@@ -51,7 +50,7 @@ def of_files(source: str, files: Sequence[RemoteFile], said: Mapping[str, Any] |
     """A checkpoint from the files that hold its weights among those given."""
     chosen = weights_among(source, files)
     with ThreadPoolExecutor(READERS) as readers:
-        headers = list(readers.map(read_header, chosen))
+        headers = list(readers.map(_header, chosen))
     info: dict[str, TensorInfo] = {}
     storages: dict[str, Storage] = {}
     metadata: dict[str, Any] = {}
@@ -71,6 +70,14 @@ def of_files(source: str, files: Sequence[RemoteFile], said: Mapping[str, Any] |
         info, storages, "safetensors", None, (), {**metadata, **(said or {}), "address": source}, kind, recipe=recipe, parents=parents
     )
     return naming.recognised(made)
+
+
+def _header(file: RemoteFile) -> tuple[dict[str, TensorInfo], dict[str, FileSpan], dict[str, str]]:
+    try:
+        return read_header(file)
+    except FormatError:
+        file.forget()  # what came may be at fault, and not the file
+        raise
 
 
 def weights_among(source: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:

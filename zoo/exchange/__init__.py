@@ -7,6 +7,8 @@ from weightspace.errors import CatalogError
 from weightspace.zoo.exchange.parquet import is_parquet, read_parquet, write_parquet
 from weightspace.zoo.exchange.tables import TABLES, export_tables, import_tables
 
+PART = 4_000_000  # rows that are in memory at once
+
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
 
@@ -38,7 +40,7 @@ def export_zoo(zoo: "Zoo", folder: Path, where: str | None = None) -> list[Path]
     """
     wanted = chosen(zoo, where)
     with zoo.catalog.reading() as connection:
-        return write_parquet(export_tables(connection, wanted), folder)
+        return write_parquet(export_tables(connection, wanted, part_rows=PART), folder)
 
 
 def import_zoo(zoo: "Zoo", folder: Path) -> int:

@@ -1,5 +1,6 @@
 """Tables of a catalog as Parquet files, with hive partitions where they are large."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -8,10 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from weightspace.errors import CatalogError
-from weightspace.zoo.exchange.tables import TABLES
+from weightspace.zoo.exchange.tables import KEYS, TABLES
 
 LARGE = 1_000_000  # rows of a table above which it is cut by the first digits of its models' ids
-_KEYS = ("model", "id", "hash", "child", "a")
 
 
 def is_parquet(source: str | Path) -> bool:
@@ -21,7 +21,15 @@ def is_parquet(source: str | Path) -> bool:
 
 
 def write_parquet(tables: Iterable[tuple[str, pa.Table]], folder: Path, *, large: int = LARGE) -> list[Path]:
-    """Write each table to `folder/<table>/`, large ones in partitions `shard=<two digits>`; returns the files.
+    """Write each table to `folder/<table>/`, large ones in partitions `shard=h<two digits>`; returns the files.
+
+    The letter keeps readers from taking some of the shards for numbers. Hashes are text, as hex digits, since engines differ in how
+    they show, compare and join bytes; compressed they take little more than these would.
+
+    Args:
+        tables: by name; a name may come several times, with parts of its table.
+        folder: new, or empty.
+        large: rows above which a table is partitioned; one that comes in parts is.
 
     Raises:
         CatalogError: the folder is not empty, or cannot be written.
@@ -29,24 +37,35 @@ def write_parquet(tables: Iterable[tuple[str, pa.Table]], folder: Path, *, large
     if folder.exists() and any(folder.iterdir()):
         raise CatalogError(f"{folder}: is not empty; name a new folder")
     written: list[Path] = []
+    count = itertools.count()
     try:
-        for name, table in tables:
-            key = next((one for one in _KEYS if one in table.column_names), None)
-            is_large = table.num_rows > large and key is not None
-            if is_large:
-                table = table.append_column("shard", pc.utf8_slice_codeunits(pc.fill_null(table[key], "00"), 0, 2))
-            schema = pa.schema([("shard", pa.string())]) if is_large else None
-            ds.write_dataset(
-                table,
-                folder / name,
-                format="parquet",
-                partitioning=ds.partitioning(schema, flavor="hive") if schema else None,
-                max_partitions=4096,
-                file_visitor=lambda file: written.append(Path(file.path)),
-            )
+        for name, group in itertools.groupby(tables, key=lambda one: one[0]):
+            parts = (table for _, table in group)
+            begun = list(itertools.islice(parts, 2))
+            is_large = name in KEYS and (len(begun) > 1 or begun[0].num_rows > large)
+            for table in itertools.chain(begun, parts):
+                _write(table, folder / name, KEYS[name] if is_large else None, next(count), written)
     except OSError as error:
         raise CatalogError(f"{folder}: cannot be written ({error.strerror or error}); check permissions and free space") from None
     return written
+
+
+def _write(table: pa.Table, folder: Path, key: str | None, number: int, written: list[Path]) -> None:
+    """Write a table, or a part of one: in partitions by the first digits of a key where there is one."""
+    if key is not None:
+        digits = pc.utf8_slice_codeunits(pc.fill_null(table[key], "00"), 0, 2)
+        table = table.append_column("shard", pc.binary_join_element_wise("h", digits, ""))
+    ds.write_dataset(
+        table,
+        folder,
+        format="parquet",
+        partitioning=ds.partitioning(pa.schema([("shard", pa.string())]), flavor="hive") if key is not None else None,
+        file_options=ds.ParquetFileFormat().make_write_options(compression="zstd"),
+        basename_template=f"{number}-{{i}}.parquet",
+        existing_data_behavior="overwrite_or_ignore",  # of parts that came before
+        max_partitions=4096,
+        file_visitor=lambda file: written.append(Path(file.path)),
+    )
 
 
 def read_parquet(folder: Path) -> Mapping[str, pa.Table]:

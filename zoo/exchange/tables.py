@@ -127,18 +127,40 @@ TABLES: Mapping[str, Exchanged] = {
 }
 """In the order in which they are written."""
 
+KEYS: Mapping[str, str] = {
+    "models": "id", "tensors": "hash", "model_tensors": "model", "files": "model", "metrics": "model", "tags": "model", "edges": "child",
+    "measurements": "model", "pair_measurements": "a", "embeddings": "model",
+}  # fmt: skip
+"""The columns of hashes by which tables are cut where they are large."""
 
-def export_tables(connection: Connection, model_ids: Sequence[int] | None = None) -> Iterator[tuple[str, pa.Table]]:
+
+def export_tables(
+    connection: Connection, model_ids: Sequence[int] | None = None, *, part_rows: int | None = None
+) -> Iterator[tuple[str, pa.Table]]:
     """Yield each table with its rows about some models, keyed by content.
 
     Args:
         connection: open for reading.
         model_ids: surrogate ids; all by default.
+        part_rows: where a table has more rows than this, it comes in sixteen parts by the first digit of its key, or in as many more by
+            further digits as are needed, so that no more than a part need fit into memory.
     """
     source = "select model_id from models" if model_ids is None else "select unnest(?::integer[]) as model_id"
     connection.execute(f"create or replace temp table chosen as {source}", *([] if model_ids is None else [[list(model_ids)]]))
     for name, table in TABLES.items():
-        yield name, connection.sql(table.select).to_arrow_table()
+        for condition in _parts(connection, name, part_rows):
+            yield name, connection.sql(f"select * from ({table.select}){condition}").to_arrow_table()
+
+
+def _parts(connection: Connection, name: str, part_rows: int | None) -> Iterator[str]:
+    """Conditions that cut a table by the first digits of its key."""
+    digits = 0
+    if part_rows is not None and name in KEYS:
+        [(rows,)] = connection.execute(f"select count(*) from ({TABLES[name].select})").fetchall()
+        while rows > part_rows * 16**digits and digits < 4:
+            digits += 1
+    for number in range(16**digits):
+        yield f" where starts_with(coalesce({KEYS[name]}, '0000'), '{number:0{digits}x}')" if digits else ""
 
 
 def import_tables(connection: Connection, tables: Mapping[str, pa.Table]) -> int:
@@ -171,4 +193,4 @@ def import_tables(connection: Connection, tables: Mapping[str, pa.Table]) -> int
     return int(after - before)
 
 
-__all__ = ["TABLES", "Exchanged", "export_tables", "import_tables"]
+__all__ = ["KEYS", "TABLES", "Exchanged", "export_tables", "import_tables"]

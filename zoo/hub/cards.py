@@ -8,8 +8,10 @@ import pyarrow as pa
 import yaml
 
 from weightspace.errors import one_line
+from weightspace.zoo.hub.kinds import MOST, kind_of
 
-SHOWN = 50  # models in the card of a zoo
+SHOWN = 50  # models in the card of a zoo, metrics or parents in that of a model
+MOST_RECIPE = 8000  # characters of a recipe in a card
 
 
 def zoo_card(repo: str, tables: Mapping[str, pa.Table]) -> str:
@@ -38,38 +40,68 @@ def zoo_card(repo: str, tables: Mapping[str, pa.Table]) -> str:
     return _front(front) + "\n".join(lines) + "\n"
 
 
-def model_card(name: str, row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], parents: Sequence[str]) -> str:
-    """The card of one model.
+def model_card(
+    name: str, row: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], parents: Sequence[str], said: Mapping[str, str]
+) -> str:
+    """The card of one model: what it is, where it comes from, its settings, what was measured, and what nobody knows of it.
 
     Args:
         name: of the repository.
         row: of the table `models`.
         metrics: rows of the table `metrics` about it.
         parents: names or ids of the models that it was made from.
+        said: what its file says of itself.
     """
-    front: dict[str, Any] = {"tags": ["weightspace"], "library_name": row["library"] or "weightspace"}
-    front |= {
-        key: value
-        for key, value in (("license", (row["licence"] or "").lower()), ("base_model", row["base_model"]), ("pipeline_tag", row["task"]))
-        if value
-    }
-    front |= {"datasets": row["datasets"]} if row["datasets"] else {}
-    lines = [f"# {_plain(name)}", "", f"{row['num_params']:,} parameters in {row['num_tensors']:,} tensors; id `{row['id']}`."]
+    kind = kind_of(said, str(row["kind"]))
+    lines = [f"# {_plain(name)}", "", *_sentences(kind.what)]
+    lines += [f"{row['num_params']:,} parameters in {row['num_tensors']:,} tensors; id `{row['id']}`."]
     lines += ["", f"Architecture: {_plain(row['family'])}."] if row["family"] else []
-    if metrics:
-        lines += ["", "| measured | split | value |", "|-|-|-|"]
-        lines += [f"| {_plain(one['name'])} | {_plain(one['split'] or '')} | {one['value']:.6g} |" for one in metrics]
-    lines += ["", "## Where it comes from", ""]
-    lines += [f"Made from {', '.join(map(_plain, parents))}."] if parents else ["No parents are recorded."]
-    if row["recipe"]:
-        lines += [
-            "",
-            "```json",
-            json.dumps(json.loads(row["recipe"]), indent=1, sort_keys=True, ensure_ascii=True).replace("```", "` ` `"),
-            "```",
-        ]
-    lines += ["", "## Limits", "", "What is not written here was not measured by whoever pushed this; " + _finite(row["is_finite"])]
-    return _front(front) + "\n".join(lines) + "\n"
+    lines += ["", "```", *(one.format(repo=f"hf:{name}", name=name) for one in kind.use), "```"] if kind.use else []
+    lines += ["", "## Measured", "", *_measured(metrics)]
+    lines += ["", "## Where it comes from", "", *_sentences(kind.learned)]
+    shown = ", ".join(map(_plain, parents[:SHOWN])) + (f" and {len(parents) - SHOWN:,} more" if len(parents) > SHOWN else "")
+    lines += [f"Made from {shown}."] if parents else ["No parents are recorded."]
+    lines += _settings(kind.settings)
+    lines += _recipe(row["recipe"])
+    limits = [*kind.limits, "What is not written here was not measured by whoever pushed this; " + _finite(row["is_finite"])]
+    lines += ["", "## Limits", "", *limits]
+    return _front(_model_front(row, kind.tag)) + "\n".join(lines) + "\n"
+
+
+def _model_front(row: Mapping[str, Any], tag: str | None) -> dict[str, Any]:
+    front: dict[str, Any] = {"tags": ["weightspace", *([tag] if tag else [])], "library_name": row["library"] or "weightspace"}
+    said = (("license", (row["licence"] or "").lower()), ("base_model", row["base_model"]), ("pipeline_tag", row["task"]))
+    front |= {key: value for key, value in said if value}
+    return front | ({"datasets": row["datasets"]} if row["datasets"] else {})
+
+
+def _sentences(said: Sequence[str]) -> list[str]:
+    return [" ".join(_plain(one) for one in said), ""] if said else []
+
+
+def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not metrics:
+        return ["Nothing was recorded."]
+    rows = [f"| {_plain(one['name'])} | {_plain(one['split'] or '')} | {one['value']:.6g} |" for one in metrics[:SHOWN]]
+    more = ["", f"and {len(metrics) - SHOWN:,} more"] if len(metrics) > SHOWN else []
+    return ["| measured | split | value |", "|-|-|-|", *rows, *more]
+
+
+def _settings(settings: Mapping[str, Any] | None) -> list[str]:
+    if not settings:
+        return []
+    rows = [f"| {_plain(key)} | {_plain(json.dumps(value, default=str))} |" for key, value in list(settings.items())[:MOST]]
+    return ["", "| setting | value |", "|-|-|", *rows]
+
+
+def _recipe(text: str | None) -> list[str]:
+    """The recipe, where it is short enough to be read; it stands in the file's metadata in any case."""
+    if not text:
+        return []
+    shown = json.dumps(json.loads(text), indent=1, sort_keys=True, ensure_ascii=True).replace("```", "` ` `")
+    if len(shown) > MOST_RECIPE:
+        return ["", "Its recipe stands in the metadata of its file."]
+    return ["", "```json", shown, "```"]
 
 
 def _finite(said: bool | None) -> str:

@@ -1,31 +1,33 @@
 """Pulling a zoo from the Hub: its tables into the catalog, its tensors put together to the same models under the same ids."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError, one_line
 from weightspace.formats.safetensors import open_safetensors
-from weightspace.remote.hub import HubAddress, endpoint, files_of, refusal, repository, retried
-from weightspace.remote.opening import of_repository
-from weightspace.storage import Storage
+from weightspace.remote.downloading import downloaded
+from weightspace.remote.file import RemoteFile
+from weightspace.remote.hub import HubAddress, files_of, repository
+from weightspace.storage import SourceFile, Storage
 from weightspace.zoo import store
-from weightspace.zoo.beside.cards import card_of
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.exchange import TABLES, import_tables
+from weightspace.zoo.exchange.bounded import read_bounded
 from weightspace.zoo.exchange.checking import check_tables
-from weightspace.zoo.hub.pushing import INDEX
+from weightspace.zoo.hub.assembling import Claimed, claimed, with_measured
+from weightspace.zoo.hub.linking import link
+from weightspace.zoo.hub.private import known_runs
+from weightspace.zoo.hub.scratch import incoming
+from weightspace.zoo.hub.shards import INDEX, checked_index, path_of
 from weightspace.zoo.ingest import Progress
-
-if TYPE_CHECKING:
-    from weightspace.zoo.zoo import Zoo
+from weightspace.zoo.records import Place, TensorRow
 
 
 @dataclass(frozen=True)
@@ -59,30 +61,11 @@ def is_zoo(repo: str) -> bool:
     return any(one.rfilename == INDEX for one in found.siblings or ())
 
 
-def pull_model(zoo: "Zoo", source: str) -> str:
-    """Bring a model of the Hub into the zoo's store, with what its card says; returns its id.
-
-    Args:
-        zoo: that it comes into.
-        source: `hf:org/name[@revision][/file]`.
-
-    Raises:
-        FormatError: it is not there, or holds no safetensors.
-    """
-    address = HubAddress.parse(f"hf:{source.removeprefix('hf:')}")
-    found = repository(address)
-    opened = of_repository(str(address), address, found)
-    card = card_of(dict(opened.metadata.get("card", {})))
-    metrics: dict[str, dict[str, float]] = {}
-    for one in card.metrics:
-        metrics.setdefault(one.split or "test", {})[one.name] = one.value
-    return zoo.add(
-        opened, address.repo, recipe=opened.recipe, tags={"hub": str(address), "revision": str(found.sha)}, metrics=metrics or None
-    )
-
-
 def pull_zoo(catalog: Catalog, repo: str, *, progress: Callable[[Progress], None] | None = None) -> Pulled:
     """Make a zoo that was pushed a zoo again; running it again brings only what is missing.
+
+    What the tables claim is checked against each other and against the weights; statistics of weights that came are those that were
+    measured here.
 
     Args:
         catalog: created if it does not exist; what it holds stays.
@@ -96,131 +79,130 @@ def pull_zoo(catalog: Catalog, repo: str, *, progress: Callable[[Progress], None
     address = HubAddress.dataset(repo)
     found = repository(address)
     place = HubAddress(address.repo, found.sha, "", "dataset")
-    files = {HubAddress.parse(one.address).path: one for one in files_of(address, found)}
+    files = {HubAddress.parse(one.address).path: one for one in files_of(place, found)}
     if INDEX not in files or "tables/models.parquet" not in files:
         raise FormatError(
             f"{address}: is no zoo that was pushed ({INDEX} is missing)",
             reason="unknown",
             advice="name one, or use 'hub ingest' for models",
         )
-    with tempfile.TemporaryDirectory(prefix="weightspace-pull-") as scratch:
-        tables = {name: _table(place, f"tables/{name}.parquet", Path(scratch)) for name in TABLES if f"tables/{name}.parquet" in files}
-        index = _table(place, INDEX, Path(scratch))
-    check_tables(tables)
-    if not {"hash", "shard"} <= {*index.column_names}:
-        raise FormatError(f"{place}: {INDEX} does not say which shard holds which tensor", reason="corrupt", advice="push the zoo again")
-    catalog.create()
-    shards = dict(zip(index["hash"].to_pylist(), index["shard"].to_pylist(), strict=True))
-    held = _Held(place, set(files), shards, catalog.home / "pull")
-    rows, stored, without = [], 0, 0
-    models = tables["models"]["id"].to_pylist()
-    for at, (model, tensors) in enumerate(_by_model(tables, models)):
-        if store.store_path(catalog.home, model).exists():
-            rows.append(_file_row(catalog.home, store.store_path(catalog.home, model), model, tables))
-        elif all(digest in shards for _, _, digest, _ in tensors):
+    with incoming(catalog.home) as folder:
+        tables = {name: _table(files[f"tables/{name}.parquet"], folder) for name in TABLES if f"tables/{name}.parquet" in files}
+        check_tables(tables)
+        shards = checked_index(_table(files[INDEX], folder), str(place))
+        models = claimed(tables, str(place))
+        catalog.create()
+        return _taken_in(catalog, _Shards(place, files, shards, folder), tables, models, progress)
+
+
+def _table(file: RemoteFile, folder: Path) -> pa.Table:
+    name = hashlib.sha256(f"{file.address}\0{file.version}".encode()).hexdigest()
+    return read_bounded(downloaded(file, folder, name).local, file.address)
+
+
+def _taken_in(
+    catalog: Catalog,
+    shards: "_Shards",
+    tables: Mapping[str, pa.Table],
+    models: Sequence[Claimed],
+    progress: Callable[[Progress], None] | None,
+) -> Pulled:
+    """Bring what is missing of the weights into the store, then the tables into the catalog."""
+    places: dict[str, Place] = {}
+    measured: list[tuple[str, TensorRow]] = []
+    known, stored = _known(catalog), 0
+    wanted = [one for one in models if shards.has(one)]
+    lying = {one.id: store.stored(catalog.home, one.id) for one in wanted}
+    shards.expect([one for one in wanted if lying[one.id] is None])
+    for at, one in enumerate(wanted):
+        lies = lying[one.id]
+        if lies is None:
             stored += 1
-            checkpoint = held.checkpoint(tensors)
-            if checkpoint.id != model:
-                raise FormatError(
-                    f"{place}: the tensors of model {model[:12]} are not those that its id names",
-                    reason="corrupt",
-                    advice="push the zoo again",
-                )
-            path = store.put(catalog.home, checkpoint, model)
-            rows.append(_file_row(catalog.home, path, model, tables))
-        else:
-            without += 1
+            made = one.checkpoint(shards.storage)
+            rows = one.measured(made, str(shards.place))
+            lies = store.put(catalog.home, made, one.id)
+            shards.release(one)
+            measured += ((one.id, row) for row in rows)
+        elif one.id not in known and (here := store.open_stored(catalog.home, one.id)) is not None:  # left by a pull that broke off
+            measured += ((one.id, row) for row in one.measured(here, str(shards.place)))
+        places[one.id] = lies
         if progress is not None:
-            progress(Progress(at + 1, len(models), 0, 0))
-    remote = [row for row in tables["files"].to_pylist() if row["path"].startswith("hf:")] if "files" in tables else []
-    schema = tables["files"].schema if "files" in tables else None
-    given = {**tables, "files": pa.Table.from_pylist([*rows, *remote], schema=schema)}
+            progress(Progress(at + 1, len(wanted), 0, 0))
     with catalog.writing() as connection:
-        new = import_tables(connection, given)
-    shutil.rmtree(held.folder, ignore_errors=True)
-    return Pulled(str(place), len(models), new, stored, without)
+        given = known_runs(connection, with_measured(tables, iter(measured)))
+        new = import_tables(connection, {**given, "files": _files(given, places)})
+    link(catalog)
+    return Pulled(str(shards.place), len(models), new, stored, len(models) - len(wanted))
 
 
-Tensor = tuple[str, TensorInfo, str, str | None]
-"""Name, header, hash, name of the tensor that it is tied to."""
+def _known(catalog: Catalog) -> set[str]:
+    with catalog.reading() as connection:
+        return {id for (id,) in connection.execute("select lower(hex(id)) from models").fetchall()}
 
 
-def _by_model(tables: Mapping[str, pa.Table], models: list[str]) -> list[tuple[str, list[Tensor]]]:
-    shapes = {row["hash"]: row for row in tables["tensors"].to_pylist()} if "tensors" in tables else {}
-    out: dict[str, list[Tensor]] = {model: [] for model in models}
-    by_position = [("model", "ascending"), ("position", "ascending")]
-    for row in tables["model_tensors"].sort_by(by_position).to_pylist() if "model_tensors" in tables else ():
-        said = shapes.get(row["tensor"])
-        if said is None or row["model"] not in out:
-            raise FormatError(
-                f"table 'model_tensors' names what no other table has ({one_line(str(row['tensor']), 80)})",
-                reason="corrupt",
-                advice="push it again",
-            )
-        info = TensorInfo(row["name"], said["dtype"], tuple(said["shape"]), row["alias_of"])
-        out[row["model"]].append((row["name"], info, row["tensor"], row["alias_of"]))
-    return list(out.items())
+def _files(tables: Mapping[str, pa.Table], places: Mapping[str, Place]) -> pa.Table:
+    """Where models lie now: those in the store there, with what the pushed table says of run, step and metadata; others on the Hub."""
+    told = tables["files"].to_pylist() if "files" in tables else []
+    described = {row["model"]: {key: row[key] for key in ("run", "step", "metadata")} for row in reversed(told)}
+    rows = [_file_row(model, place, described.get(model, {})) for model, place in places.items()]
+    remote = [row for row in told if row["path"].startswith("hf:")]
+    return pa.Table.from_pylist([*rows, *remote], schema=tables["files"].schema if "files" in tables else None)
 
 
-class _Held:
-    """Shards of a pushed zoo, downloaded when first needed; one that broke off goes on where it was."""
+def _file_row(model: str, place: Place, told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "model": model, "path": place.path, "format": place.format, "num_files": place.num_files, "size": place.size,
+        "modified": place.modified, "stamp": place.stamp, "sidecar_stamp": place.sidecar_stamp, "ingested": place.modified, **told,
+    }  # fmt: skip
 
-    def __init__(self, place: HubAddress, files: set[str], shards: Mapping[str, str], folder: Path) -> None:
+
+class _Shards:
+    """Shards of a pushed zoo: downloaded when first needed, going on where one broke off, and removed when no model needs them any more."""
+
+    def __init__(self, place: HubAddress, files: Mapping[str, RemoteFile], shards: Mapping[str, str], folder: Path) -> None:
         self.place, self.files, self.shards, self.folder = place, files, shards, folder
         self.opened: dict[str, Checkpoint] = {}
+        self.needed: Counter[str] = Counter()
 
-    def checkpoint(self, tensors: list[Tensor]) -> Checkpoint:
-        """Put a model together."""
-        info = {name: one for name, one, _, _ in tensors}
-        storages = {name: self._storage(digest) for name, _, digest, _ in tensors}
-        return Checkpoint(info, storages, "safetensors")
+    def has(self, model: Claimed) -> bool:
+        """Whether all the weights of a model were pushed."""
+        return all(digest in self.shards for digest in model.hashes.values())
 
-    def _storage(self, digest: str) -> Storage:
+    def expect(self, models: Sequence[Claimed]) -> None:
+        """Say which models will be asked for."""
+        self.needed = Counter(shard for one in models for shard in self._of(one))
+
+    def _of(self, model: Claimed) -> set[str]:
+        return {self.shards[digest] for digest in model.hashes.values()}
+
+    def release(self, model: Claimed) -> None:
+        """Say that a model is in the store."""
+        for shard in self._of(model):
+            self.needed[shard] -= 1
+            if not self.needed[shard] and (opened := self.opened.pop(shard, None)) is not None:
+                for file in {span.file for span in _spans(opened)}:
+                    file.close()
+                for path in opened.files:
+                    path.unlink(missing_ok=True)
+
+    def storage(self, digest: str) -> Storage:
+        """The bytes of a content."""
         shard = self.shards[digest]
         if shard not in self.opened:
-            path = f"weights/{shard}.safetensors"
+            path = path_of(shard)
             if path not in self.files:
                 raise FormatError(f"{self.place}: shard '{one_line(path, 80)}' is missing", reason="missing", advice="push the zoo again")
-            self.opened[shard] = open_safetensors(_downloaded(self.place, path, self.folder))
+            # Named by what is in it, so that one of another commit is another file.
+            name = f"{self.files[path].version}.safetensors"
+            self.opened[shard] = open_safetensors(downloaded(self.files[path], self.folder, name).local)
         found = self.opened[shard].storages.get(digest)
         if found is None:
             raise FormatError(f"{self.place}: a shard lacks the tensor that the index names", reason="corrupt", advice="push the zoo again")
         return found
 
 
-def _table(place: HubAddress, path: str, folder: Path) -> pa.Table:
-    where = _downloaded(place, path, folder)
-    try:
-        return pq.read_table(where)
-    except (pa.ArrowException, OSError) as error:
-        raise FormatError(
-            f"{place}: {path} is damaged ({one_line(str(error), 120)})", reason="corrupt", advice="push the zoo again"
-        ) from None
+def _spans(opened: Checkpoint) -> Iterator[Any]:
+    yield from (one for one in opened.storages.values() if isinstance(getattr(one, "file", None), SourceFile))
 
 
-def _downloaded(place: HubAddress, path: str, folder: Path) -> Path:
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=endpoint())
-    try:
-        return Path(retried(lambda: api.hf_hub_download(place.repo, path, repo_type="dataset", revision=place.revision, local_dir=folder)))
-    except Exception as error:
-        raise refusal(place, error) from None
-
-
-def _file_row(home: Path, path: Path, model: str, tables: Mapping[str, pa.Table]) -> dict[str, Any]:
-    """What the catalog says of a file of the store: place from here, run and step from there."""
-    described = store.place_of(home, path)
-    return {
-        "model": model, "path": described.path, "format": described.format, "num_files": described.num_files, "size": described.size,
-        "modified": described.modified, "stamp": described.stamp, "sidecar_stamp": described.sidecar_stamp, "ingested": described.modified,
-        **_told(tables).get(model, {}),
-    }  # fmt: skip
-
-
-def _told(tables: Mapping[str, pa.Table]) -> dict[str, dict[str, Any]]:
-    rows = tables["files"].select(["model", "run", "step", "metadata"]).to_pylist() if "files" in tables else []
-    return {row["model"]: {key: row[key] for key in ("run", "step", "metadata")} for row in reversed(rows)}
-
-
-__all__ = ["Pulled", "is_zoo", "pull_model", "pull_zoo"]
+__all__ = ["Pulled", "is_zoo", "pull_zoo"]

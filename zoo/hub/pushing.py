@@ -1,33 +1,37 @@
 """Pushing to the Hub: a zoo as a data set of tables and shards of tensors by their hashes, or one model as a model repository."""
 
-import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weightspace import dtypes
-from weightspace.checkpoint import Checkpoint, TensorInfo
+from weightspace.checkpoint import Checkpoint
 from weightspace.errors import FormatError
 from weightspace.formats.safetensors import save
-from weightspace.provenance import stated
-from weightspace.remote.hub import HubAddress, endpoint, refusal, repository, retried
-from weightspace.storage import Storage
-from weightspace.zoo.exchange import chosen, export_tables
+from weightspace.provenance import PARENTS, RECIPE, stated
+from weightspace.provenance import told as said_back
+from weightspace.remote.downloading import downloaded
+from weightspace.remote.hub import HubAddress, files_of, repository
+from weightspace.zoo.exchange import TABLES, chosen, export_tables
+from weightspace.zoo.exchange.bounded import read_bounded
 from weightspace.zoo.hub.cards import model_card, zoo_card
+from weightspace.zoo.hub.joining import joined
+from weightspace.zoo.hub.private import without_places
+from weightspace.zoo.hub.scratch import outgoing
+from weightspace.zoo.hub.sending import Sender, There, differing, look, target
+from weightspace.zoo.hub.shards import INDEX, Shard, checked_index, index_table, planned
 from weightspace.zoo.ingest import Progress
+from weightspace.zoo.literals import quoted
+from weightspace.zoo.whereabouts import whereabouts
 
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
 
-INDEX = "weights/index.parquet"
-SHARD_BYTES = 1 << 29
-Opened = Callable[[str], Checkpoint]
+WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Pushed:
         num_bytes: of those files.
         unsendable: models with tensors that safetensors cannot hold; their rows are pushed, their weights are not.
         commit: that it made; None where nothing was new, or nothing was sent.
+        is_private: whether the repository is; of one that was there already as it was.
     """
 
     repo: str
@@ -51,12 +56,14 @@ class Pushed:
     num_bytes: int
     unsendable: tuple[str, ...] = ()
     commit: str | None = None
+    is_private: bool = True
 
 
 def push_zoo(
     zoo: "Zoo",
     repo: str,
     *,
+    models: Sequence[str] = (),
     where: str | None = None,
     private: bool,
     dry_run: bool = False,
@@ -64,87 +71,123 @@ def push_zoo(
 ) -> Pushed:
     """Push models with all that the catalog knows of them, but for where they lie here; only what the repository lacks is sent, in one commit.
 
+    All models together take the place of what the tables there say; models that are chosen are added to them.
+
     Args:
         zoo: whose models.
-        repo: `org/name` of a data set, made if there is none.
-        where: SQL over `model_table`; all models by default.
+        repo: `org/name[@branch]` of a data set, made if there is none.
+        models: names, id prefixes or paths of those to push; all by default.
+        where: SQL over `model_table`, in place of names.
         private: whether a repository that is made here is private; one that exists stays as it is.
         dry_run: only say what would be sent.
         progress: called after each model whose tensors are new.
 
     Raises:
-        FormatError: the Hub refuses, or somebody else pushed meanwhile; nothing of it is lost, a second push goes on.
-        CatalogError: no model fits.
+        FormatError: the Hub refuses, or somebody else pushed meanwhile; what was sent need not be sent again.
+        CatalogError: no model fits, or the repository is public, and was to be private.
     """
-    address = HubAddress.dataset(repo)
-    tables = _tables_of(zoo, where)
-    there = _there(address)
-    index = _index(address, there)
-    with tempfile.TemporaryDirectory(prefix="weightspace-push-") as scratch:
-        folder = Path(scratch)
-        wanted = _wanted(tables, set(index["hash"].to_pylist()))
-        unsendable: list[str] = []
-        rows = list(_shards(wanted, zoo.open, folder, unsendable, progress))
-        index = pa.concat_tables([index, pa.table({"hash": [h for h, _ in rows], "shard": [s for _, s in rows]}, schema=_SCHEMA)])
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.safetensors"))}
-        files |= _written(tables, index, folder, zoo_card(address.repo, tables))
-        return _sent(address, files, there, private, dry_run, tables["models"].num_rows, len(rows), unsendable)
+    address = target(repo, "dataset")
+    tables = _tables_of(zoo, _among(zoo, models) if models else where)
+    pushed = tables["models"].num_rows
+    with outgoing(zoo.catalog.home) as folder:
+        there = look(address, private)
+        index = _index(there, folder)
+        shards, unsendable = planned(tables, index)
+        if models or where is not None:
+            tables = joined(tables, _tables_there(there, folder))
+        rows = [*index.items(), *(row for shard in shards for row in shard.rows())]
+        files = differing(there, _written(tables, index_table(rows), folder, zoo_card(address.repo, tables)))
+        sent = (*(one.path for one in shards), *files)
+        size = sum(one.num_bytes for one in shards) + sum(path.stat().st_size for path in files.values())
+        commit = None
+        if sent and not dry_run:
+            sender = Sender(there, private)
+            _send_shards(zoo, sender, shards, folder, progress)
+            sender.add(files.items())
+            commit = sender.commit()
+        return Pushed(
+            str(address), pushed, sum(len(one.tensors) for one in shards), sent, size, unsendable, commit, _is_private(there, private)
+        )
 
 
 def push_model(zoo: "Zoo", model: str, repo: str, *, private: bool, dry_run: bool = False) -> Pushed:
     """Push one model as a model repository: weights, configuration if it has one, and a card from what the catalog knows.
 
+    A trained metanet, a generator or a signature is a model as well: what it is built from goes along in its file, as it was saved.
+
     Args:
         zoo: that it is in.
         model: its name, id prefix or path.
-        repo: `org/name`, made if there is none.
+        repo: `org/name[@branch]`, made if there is none.
         private: see `push_zoo`.
         dry_run: only say what would be sent.
 
     Raises:
-        FormatError: the Hub refuses, or its tensors are of a dtype that safetensors cannot hold.
+        FormatError: the Hub refuses, its tensors are of a dtype that safetensors cannot hold, or its recipe is too long for a file.
+        CatalogError: see `push_zoo`.
     """
-    address = HubAddress.parse(f"hf:{repo.removeprefix('hf:')}")
+    address = target(repo, "model")
     page = zoo.page(model)
     tables = _tables_of(zoo, f"id = '{page.model['id']}'")
     [row] = tables["models"].to_pylist()
     metrics = [one for one in tables["metrics"].to_pylist() if one["model"]]
-    parents = zoo.sql(
-        "select p.name from edges join models p on p.model_id = parent_id join models c on c.model_id = child_id where c.id = unhex(?) order by 1",
-        [row["id"]],
-    )
+    parents = [name for name, _ in page.parents]
     checkpoint = zoo.open(row["id"])
-    with tempfile.TemporaryDirectory(prefix="weightspace-push-") as scratch:
-        folder = Path(scratch)
-        said = stated(checkpoint.recipe, checkpoint.parents) if checkpoint.recipe else {}
-        files = {"model.safetensors": save(checkpoint, folder / "model.safetensors", {"format": "pt", **said})}
-        metadata = json.loads(next((one["metadata"] for one in tables["files"].to_pylist() if one["metadata"]), "{}"))
-        for key in ("config", "adapter_config"):
-            if metadata.get(key):
-                files[f"{key}.json"] = folder / f"{key}.json"
-                files[f"{key}.json"].write_text(json.dumps(metadata[key], indent=2, sort_keys=True), "utf-8")
-        if "adapter_config.json" in files:
-            files["adapter_model.safetensors"] = files.pop("model.safetensors")
+    with outgoing(zoo.catalog.home) as folder:
+        there = look(address, private)
+        said = _stated(checkpoint)
+        weights = save(checkpoint, folder / WEIGHTS, said)
+        beside = _beside(checkpoint, tables["files"])
+        files = {ADAPTER if "adapter_config" in beside else WEIGHTS: weights}
+        for key, config in beside.items():
+            files[f"{key}.json"] = folder / f"{key}.json"
+            files[f"{key}.json"].write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
         files["README.md"] = folder / "README.md"
-        files["README.md"].write_text(model_card(address.repo, row, metrics, parents["name"].to_pylist()), "utf-8")
-        return _sent(address, files, _there(address), private, dry_run, 1, len(checkpoint.info), [])
+        files["README.md"].write_text(model_card(address.repo, row, metrics, parents, said), "utf-8")
+        changed = differing(there, files)
+        size = sum(path.stat().st_size for path in changed.values())
+        commit = None
+        if changed and not dry_run:
+            sender = Sender(there, private)
+            sender.add(changed.items())
+            commit = sender.commit()
+    return Pushed(str(address), 1, len(checkpoint.info), tuple(changed), size, (), commit, _is_private(there, private))
 
 
-def _sent(
-    address: HubAddress,
-    files: Mapping[str, Path],
-    there: Mapping[str, str],
-    private: bool,
-    dry_run: bool,
-    models: int,
-    tensors: int,
-    unsendable: Sequence[str],
-) -> Pushed:
-    """Send the files that the repository has not, or has otherwise."""
-    changed = {name: path for name, path in files.items() if there.get(name) not in _digests(path)}
-    size = sum(path.stat().st_size for path in changed.values())
-    commit = None if dry_run or not changed else _commit(address, changed, private, bool(there))
-    return Pushed(str(address), models, tensors, tuple(changed), size, tuple(dict.fromkeys(unsendable)), commit)
+def _beside(checkpoint: Checkpoint, files: pa.Table) -> dict[str, dict[str, Any]]:
+    """The configurations that belong to a model, by the names of their files without the ending."""
+    told = [json.loads(one) for one in reversed(files["metadata"].to_pylist()) if one]
+    known = {key: value for one in (*told, checkpoint.metadata) for key, value in one.items()}
+    return {key: known[key] for key in ("config", "generation_config", "adapter_config") if isinstance(known.get(key), dict)}
+
+
+def _stated(checkpoint: Checkpoint) -> dict[str, str]:
+    """What the file of a model says of itself: what it said before, and how it was made.
+
+    Raises:
+        FormatError: its recipe is longer than a file may say.
+    """
+    own = {key: value for key, value in checkpoint.metadata.items() if isinstance(value, str)} if checkpoint.format == "safetensors" else {}
+    tied = {one.name for one in checkpoint.info.values()}  # names that stand there for ties are written anew
+    said = {"format": "pt", **{key: value for key, value in own.items() if key not in tied and key not in (RECIPE, PARENTS, "address")}}
+    if checkpoint.recipe:
+        said |= stated(checkpoint.recipe, checkpoint.parents)
+        if said_back(said)[0] is None:
+            raise FormatError(
+                "the recipe of the model is longer than a file may say, or is no plain JSON",
+                reason="unsupported",
+                advice="push it as a zoo of one, --to datasets/org/name",
+            )
+    return said
+
+
+def _is_private(there: There, private: bool) -> bool:
+    return private if there.is_private is None else there.is_private
+
+
+def _among(zoo: "Zoo", models: Sequence[str]) -> str:
+    """SQL that finds models by name, id prefix or path."""
+    return f"id in ({', '.join(quoted(str(zoo.page(one).model['id'])) for one in dict.fromkeys(models))})"
 
 
 def _tables_of(zoo: "Zoo", where: str | None) -> dict[str, pa.Table]:
@@ -155,135 +198,57 @@ def _tables_of(zoo: "Zoo", where: str | None) -> dict[str, pa.Table]:
     """
     wanted = chosen(zoo, where)
     with zoo.catalog.reading() as connection:
-        tables = dict(export_tables(connection, wanted))
-    places = tables["files"]["path"].to_pylist()
-    public = pa.array([path if path.startswith("hf:") else "" for path in places], pa.string())
-    return tables | {"files": tables["files"].set_column(tables["files"].schema.get_field_index("path"), "path", public)}
+        return without_places(dict(export_tables(connection, wanted)))
 
 
-_SCHEMA = pa.schema([("hash", pa.string()), ("shard", pa.string())])
+def _index(there: There, folder: Path) -> dict[str, str]:
+    """Which shard holds which tensor already; only shards that are there."""
+    if INDEX not in there.files:
+        return {}
+    index = checked_index(_table(there, INDEX, folder), str(there.address))
+    return {digest: shard for digest, shard in index.items() if f"weights/{shard}.safetensors" in there.files}
 
 
-def _there(address: HubAddress) -> dict[str, str]:
-    """Digest of each file of the repository, SHA-256 of large ones and git's own of others; empty where there is no repository."""
-    try:
-        found = repository(address)
-    except FormatError as error:
-        if error.reason == "missing":
-            return {}
-        raise
-    digests = {one.rfilename: str((one.lfs or {}).get("sha256") or one.blob_id) for one in found.siblings or ()}
-    return digests | {"": str(found.sha)}
+def _tables_there(there: There, folder: Path) -> dict[str, pa.Table]:
+    return {name: _table(there, path, folder) for name in TABLES if (path := f"tables/{name}.parquet") in there.files}
 
 
-def _index(address: HubAddress, there: Mapping[str, str]) -> pa.Table:
-    """Which shard holds which tensor already."""
-    if INDEX not in there:
-        return _SCHEMA.empty_table()
-    from huggingface_hub import HfApi
-
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            path = retried(
-                lambda: HfApi(endpoint=endpoint()).hf_hub_download(
-                    address.repo, INDEX, repo_type="dataset", revision=there[""], local_dir=scratch
-                )
-            )
-        except Exception as error:
-            raise refusal(address, error) from None
-        return pq.read_table(path, schema=_SCHEMA)
-
-
-def _wanted(tables: Mapping[str, pa.Table], known: set[str]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """For each model what is new in it: (tensor name, hash, model's name), each content once."""
-    names = dict(zip(tables["models"]["id"].to_pylist(), tables["models"]["name"].to_pylist(), strict=True))
-    unread = {row["id"] for row in tables["models"].select(["id", "is_finite"]).to_pylist() if row["is_finite"] is None}
-    found: dict[str, list[tuple[str, str, str]]] = {}
-    columns = tables["model_tensors"].select(["model", "name", "tensor"])
-    for model, name, digest in zip(*(columns[column].to_pylist() for column in ("model", "name", "tensor")), strict=True):
-        if digest not in known and model not in unread:
-            known.add(digest)
-            found.setdefault(model, []).append((name, digest, names[model]))
-    return list(found.items())
-
-
-def _shards(
-    wanted: Sequence[tuple[str, list[tuple[str, str, str]]]],
-    opened: Opened,
-    folder: Path,
-    unsendable: list[str],
-    progress: Callable[[Progress], None] | None,
-) -> Iterator[tuple[str, str]]:
-    """Write tensors that are new into shards, and yield the hash of each with the shard that holds it."""
-    (folder / "weights").mkdir(parents=True)
-    info: dict[str, TensorInfo] = {}
-    storages: dict[str, Storage] = {}
-    size = 0
-    for at, (model, tensors) in enumerate(wanted):
-        checkpoint = opened(model)
-        if progress is not None:
-            progress(Progress(at, len(wanted), size, size))
-        for name, digest, label in tensors:
-            one = checkpoint.info[name]
-            element = dtypes.dtype(one.dtype)
-            if element.kind == "quantized" or element.name == "C128":
-                unsendable.append(label)
-                continue
-            info[digest], storages[digest] = TensorInfo(digest, one.dtype, one.shape), checkpoint.storages[name]
-            size += one.nbytes
-        if size >= SHARD_BYTES:
-            yield from _shard(info, storages, folder)
-            info, storages, size = {}, {}, 0
-    if info:
-        yield from _shard(info, storages, folder)
-
-
-def _shard(info: Mapping[str, TensorInfo], storages: Mapping[str, Storage], folder: Path) -> Iterator[tuple[str, str]]:
-    name = hashlib.sha256("\n".join(sorted(info)).encode()).hexdigest()[:16]
-    save(Checkpoint(info, storages, "memory"), folder / "weights" / f"{name}.safetensors")
-    yield from ((digest, name) for digest in sorted(info))
+def _table(there: There, path: str, folder: Path) -> pa.Table:
+    at = HubAddress(there.address.repo, there.commit, path, there.address.kind)
+    [file] = files_of(at, repository(at))
+    return read_bounded(downloaded(file, folder / "there", path.replace("/", "-")).local, file.address)
 
 
 def _written(tables: Mapping[str, pa.Table], index: pa.Table, folder: Path, card: str) -> dict[str, Path]:
     """Write tables, index and card; empty tables are left out."""
-    (folder / "README.md").write_text(card, "utf-8")
-    made = {"README.md": folder / "README.md", INDEX: folder / INDEX}
-    pq.write_table(index.sort_by("hash"), folder / INDEX)
+    made = {"README.md": folder / "README.md", INDEX: folder / "index.parquet"}
+    made["README.md"].write_text(card, "utf-8")
+    pq.write_table(index.sort_by("hash"), made[INDEX])
     for name, table in tables.items():
         if table.num_rows:
-            path = folder / "tables" / f"{name}.parquet"
-            path.parent.mkdir(exist_ok=True)
-            pq.write_table(table, path)
-            made[f"tables/{name}.parquet"] = path
+            made[f"tables/{name}.parquet"] = folder / f"{name}.parquet"
+            pq.write_table(table, made[f"tables/{name}.parquet"])
     return made
 
 
-def _digests(path: Path) -> tuple[str, str]:
-    """SHA-256 of a file, and what git names it by."""
-    sha256, sha1 = hashlib.sha256(), hashlib.sha1(f"blob {path.stat().st_size}\0".encode())
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            sha256.update(block)
-            sha1.update(block)
-    return sha256.hexdigest(), sha1.hexdigest()
+def _send_shards(zoo: "Zoo", sender: Sender, shards: Iterable[Shard], folder: Path, progress: Callable[[Progress], None] | None) -> None:
+    """Write one shard after another, send it and remove it: the disk holds one at a time."""
+    shards = list(shards)
+    models = list(dict.fromkeys(one.model for shard in shards for one in shard.tensors))
+    with zoo.catalog.reading() as connection:
+        quoted_ids = ", ".join(f"unhex('{model}')" for model in models) or "null"
+        numbers = dict(connection.execute(f"select lower(hex(id)), model_id from models where id in ({quoted_ids})").fetchall())
+        known = {one.id: one for one in whereabouts(connection, list(numbers.values())).values()}
+    begun = list[str]()
+
+    def tell(model: str) -> None:
+        if progress is not None:
+            progress(Progress(len(begun), len(models), 0, 0))
+        begun.append(model)
+
+    for shard in shards:
+        path = shard.write(lambda model: known[model].open(zoo.catalog.home, model[:12]), folder, tell)
+        sender.send(shard.path, path)
 
 
-def _commit(address: HubAddress, files: Mapping[str, Path], private: bool, exists: bool) -> str:
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    api = HfApi(endpoint=endpoint())
-    try:
-        if not exists:
-            retried(lambda: api.create_repo(address.repo, repo_type=address.kind, private=private, exist_ok=True))
-        parent = retried(lambda: api.repo_info(address.repo, repo_type=address.kind)).sha
-        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()]
-        message = f"{len(files)} files from weightspace"
-        made = api.create_commit(address.repo, operations, commit_message=message, repo_type=address.kind, parent_commit=parent)
-        return str(made.oid)
-    except Exception as error:
-        if getattr(getattr(error, "response", None), "status_code", None) == 412:
-            raise FormatError(f"{address}: somebody else pushed meanwhile", reason="unreadable", advice="push again") from None
-        raise refusal(address, error) from None
-
-
-__all__ = ["INDEX", "Pushed", "push_model", "push_zoo"]
+__all__ = ["ADAPTER", "INDEX", "WEIGHTS", "Pushed", "push_model", "push_zoo"]

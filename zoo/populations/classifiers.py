@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
 from weightspace.modules import module_builders
-from weightspace.zoo.populations.family import Family, Network, choose, expect, expect_bounds, generator_of, log_uniform
+from weightspace.zoo.populations.family import Family, Network, choose, expect, expect_bounds, generator_of, how, log_uniform
 from weightspace.zoo.zoo import Added
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def trained(family: Family, examples: "Examples", given: Mapping[str, Any], arch
     networks = (_drawn(seed, given, architecture) for seed in family.seeds(given))
     alike = stacks(networks, lambda one: one.architecture(list(architecture)))
     work = ((built(family.recipe(stack[0])), stack) for stack in alike)
-    for made in side_by_side(lambda item: _stack(family, examples, given, *item), work, given["jobs"]):
+    for made in side_by_side(partial(_stack, family, examples, how(given)), work, given["jobs"], given["backend"]):
         yield from made
 
 
@@ -94,13 +95,14 @@ def _drawn(seed: int, given: Mapping[str, Any], architecture: Mapping[str, Seque
 
 
 def _stack(
-    family: Family, examples: "Examples", given: Mapping[str, Any], module: "torch.nn.Module", networks: Sequence[Network]
+    family: Family, examples: "Examples", given: Mapping[str, Any], work: "tuple[torch.nn.Module, Sequence[Network]]"
 ) -> list[Added]:
     """Train networks of one architecture."""
     import torch
 
     from weightspace.zoo.populations.training import OPTIMIZERS, Trainee, cross_entropy, drawn, judged, train
 
+    module, networks = work
     trainees = []
     for one in networks:
         known: Any = one.hyperparameters

@@ -37,6 +37,7 @@ def cnns(
     seeds: Sequence[int] | None = None,
     skip: Container[str] = (),
     jobs: int | None = None,
+    backend: str = "local",
 ) -> Iterator[Added]:
     """Convolutional networks with or without batch norm and shortcuts, of varied width, depth, activation and training.
 
@@ -63,6 +64,7 @@ def cnns(
         seeds: as in `mlps`.
         skip: as in `mlps`.
         jobs: as in `mlps`.
+        backend: as in `mlps`.
 
     Raises:
         RecordError: a setting cannot be used.

@@ -27,7 +27,12 @@ APART = 1_000_000
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 """Of the networks (or, where each is fitted to an item, of the items) that a metanet learns from, chooses by and is judged by."""
 
-_NO_SETTING = ("seed", "count", "seeds", "skip", "jobs")  # these say which networks are trained, not how
+_NO_SETTING = ("seed", "count", "seeds", "skip", "jobs", "backend")  # these say which networks are trained, not how
+
+
+def how(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a population without the keys of what is there already, which may be many and need not cross to workers."""
+    return {key: value for key, value in given.items() if key != "skip"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,14 +3,24 @@
 import json
 from collections import OrderedDict
 from collections.abc import Container, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from weightspace.checkpoint import Checkpoint, checkpoint_of
 from weightspace.errors import TaskError
 from weightspace.modules import module_builders, task_builders
 from weightspace.zoo.populations import classifiers, population, populations
-from weightspace.zoo.populations.family import Family, Network, choose, expect, expect_bounds, expect_options, generator_of, log_uniform
+from weightspace.zoo.populations.family import (
+    Family,
+    Network,
+    choose,
+    expect,
+    expect_bounds,
+    expect_options,
+    generator_of,
+    how,
+    log_uniform,
+)
 from weightspace.zoo.zoo import Added
 
 if TYPE_CHECKING:
@@ -45,6 +55,7 @@ def loras(
     seeds: Sequence[int] | None = None,
     skip: Container[str] = (),
     jobs: int | None = None,
+    backend: str = "local",
 ) -> Iterator[Added]:
     """Low-rank adapters of one perceptron, for exchanged labels, some of the classes, or shifted inputs, of varied rank and learning rate.
 
@@ -68,6 +79,7 @@ def loras(
         seeds: as in `mlps`.
         skip: as in `mlps`.
         jobs: as in `mlps`.
+        backend: as in `mlps`.
 
     Raises:
         RecordError: a setting cannot be used.
@@ -92,7 +104,7 @@ def loras(
     if base.run is not None and base.run.key not in skip and networks:
         yield base
     work = ((classifiers.built(family.recipe(stack[0])), stack) for stack in stacks(networks, lambda one: one.hyperparameters["rank"]))
-    for made in side_by_side(lambda item: _stack(family, examples, given, base.name, *item), work, jobs):
+    for made in side_by_side(partial(_stack, family, examples, how(given), base.name), work, jobs, backend):
         yield from made
 
 
@@ -121,11 +133,12 @@ def _network(seed: int, given: Mapping[str, Any], examples: "Examples") -> Netwo
 
 
 def _stack(
-    family: Family, examples: "Examples", given: Mapping[str, Any], parent: str, module: "torch.nn.Module", networks: Sequence[Network]
+    family: Family, examples: "Examples", given: Mapping[str, Any], parent: str, work: "tuple[torch.nn.Module, Sequence[Network]]"
 ) -> list[Added]:
     """Train adapters of one rank."""
     from weightspace.zoo.populations.training import Adam, Trainee, cross_entropy, drawn, judged, train
 
+    module, networks = work
     trainees = []
     for one in networks:
         _initialise(module, one.generator)

@@ -35,6 +35,7 @@ def mlps(
     seeds: Sequence[int] | None = None,
     skip: Container[str] = (),
     jobs: int | None = None,
+    backend: str = "local",
 ) -> Iterator[Added]:
     """Perceptrons of varied width, depth, activation, learning rate, weight decay, initial scale and share of the data.
 
@@ -57,7 +58,8 @@ def mlps(
         split_seed: of the splits that metanets use.
         seeds: of the networks, instead of the first `count`; the one in a recipe trains that network again.
         skip: keys of runs that are left out, since they are there already.
-        jobs: threads; results do not depend on it.
+        jobs: threads, or workers of a cluster; results do not depend on it.
+        backend: `local` for threads of this process, or a cluster; see `weightspace.parallel.run`.
 
     Raises:
         RecordError: a setting cannot be used.

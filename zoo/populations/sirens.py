@@ -3,11 +3,12 @@
 import math
 from collections import OrderedDict
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from weightspace.modules import module_builders, task_builders
 from weightspace.zoo.populations import classifiers, population
-from weightspace.zoo.populations.family import Family, Network, expect, generator_of
+from weightspace.zoo.populations.family import Family, Network, expect, generator_of, how
 from weightspace.zoo.zoo import Added
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def sirens(
     seeds: Sequence[int] | None = None,
     skip: Container[str] = (),
     jobs: int | None = None,
+    backend: str = "local",
 ) -> Iterator[Added]:
     """Sinusoidal networks (SIREN), each fitted to one image from an initialisation of its own.
 
@@ -66,6 +68,7 @@ def sirens(
         seeds: as in `mlps`.
         skip: as in `mlps`.
         jobs: as in `mlps`.
+        backend: as in `mlps`.
 
     Raises:
         RecordError: a setting cannot be used.
@@ -94,7 +97,7 @@ def sirens(
     family = Family.of("sirens", given, examples, more={"rendering": rendering, "code": 1})
     networks = (_network(one, given, examples) for one in family.seeds(given))
     work = ((classifiers.built(family.recipe(stack[0])), stack) for stack in stacks(networks, lambda one: None))
-    for made in side_by_side(lambda item: _stack(family, examples, given, *item), work, jobs):
+    for made in side_by_side(partial(_stack, family, examples, how(given)), work, jobs, backend):
         yield from made
 
 
@@ -111,7 +114,7 @@ def _network(seed: int, given: Mapping[str, Any], examples: "Examples") -> Netwo
 
 
 def _stack(
-    family: Family, examples: "Examples", given: Mapping[str, Any], module: "torch.nn.Module", networks: Sequence[Network]
+    family: Family, examples: "Examples", given: Mapping[str, Any], work: "tuple[torch.nn.Module, Sequence[Network]]"
 ) -> list[Added]:
     """Fit networks to their images."""
     import torch
@@ -119,6 +122,7 @@ def _stack(
     from weightspace.zoo.populations.layers import run
     from weightspace.zoo.populations.training import Adam, Trainee, squared_error, train, whole
 
+    module, networks = work
     trainees = []
     for one in networks:
         _initialise(module, generator_of(_SHARED_SEED) if given["shared_init"] else one.generator, given["w0"])

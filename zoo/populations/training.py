@@ -1,18 +1,17 @@
 """Training of many networks of one architecture at once, each of which comes out as it would alone."""
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from weightspace import parallel
 from weightspace.linalg import one_thread
-from weightspace.parallel import available_cores
 from weightspace.symmetry import StateDict
 from weightspace.zoo.populations.layers import Stacked, run
 
@@ -153,8 +152,8 @@ def train(
             yield step, {name: tensor[:count].clone() for name, tensor in named(flat).items()}
         if step == wanted[-1]:
             return
-        if _stopped():
-            raise Interrupted
+        if not parallel.is_wanted():
+            raise CancelledError
         inputs, targets = (part.expand(len(networks), *part.shape[1:]) for part in batches())
         watched = flat.detach().requires_grad_()
         # Summed over the networks: each one's gradient is that of its own loss.
@@ -253,47 +252,26 @@ def stacks(items: Iterable[Item], key: Callable[[Item], object]) -> list[list[It
     return [group[at : at + TOGETHER] for group in groups.values() for at in range(0, len(group), TOGETHER)]
 
 
-class Interrupted(Exception):  # noqa: N818
-    """Training ended early since nobody waits for it any more."""
+def side_by_side(
+    work: Callable[[Item], Made], items: Iterable[Item], jobs: int | None = None, backend: str = "local"
+) -> Generator[Made, None, None]:
+    """Do something with every item on threads or on a cluster, and yield what it makes in order.
 
-
-_worker = threading.local()
-
-
-def _stopped() -> bool:
-    """Whether the one for whom this thread works has gone."""
-    event: threading.Event | None = getattr(_worker, "stop", None)
-    return event is not None and event.is_set()
-
-
-def side_by_side(work: Callable[[Item], Made], items: Iterable[Item], jobs: int | None = None) -> Iterator[Made]:
-    """Do something with every item on threads, and yield what it makes in order.
-
-    Threads suffice, since torch lets go of the interpreter while it computes. Who stops early waits for no more than the step
+    Threads suffice here, since torch lets go of the interpreter while it computes. Who stops early waits for no more than the step
     of training that has begun.
 
     Args:
         work: computes with torch, which has one thread in each of these: products this small only lose by more, and sums keep one order.
         items: taken as they are needed.
-        jobs: threads; None is one a core.
+        jobs: threads, or workers of a cluster; None is one a core.
+        backend: `local` for threads, or a cluster.
     """
-    count, stop = jobs or available_cores(), threading.Event()
+    with one_thread():
+        yield from parallel.run(partial(_alone, work), items, jobs=jobs, backend="threads" if backend == "local" else backend)
 
-    def begin() -> None:
-        _worker.stop = stop
-        # Numbers too small to be normal cost a hundred times as much as others, and second moments are full of them.
-        torch.set_flush_denormal(True)
 
-    with one_thread(), ThreadPoolExecutor(count, initializer=begin) as pool:
-        begun: deque[Future[Made]] = deque()
-        try:
-            for item in items:
-                begun.append(pool.submit(work, item))
-                if len(begun) > 2 * count:  # who takes them may be busy for a while
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            stop.set()
-            for one in begun:
-                one.cancel()
+def _alone(work: Callable[[Item], Made], item: Item) -> Made:
+    torch.set_num_threads(1)
+    # Numbers too small to be normal cost a hundred times as much as others, and second moments are full of them.
+    torch.set_flush_denormal(True)
+    return work(item)

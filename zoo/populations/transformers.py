@@ -33,6 +33,7 @@ def transformers(
     seeds: Sequence[int] | None = None,
     skip: Container[str] = (),
     jobs: int | None = None,
+    backend: str = "local",
 ) -> Iterator[Added]:
     """Small transformers that sort eight tokens out of sixteen, of varied width, heads, depth, activation and training.
 
@@ -57,6 +58,7 @@ def transformers(
         seeds: as in `mlps`.
         skip: as in `mlps`.
         jobs: as in `mlps`.
+        backend: as in `mlps`.
 
     Raises:
         RecordError: a setting cannot be used.

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,9 @@ from weightspace.analysis.generation.generator import Progress, WeightGenerator,
 from weightspace.analysis.generation.material import Material
 from weightspace.metanets.batch import WeightBatch
 from weightspace.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BESIDE = ("retrieval", "trained from scratch")
 """What a generator stands beside whatever the novelty."""
@@ -63,6 +66,17 @@ class Card:
             raise KeyError(method)
         return found
 
+    def __repr__(self) -> str:
+        return f"<Card of {self.generator}: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        """The verdict and one row a method for notebooks; `page` has all of it."""
+        from weightspace import html
+
+        given = [dataclasses.asdict(row) for row in self.rows]
+        used = [key for key in given[0] if any(row[key] is not None for row in given)] if given else []
+        return html.page(f"{self.generator}: {self.verdict}", html.rows(given, columns=used))
+
     def values(self) -> dict[str, float]:
         """The numbers for a catalog: the generator's row, the zoo's, and the difference to the best baseline at equal novelty."""
         made = {"parameters": float(self.parameters), "weights": float(self.weights)}
@@ -75,6 +89,16 @@ class Card:
             best = self.comparisons[0]
             made |= {"difference_at_equal_novelty": best.difference, "difference_error": best.error}
         return {key: value for key, value in made.items() if math.isfinite(value)}
+
+    def plot(self) -> "Figure":
+        """Draw scores against novelty, of the generator, the zoo and the baselines.
+
+        Raises:
+            GenerationError: novelty was not measured.
+        """
+        from weightspace.analysis.generation.card.plot import drawn
+
+        return drawn(self)
 
     def to_json(self) -> str:
         """All of it as strict JSON; what is not finite is null."""

@@ -149,7 +149,8 @@ def verdict(
         )
     told = f"the zoo's own mean {zoo.score:.3f}{sized(zoo, generator)}{beside}"
     if comparisons:
-        first = comparisons[0]
+        # Whoever is not beaten decides: to win, a generator is above every baseline, and not only above the one that validation prefers.
+        first = next((one for winner in ("baseline", None) for one in comparisons if one.winner == winner), comparisons[0])
         who = {"generator": "The generator wins", "baseline": f"The baseline {first.row.method} wins", None: "No difference"}[first.winner]
         return _sentence(f"{who}: at equal novelty ({at}) {_reaches(first, own, metric)}, {told}")
     if best is None:

@@ -1,19 +1,15 @@
 """The evaluation card as one HTML page that needs nothing from outside, with accuracy against novelty drawn into it."""
 
 import html
-import io
 import json
-import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from weightspace.analysis.generation.card.card import Card
 from weightspace.analysis.generation.card.comparison import Comparison, sized
 from weightspace.analysis.generation.card.evaluation import STEPS
+from weightspace.analysis.generation.card.plot import axis_of, drawn
 from weightspace.analysis.generation.card.rows import Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from weightspace.plotting import svg
 
 # Nothing may be loaded or run, whatever a recipe says; only the page's own style counts.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -149,64 +145,7 @@ def _title(card: Card) -> str:
 
 def _frontier(card: Card) -> str:
     """The scores of all rows against how new they are; nothing where novelty was not measured."""
-    key = "iou" if card.rows[0].iou is not None else "distance"
-    if getattr(card.rows[0], key) is None:
-        return ""
-    from weightspace.analysis import plotting
-
-    with plotting.style():
-        figure, [[axes]] = plotting.canvas(size=(7.2, 4.2))
-        _draw(axes, card, key)
-        told = {"iou": "max-IoU of wrong predictions with the zoo (left is newer)", "distance": "distance to the zoo (right is newer)"}
-        axes.set(xlabel=told[key], ylabel=plotting.short(card.metric))
-        axes.legend(frameon=False, fontsize=8)
-        return _svg(figure)
-
-
-def _draw(axes: "Axes", card: Card, key: str) -> None:
-    from weightspace.analysis import plotting
-
-    colours = {"noise": plotting.BLUE, "mean": plotting.GREEN, "gaussian": plotting.ORANGE}
-    for method in dict.fromkeys(row.method for row in card.rows):
-        points = [(getattr(row, key), row.score) for row in card.rows if row.method == method and row.score is not None]
-        points = [(x, y) for x, y in points if x is not None]
-        if not points:
-            continue
-        x, y = zip(*(sorted(points) if method == "generator" else points), strict=True)  # the generator as it is comes first
-        if method == "generator":
-            own = card.rows[0]
-            axes.plot(x, y, color=plotting.VERMILION, lw=1, zorder=3)
-            axes.errorbar(
-                [getattr(own, key)],
-                [own.score or 0.0],
-                yerr=own.score_std or 0.0,
-                color=plotting.VERMILION,
-                fmt="*",
-                ms=15,
-                zorder=4,
-                label="generator",
-            )
-        elif method == "zoo":
-            axes.plot(x, y, "s", color=plotting.INK, ms=7, zorder=3, label="the zoo itself")
-        elif method in colours:
-            axes.plot(x, y, "o-", color=colours[method], ms=4.5, lw=1.3, label=method)
-        else:
-            axes.plot(
-                x, y, "D", color=plotting.PURPLE, ms=6, alpha=0.9, label=method, markerfacecolor="none" if method == "pruned" else None
-            )
-
-
-def _svg(figure: object) -> str:
-    """A figure as an element of the page, the same bytes for the same data."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    out = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "weightspace"}):
-        FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = out.getvalue().decode("utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    return re.sub(r' (?:width|height)="[^"]*pt"', "", text, count=2)
+    return svg(drawn(card)) if axis_of(card) is not None else ""
 
 
 def _number(value: float | int | None) -> str:

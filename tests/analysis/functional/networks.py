@@ -67,7 +67,7 @@ def convolutional(seed: int = 0) -> tuple[Task, Weights]:
 @cache
 def tiny10(folder: Path) -> tuple[Task, list[Weights]]:
     """Two real convolutional networks of CIFAR-10 and sixty of its images."""
-    from tests.benchmarks.experiments.merge_seeds import DEVIATION, MEAN, Tiny10
+    from weightspace.experiments.merge_seeds import DEVIATION, MEAN, Tiny10
 
     table = np.loadtxt(folder / "eran-data" / "cifar10_test_first100.csv", delimiter=",", max_rows=60)
     pixels = torch.tensor(table[:, 1:], dtype=torch.float32).reshape(-1, 32, 32, 3).permute(0, 3, 1, 2) / 255

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.experiments import merge_seeds, task_merging, tasks
-from tests.benchmarks.experiments.tables import Estimate
-from tests.benchmarks.experiments.tasks import Family, Variant, Weights, families
 from weightspace.analysis.merging.method import methods
+from weightspace.experiments import merge_seeds, task_merging, tasks
+from weightspace.experiments.tables import Estimate
+from weightspace.experiments.tasks import Family, Variant, Weights, families
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_names_that_a_session_numbered_are_refused_in_one_line(real_checkpoints:
 
 TASKS = """
 import weightspace as ws
-from tests.benchmarks.experiments.merge_seeds import tiny10
+from weightspace.experiments.merge_seeds import tiny10
 
 fold = tiny10().folds[0]
 
@@ -204,7 +204,7 @@ def seeds(real_checkpoints: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_networks_of_different_seeds_want_aligning(command: Command, seeds: list[str]) -> None:
-    from tests.benchmarks.experiments.merge_seeds import tiny10
+    from weightspace.experiments.merge_seeds import tiny10
 
     Path("seeds.py").write_text(TASKS)
     Path("axes.yaml").write_text(tiny10().spec.to_yaml())

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from tests.analysis.stitching.test_penalty import chain, parts, rings
-from weightspace.analysis.plotting import save
 from weightspace.analysis.similarity import linear_cka, linear_regression
 from weightspace.analysis.stitching.chain import Chain
 from weightspace.analysis.stitching.fitting import crossing, fit_stitches
 from weightspace.analysis.stitching.matrix import MAPS, StitchingMaps, loaded_chain, probe_digest, stitching_maps
 from weightspace.analysis.stitching.penalty import penalties
 from weightspace.errors import AnalysisError, TaskError, UnknownNameError
+from weightspace.plotting import save
 from weightspace.task import Task
 
 

@@ -14,7 +14,6 @@ from weightspace.analysis.stitching import Chain, Patchwork
 from weightspace.analysis.stitching.costs import Cost, costs
 from weightspace.analysis.stitching.family import family
 from weightspace.analysis.stitching.pareto import Report, line, pareto_front, rank_correlation, report
-from weightspace.analysis.stitching.plot import drawn
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.task import Task
 
@@ -159,7 +158,7 @@ def test_a_latency_that_was_not_measured_is_a_dash(made: Patchwork) -> None:
 def test_a_picture_shows_anchors_stitches_and_the_front(made: Patchwork, tmp_path: Path) -> None:
     before = report(made, data(made), repeats=0)
     after = Report(before.metric, before.examples, tuple(replace(row, score=row.score / 2) for row in before.rows))
-    plain, both = (drawn(one) for one in (before, after))
+    plain, both = (one.plot() for one in (before, after))
     labels = [figure.axes[0].get_legend_handles_labels()[1] for figure in (plain, both)]
     assert "stitches before training" not in labels[0] and "stitches before training" in labels[1]
     assert {one.get_text() for one in both.axes[0].texts} == {"a", "b"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.experiments.real_networks import DEPTHS, Family, images, network
 from weightspace.analysis.stitching import Chain, fit_stitches, stitched
 from weightspace.analysis.stitching.fit import fit_error
+from weightspace.experiments.real_networks import DEPTHS, Family, images, network
 from weightspace.task import Task
 
 COUNT = 16  # of the hundred images, where nothing is learned from them

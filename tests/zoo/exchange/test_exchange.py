@@ -15,6 +15,7 @@ from weightspace.errors import CatalogError, FormatError
 from weightspace.zoo import Zoo
 from weightspace.zoo.edges import Edge
 from weightspace.zoo.exchange import TABLES, export_tables, export_zoo, import_tables, import_zoo, is_parquet, read_parquet, write_parquet
+from weightspace.zoo.exchange.checking import check_tables
 from weightspace.zoo.metrics import Metric
 from weightspace.zoo.runs.run import Run
 from weightspace.zoo.zoo import Added
@@ -94,12 +95,33 @@ def test_some_models_come_without_what_is_about_others(zoo: Zoo, tmp_path: Path)
 def test_large_tables_are_partitioned_and_others_read_them(zoo: Zoo, tmp_path: Path) -> None:
     write_parquet(tables(zoo).items(), tmp_path / "tables", large=1)
     folders = sorted(path.name for path in (tmp_path / "tables" / "models").iterdir())
-    assert folders and all(name.startswith("shard=") for name in folders)
+    assert folders and all(re.fullmatch("shard=h[0-9a-f]{2}", name) for name in folders)
     found = tmp_path / "tables" / "models" / "**" / "*.parquet"
     assert duckdb.read_parquet(str(found), hive_partitioning=True).shape[0] == 3
     assert polars.scan_parquet(found, hive_partitioning=True).select("name").collect().height == 3
     there = Zoo(tmp_path / "there")
     assert import_zoo(there, tmp_path / "tables") == 3 and known(there) == known(zoo)
+
+
+def test_a_large_table_comes_in_parts_that_are_the_whole(zoo: Zoo, tmp_path: Path) -> None:
+    with zoo.catalog.reading() as connection:
+        parts = list(export_tables(connection, part_rows=1))
+    assert len(parts) > len(TABLES)
+    for name, whole in tables(zoo).items():
+        together = pa.concat_tables([table for one, table in parts if one == name])
+        assert sorted(map(str, together.to_pylist())) == sorted(map(str, whole.to_pylist()))
+    write_parquet(parts, tmp_path / "tables")
+    there = Zoo(tmp_path / "there")
+    assert import_zoo(there, tmp_path / "tables") == 3 and known(there) == known(zoo)
+
+
+def test_polars_reads_every_table(zoo: Zoo, tmp_path: Path) -> None:
+    write_parquet(tables(zoo).items(), tmp_path / "tables", large=1)
+    for name, table in tables(zoo).items():
+        found = polars.scan_parquet(tmp_path / "tables" / name / "**" / "*.parquet", hive_partitioning=True).collect()
+        assert found.height == table.num_rows and set(table.column_names) <= set(found.columns)
+    models, occurrences = (polars.read_parquet(tmp_path / "tables" / name / "**" / "*.parquet") for name in ("models", "model_tensors"))
+    assert occurrences.join(models, left_on="model", right_on="id").height == occurrences.height
 
 
 class TestRefusals:
@@ -150,6 +172,22 @@ class TestRefusals:
             ("tensors", "shape", [-1], "a shape has gaps or negative sizes"),
             ("tensors", "shape", [None], "a shape has gaps or negative sizes"),
             ("metrics", "name", None, "column 'name' has gaps"),
+            ("models", "num_params", -1, "a model has fewer than no parameters, bytes or tensors"),
+            ("tensors", "nbytes", -1, "a tensor has fewer than no elements or bytes"),
+            ("tensors", "numel", 2**60, "a tensor has another number of elements than its shape"),
+            ("tensors", "shape", [2**40, 2**40], "a tensor has another number of elements than its shape"),
+            ("tensors", "num_nan", 2**40, "more zeros, NaN or infinities than elements"),
+            ("tensors", "mean", float("nan"), "a statistic is not finite"),
+            ("tensors", "std", -1.0, "a spread or norm below zero"),
+            ("files", "size", -1, "a file has a size or number below zero"),
+            ("metrics", "value", float("inf"), "a metric is not finite"),
+            ("measurements", "value", float("nan"), "a measurement is not finite"),
+            ("pair_measurements", "value", float("-inf"), "a measurement is not finite"),
+            ("edges", "confidence", 1.5, "a confidence is no probability"),
+            ("edges", "confidence", float("nan"), "a confidence is no probability"),
+            ("embeddings", "vector", [], "a vector is empty"),
+            ("embeddings", "vector", [1.0, float("nan")], "a vector is not finite"),
+            ("embeddings", "vector", [1.0, None], "a vector is not finite"),
             ("files", "path", "/etc/passwd", "'/etc/passwd' is no file of the store, nor one that was seen"),
             ("files", "path", "../elsewhere.safetensors", "is no file of the store"),
             ("files", "path", "file:///etc/passwd", "is no file of the store"),
@@ -165,6 +203,11 @@ class TestRefusals:
         with pytest.raises(CatalogError, match=f"table '{name}' does not fit .*{re.escape(said)}"), there.catalog.writing() as connection:
             import_tables(connection, found)
         assert there.models().num_rows == 0
+
+    def test_a_position_below_zero(self, zoo: Zoo) -> None:
+        found = tables(zoo)["model_tensors"].select(["model", "name", "tensor", "alias_of"])
+        with pytest.raises(CatalogError, match="a position is below zero"):
+            check_tables({"model_tensors": found.append_column("position", pa.array(range(-found.num_rows, 0), pa.int32()))})
 
     def test_a_file_elsewhere_stays_known_by_name_size_and_time(self, zoo: Zoo, tmp_path: Path) -> None:
         ws.save({"w": torch.full((2, 2), 7.0)}, tmp_path / "outside.safetensors")

@@ -111,6 +111,12 @@ def test_a_search_that_fails_is_said(hub: Hub) -> None:
         list(search(author="lab"))
 
 
+def test_a_search_with_a_login_that_the_hub_does_not_know_is_not_about_names(hub: Hub) -> None:
+    object.__setattr__(hub.settings, "fault", lambda method, path: HubError(401, "Invalid credentials"))
+    with pytest.raises(FormatError, match="hf:lab: the Hub does not know this login; log in with"):
+        list(search(author="lab"))
+
+
 @pytest.mark.parametrize("header", [b"\xff" * 8 + b"{}", (1 << 40).to_bytes(8, "little") + b"{}", b"\x02\0\0\0\0\0\0\0[]", b""])
 def test_a_hostile_header_costs_its_repository_alone(hub: Hub, zoo: Zoo, header: bytes) -> None:
     hub.model("lab/good")

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from concurrent.futures import CancelledError
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from weightspace.zoo.populations import training
 from weightspace.zoo.populations.layers import Adapted, Attention, Positions, Residual, Shift, Sine, run
-from weightspace.zoo.populations.training import SGD, Adam, Interrupted, Trainee, cross_entropy, drawn, judged, side_by_side, stacks, train
+from weightspace.zoo.populations.training import SGD, Adam, Trainee, cross_entropy, drawn, judged, side_by_side, stacks, train
 
 torch.manual_seed(0)
 
@@ -159,12 +159,12 @@ class TestSideBySide:
             batches = training.whole(inputs.expand(2, -1, -1), torch.zeros(2, 6, dtype=torch.long))
             try:
                 return len(list(train(module, trainees, batches, cross_entropy, Adam(), [10**9])))
-            except Interrupted as error:
+            except CancelledError as error:
                 ended.append(error)
                 raise
 
-        made: Iterator[int] = side_by_side(work, range(5), 2)
+        made = side_by_side(work, range(5), 2)
         assert next(made) == 0
         before = threading.active_count()
-        made.close()  # type: ignore[attr-defined]
+        made.close()
         assert ended and threading.active_count() < before

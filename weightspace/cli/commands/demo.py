@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import zoo_at
+from weightspace.cli.options import Backend, zoo_at
 from weightspace.cli.output import say, write
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def demo(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", show_default=False, help="Processes that read; by default one a core.")
     ] = None,
+    backend: Backend = "local",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="The report; by default report.html in DIR.")
     ] = None,
@@ -40,15 +41,17 @@ def demo(
     from weightspace.cli.averaging import average
     from weightspace.cli.new_network import new_network
     from weightspace.zoo.demo.demo import demo as run
+    from weightspace.zoo.report.report import write_report
 
     here = zoo_at(zoo)
-    made = run(here, seed=seed, jobs=jobs, paths=paths or [], report=output, say=say)
+    made = run(here, seed=seed, jobs=jobs, backend=backend, paths=paths or [], report=output, say=say)
     for answer in made.answers:
         _tell(answer)
     say("\nCan two networks that were trained apart be averaged?", style="bold cyan")
     average(here, here.folder / "averaging.png", seed, say)
     say("\nCan a network be made without training?", style="bold cyan")
     new_network(here, here.folder / "card.html", seed, say)
+    write_report(here, made.report, made.answers)  # once more: the networks just made have pages, too
     say(f"open the report in a browser; the zoo is in {cells.safe(str(zoo))}: weightspace ls --zoo {cells.safe(str(zoo))}")
     write([f"{cells.safe(str(made.report))}\n"])
 

@@ -1,6 +1,7 @@
 """`weightspace hub`: models of the Hub catalogued from their headers, models and zoos pushed and pulled."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,7 +66,7 @@ def ingest(
 ) -> None:
     """Catalogue models of the Hub from what it says of them and from the headers of their files.
 
-    No weights are read: a model opens by range, tensor by tensor, when something asks for them. A second run reads only what has a new commit, so an interrupted one just goes on.
+    No weights are read: a model opens by range, tensor by tensor, when something asks for them. A second run reads only what has a new commit, so an interrupted one just goes on. Bases that cards declare become edges, whichever comes first.
 
     Examples:
       weightspace hub ingest lab/toy
@@ -75,21 +76,25 @@ def ingest(
 
     wanted: Iterable[str] = repositories or ()
     if author or search or filter:
-        wanted = [*wanted, *hub.search(author=author, search=search, filter=filter or (), limit=limit)]
+        wanted = chain(wanted, hub.search(author=author, search=search, filter=filter or (), limit=limit, pinned=True))
     elif not repositories:
         raise CatalogError("nothing to catalogue; name repositories, or search with --author, --search or --filter")
     with progress("reading headers") as bar:
         report = hub.ingest_hub(zoo_at(zoo).catalog, wanted, progress=bar.update)
     row = {
-        "catalogued": report.catalogued, "unchanged": report.unchanged, "refused": len(report.refused), "files": report.num_files,
-        "bytes_read": report.bytes_read, "seconds": round(report.seconds, 3),
+        "catalogued": report.catalogued, "unchanged": report.unchanged, "refused": len(report.refused), "edges": report.edges,
+        "files": report.num_files, "bytes_read": report.bytes_read, "seconds": round(report.seconds, 3),
     }  # fmt: skip
     print_data([row], format)
     for refusal in report.refused[:3]:
         say(f"{refusal.reason}: {cells.safe(refusal.detail)}; {cells.safe(refusal.advice)}")
+    if len(report.refused) > 3:
+        say(f"and {len(report.refused) - 3:,} more; 'weightspace ls --quarantined' lists them")
     if report.interrupted:
         say("interrupted: everything counted here is safe in the catalog; run the same command again to go on")
         raise typer.Exit(130)
+    if report.is_all_refused:
+        raise typer.Exit(1)
 
 
 @group.command()
@@ -101,9 +106,11 @@ def push(
         bool,
         typer.Option("--private/--public", show_default=False, help="What a repository that is made here is."),
     ],
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="[MODEL]", show_default=False, help="One model, as a model repository; without it a zoo is pushed."),
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...", show_default=False, help="One model as a model repository, or several as a zoo; all by default."
+        ),
     ] = None,
     where: Annotated[
         str | None,
@@ -113,29 +120,32 @@ def push(
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:
-    """Push a model with its card, or a zoo with all that its catalog knows; only what is new there is sent.
+    """Push a model with its card, or models as a zoo with all that the catalog knows; only what is new there is sent.
 
-    A zoo is a data set: Parquet tables keyed by content, and each distinct tensor once. Where files lie on this machine is not told. The token is the one of `hf auth login`.
+    One MODEL becomes a model repository; several, --where, or --to datasets/org/name a zoo, which is a data set: Parquet tables keyed by content, and each distinct tensor once. Models that are chosen are added to a zoo that is there; all of them together take the place of what it says. Where files lie on this machine is not told. The token is the one of `hf auth login`.
 
     Examples:
       weightspace hub push --to lab/zoo --private
       weightspace hub push base --to lab/base --public --dry-run
+      weightspace hub push base tuned --to lab/pair --private
     """
     from weightspace.zoo import hub
 
-    one = zoo_at(zoo)
-    if model is not None and where is not None:
-        raise CatalogError("a model and --where are two ways to say what to push; give one of them")
-    if model is not None:
-        made = hub.push_model(one, model, to, private=private, dry_run=dry_run)
+    one, wanted = zoo_at(zoo), models or []
+    if wanted and where is not None:
+        raise CatalogError("models and --where are two ways to say what to push; give one of them")
+    if len(wanted) == 1 and not to.removeprefix("hf:").startswith("datasets/"):
+        made = hub.push_model(one, wanted[0], to, private=private, dry_run=dry_run)
     else:
         with progress("pushing", unit="models") as bar:
-            made = hub.push_zoo(one, to, where=where, private=private, dry_run=dry_run, progress=bar.update)
+            made = hub.push_zoo(one, to, models=wanted, where=where, private=private, dry_run=dry_run, progress=bar.update)
     print_data([row for row in _pushed(made)], format)
     if made.unsendable:
         say(
             f"the weights of {cells.counted(len(made.unsendable), 'model')} cannot stand in safetensors and were left out: {cells.safe(made.unsendable[0])}, …"
         )
+    if made.is_private != private:
+        say(f"{cells.safe(made.repo)} was there already, is private, and stays so")
     say("nothing was sent" if made.commit is None else f"commit {made.commit[:12]} of {cells.safe(made.repo)}")
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import CATALOG, Format, OutputFormat, ZooFolder, pairs, zoo_at
+from weightspace.cli.options import CATALOG, Backend, Format, OutputFormat, ZooFolder, pairs, zoo_at
 from weightspace.cli.output import print_data, say, write
 from weightspace.cli.progress import progress
 
@@ -25,6 +25,7 @@ def ingest(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", show_default=False, help="Processes; by default one a core.")
     ] = None,
+    backend: Backend = "local",
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="KEY[=VALUE]", show_default=False, help="Label every model found.")
     ] = None,
@@ -46,7 +47,7 @@ def ingest(
     """
     tags = pairs(tag or [], "label")
     with progress("reading") as bar:
-        report = zoo_at(zoo).ingest(paths, jobs=jobs, tags=tags, copy=copy, prefix=prefix, progress=bar.update)
+        report = zoo_at(zoo).ingest(paths, jobs=jobs, backend=backend, tags=tags, copy=copy, prefix=prefix, progress=bar.update)
     if format is Format.table:
         write(f"{line}\n" for line in summary(report))
     else:

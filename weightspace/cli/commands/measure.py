@@ -12,6 +12,7 @@ from weightspace.cli.left_out import LeftOut
 from weightspace.cli.options import (
     ANALYSIS,
     PICTURES,
+    Backend,
     Force,
     Format,
     Jobs,
@@ -58,7 +59,8 @@ def measure(
         str | None, typer.Option("--key", metavar="KEY", show_default=False, help="The key to draw, where there are several.")
     ] = None,
     plot: Annotated[Path | None, plot_option("it")] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
+    backend: Backend = "local",
     force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
@@ -94,7 +96,7 @@ def measure(
     taking = Taking(name, settings, seed, task, is_own=evaluation is None)
     parameters = taking.parameters | _code(taking, evaluation)
     found = (
-        _over_query(here, one, taking, where, parameters, jobs)
+        _over_query(here, one, taking, where, parameters, {"jobs": jobs, "backend": backend})
         if where is not None
         else _of_models(here, one, taking, models or [], parameters)
     )
@@ -125,7 +127,7 @@ def _first(here: "Zoo", models: list[str] | None, where: str | None) -> str:
 
 
 def _over_query(
-    here: "Zoo", one: "Measure", taking: "Taking", where: str | None, parameters: dict[str, Any], jobs: int
+    here: "Zoo", one: "Measure", taking: "Taking", where: str | None, parameters: dict[str, Any], workers: dict[str, Any]
 ) -> list[tuple[tuple[str, ...], "Values"]]:
     """Take it over a query; what is known is not computed again."""
     is_pair = one.of in ("pair", "task pair")
@@ -133,7 +135,7 @@ def _over_query(
     filed: dict[str, Any] = {"measure": one.name, "version": one.version, "parameters": parameters}
     take = functools.partial(here.map_pairs, ordered=not one.is_symmetric) if is_pair else here.map
     with progress("measuring"):
-        rows = take(taking, where, **filed, jobs=jobs, skip=left_out).to_pylist()
+        rows = take(taking, where, **filed, **workers, skip=left_out).to_pylist()
     titles = ("a", "b") if is_pair else ("model",)
     left_out.report(f"'{one.name}'", is_all=not rows)
     if not rows:

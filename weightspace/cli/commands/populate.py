@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weightspace.cli.options import CATALOG, Format, OutputFormat, Seed, ZooFolder, zoo_at
+from weightspace.cli.options import CATALOG, Backend, Format, OutputFormat, Seed, ZooFolder, zoo_at
 from weightspace.cli.output import Column, print_data, say
 from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
@@ -17,7 +17,7 @@ _LISTED = {
     "summary": Column("what it is", whole=False),
     "settings": Column("settings", whole=False, rank=1),
 }
-_ELSEWHERE = ("seed", "count", "jobs", "data")  # settings with options of their own
+_ELSEWHERE = ("seed", "count", "jobs", "backend", "data")  # settings with options of their own
 
 
 def populate(
@@ -42,6 +42,7 @@ def populate(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", show_default=False, help="Threads that train; by default one a core.")
     ] = None,
+    backend: Backend = "local",
     seed: Seed = 0,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
@@ -63,7 +64,7 @@ def populate(
         print_data([_row(one, summary_of(one), defaults_of(one)) for one in populations], format, _LISTED)
         return
     defaults = defaults_of(name)
-    given: dict[str, Any] = {"count": count, "data": data, "jobs": jobs}
+    given: dict[str, Any] = {"count": count, "data": data, "jobs": jobs, "backend": backend}
     owner = f"population '{name}'"
     for key in ("count", "data"):
         if given[key] is not None and key not in defaults:

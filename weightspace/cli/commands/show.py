@@ -1,6 +1,8 @@
 """`weightspace show`: one model as people want to see it."""
 
 import json
+import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,22 +24,23 @@ if TYPE_CHECKING:
 
 PLACE = 14
 MANY = 24  # tensors from which on repeated layers are shown as one
+_LONG_BEGIN = 12  # letters that all names share, from which on they are said once
 _LONG = 240  # letters of a recipe
 _HISTOGRAM_OF = 4  # of repeated tensors, so many are sampled
 
 _COLUMNS = {
     "name": Column("tensor", cells.plain, whole=False, least=44),
     "times": Column("×", lambda value: "" if value == 1 else str(value), right=True, style="dim"),
-    "shape": Column("shape", cells.shape, rank=3),
+    "shape": Column("shape", cells.shape, rank=1),
     "dtype": Column("dtype", style="dim", rank=4),
     "params": Column("elements", cells.count, right=True),
-    "share": Column("share", lambda value: "" if value is None else f"{_percent(value):>6} {bar(value)}", rank=1),
+    "share": Column("share", lambda value: "" if value is None else f"{_percent(value):>6} {bar(value)}", rank=2),
     "mean": Column("mean", lambda value: _statistic(value), right=True, rank=5),
-    "std": Column("std", lambda value: _statistic(value), right=True, rank=2),
+    "std": Column("std", lambda value: _statistic(value), right=True, rank=3),
     "l2": Column("l2", lambda value: _statistic(value), right=True, rank=4),
     "zeros": Column("zeros", lambda value: _percent(value), right=True, rank=6),
     "note": Column("", cells.plain, style="yellow"),
-    "histogram": Column("histogram", cells.plain, style="cyan", rank=1),
+    "histogram": Column("histogram", cells.plain, style="cyan", rank=2),
 }
 
 
@@ -173,14 +176,25 @@ def _print_tensors(look: "Look", *, every: bool) -> None:
     is_long = len(tensors) > MANY and not every
     layers = collapsed(tensors) if is_long else single(tensors)
     total = sum(layer.numel for layer in layers)
+    begin = _shared([layer.name for layer in layers]) if sys.stdout.isatty() else ""  # elsewhere names are looked for
     rows = [_row(layer, total, look.checkpoint) for layer in layers]
     # What would stand in every row alike is left out.
     nothing: dict[str, Any] = {"times": 1, "note": "", "histogram": "", "zeros": 0, "dtype": rows[0]["dtype"] if rows else None}
     columns = {key: column for key, column in _COLUMNS.items() if key not in nothing or any(row[key] != nothing[key] for row in rows)}
     print_rich("")
+    if begin:
+        rows = [row | {"name": f"…{row['name'][len(begin) :]}"} for row in rows]
+        say(f"every name begins with {cells.safe(begin)}", style="dim")
     print_table(rows, columns)
     if len(layers) < len(tensors):
         say(f"{len(tensors):,} tensors in {len(layers):,} rows; --all shows each", style="dim")
+
+
+def _shared(names: Sequence[str]) -> str:
+    """What all names begin with, up to the end of a part, where it is long enough to be in the way."""
+    begin = os.path.commonprefix(list(names)) if len(names) > 1 else ""  # noqa: RUF071 - of letters, not of folders
+    ends = [match.end() for match in re.finditer(r"::|__|[./:]", begin)]
+    return begin[: ends[-1]] if ends and ends[-1] >= _LONG_BEGIN else ""
 
 
 def _row(layer: Layer, total: int, checkpoint: "Checkpoint | None") -> dict[str, Any]:

@@ -111,8 +111,8 @@ def _opened(zoo: "Zoo", names: list[str], left_out: LeftOut) -> "Iterator[tuple[
 def _draw(zoo: "Zoo", model: str, metanet: str | None, colour: str | None, plot: Path) -> None:
     import numpy as np
 
-    from weightspace.analysis.embedding_map import embedding_map
     from weightspace.errors import UnknownNameError
+    from weightspace.zoo.plotting import embedding_map
 
     embedded = zoo.embeddings(metanet)
     names = embedded["model"].to_pylist()

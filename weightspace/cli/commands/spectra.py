@@ -15,6 +15,7 @@ from weightspace.cli.left_out import LeftOut
 from weightspace.cli.options import (
     ANALYSIS,
     PICTURES,
+    Backend,
     Force,
     Format,
     Jobs,
@@ -91,7 +92,8 @@ def spectra(
             "--tails", metavar="FILE", show_default=False, help="Draw the eigenvalues of up to twelve layers, with the fitted tails."
         ),
     ] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
+    backend: Backend = "local",
     force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
@@ -116,7 +118,7 @@ def spectra(
     choice = _Choice(names, layer, embeddings, {"settings": settings, "slices": "pooled" if pooled else "reshaped"}, seed)
     here = zoo_at(zoo)
     if where is not None:
-        found_rows = choice.over_query(here, where, jobs)
+        found_rows = choice.over_query(here, where, jobs, backend)
         shown = _means(found_rows) if summary else found_rows
         print_data(shown, format, _columns(shown))
         for row in found_rows:
@@ -158,7 +160,7 @@ class _Choice:
             checkpoint, self.measures, self.layers, generator=generator, cache=here.cache, embeddings=self.embeddings, **self.options
         )
 
-    def over_query(self, here: "Zoo", where: str, jobs: int) -> list[dict[str, Any]]:
+    def over_query(self, here: "Zoo", where: str, jobs: int | None, backend: str) -> list[dict[str, Any]]:
         """Measure the models of a query; what is known of a tensor's content is not measured again."""
         from weightspace.analysis.measure import Taking, measures
         from weightspace.analysis.spectra import take
@@ -172,7 +174,7 @@ class _Choice:
         function = functools.partial(take, **self.options, seed=self.seed, cache=here.cache)
         left_out = LeftOut()
         with progress("measuring"):
-            found = here.map_tensors(function, where, measures=filed, choose=self._variants, jobs=jobs, skip=left_out)
+            found = here.map_tensors(function, where, measures=filed, choose=self._variants, jobs=jobs, backend=backend, skip=left_out)
         rows: list[dict[str, Any]] = found.to_pylist()
         left_out.report("spectra", is_all=not rows)
         if not rows:

@@ -8,8 +8,21 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.left_out import LeftOut
-from weightspace.cli.options import METANETS, WEIGHTS, Force, Format, OutputFormat, Seed, Where, ZooFolder, unwritten, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.options import (
+    METANETS,
+    PICTURES,
+    WEIGHTS,
+    Force,
+    Format,
+    OutputFormat,
+    Seed,
+    Where,
+    ZooFolder,
+    plot_option,
+    unwritten,
+    zoo_at,
+)
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 from weightspace.cli.settings import settings_of
 from weightspace.errors import MetanetError
@@ -57,6 +70,9 @@ def train_metanet(
     learning_rate: Annotated[float, typer.Option("--learning-rate", min=0, metavar="RATE", help="At its highest.")] = 1e-3,
     patience: Annotated[int, typer.Option("--patience", min=1, metavar="N", help="Epochs without progress before it stops.")] = 20,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that is safe.")] = False,
+    plot: Annotated[
+        Path | None, plot_option("predictions against the truth on networks held out (of classes and rankings the training)")
+    ] = None,
     force: Force = False,
     seed: Seed = 0,
     zoo: ZooFolder = None,
@@ -68,7 +84,7 @@ def train_metanet(
 
     Examples:
       weightspace train-metanet
-      weightspace train-metanet statistics --target test_accuracy --where "run is not null" --epochs 5 -o predictor.safetensors
+      weightspace train-metanet statistics --target test_accuracy --where "run is not null" --epochs 5 -o predictor.safetensors --plot held-out.png
     """
     from weightspace.metanets import metanets
 
@@ -92,9 +108,11 @@ def train_metanet(
             f"expected what to tell and where to write, found no {lacking}; write as in --target test_accuracy -o p.safetensors"
         )
     unwritten(output, force, WEIGHTS)
+    unwritten(plot, force, PICTURES)
     from weightspace.cli.learning import Request, learn
     from weightspace.cli.networks import networks_of
     from weightspace.metanets import Schedule, save_predictor
+    from weightspace.provenance import MAX_PARENTS, stated
 
     schedule = Schedule(epochs, batch_size, learning_rate, patience=patience, precision="bf16" if bf16 else "fp32", seed=seed)
     columns = {"target": target} | {f"beside {at}": expression for at, expression in enumerate(beside or [])}
@@ -114,12 +132,20 @@ def train_metanet(
     state = output.with_name(f".{output.stem}.training")
     with progress("training"):
         made = learn(found, request, state, left_out)
-    save_predictor(made.predictor, output, {"target": target, "classes": json.dumps(made.classes), "beside": json.dumps(beside or [])})
+    told = {"target": target, "classes": json.dumps(made.classes), "beside": json.dumps(beside or [])}
+    recipe = {
+        "kind": "metanet", "family": family, "settings": dict(request.settings), "head": head, "target": target, "where": where,
+        "beside": beside or [], "networks": dict(made.sizes), "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "patience": patience, "seed": seed,
+    }  # fmt: skip
+    save_predictor(made.predictor, output, told | stated(recipe, made.taught_by[:MAX_PARENTS]))
     state.unlink(missing_ok=True)
     here.ingest(output)
     judged = {name: value for name, value in made.rows[0].items() if isinstance(value, float) and value == value}
     here.record(str(output), metrics={"test": judged}, tags={"metanet": family, "target": target})
     print_data(made.rows, format, {name: _EXTRA.get(name) or Column(name, cells.number, right=True) for name in made.rows[0]})
+    if plot is not None:
+        print_figure(made.plot(target), plot)
     sizes = ", ".join(f"{count:,} {name}" for name, count in made.sizes.items())
     say(f"networks: {sizes}; saved and catalogued: weightspace predict MODEL --metanet {output}", style="dim")
 

@@ -9,6 +9,7 @@ import pytest
 from weightspace.analysis.generation import Card, page
 from weightspace.analysis.generation.card.comparison import Comparison
 from weightspace.analysis.generation.card.rows import Row
+from weightspace.errors import GenerationError
 
 VOID = {"meta", "br", "img", "input", "link"}
 NOISE = Row("noise", "sigma", 0.1, 3, score=0.55, iou=0.42, distance=2.0, validation_iou=0.4)
@@ -125,6 +126,13 @@ def test_without_novelty_nothing_is_drawn() -> None:
     assert "At equal novelty" not in text
     assert "no checkpoints given" in text
     read(text)
+
+
+def test_a_card_is_a_picture_too() -> None:
+    [axes] = made().plot().axes
+    assert axes.get_legend_handles_labels()[1] == ["the zoo itself", "noise", "mean", "generator"]
+    with pytest.raises(GenerationError, match="novelty was not measured, so there is no picture; judge on a task with classes"):
+        made(rows=(replace(OWN, iou=None, distance=None), ZOO)).plot()
 
 
 def test_the_generators_temperatures_are_joined_from_the_newest_to_the_least_new() -> None:

@@ -146,6 +146,11 @@ class TestVerdict:
         said = verdict(OWN.row, ZOO, [Comparison(Row("gaussian", score=0.61), -0.01, 0.01)], "accuracy")
         assert said.startswith("No difference: at equal novelty")
 
+    @pytest.mark.parametrize(("lead", "said"), [(0.0, "No difference: "), (-0.1, "The baseline noise wins: ")])
+    def test_one_baseline_that_is_not_beaten_decides(self, lead: float, said: str) -> None:
+        beaten = Comparison(Row("mean", score=0.5), 0.1, 0.01)
+        assert verdict(OWN.row, ZOO, [beaten, Comparison(Row("noise", score=0.6), lead, 0.01)], "accuracy").startswith(said)
+
     def test_newer_and_better_than_all_wins(self) -> None:
         best = Comparison(entry("mean", 0.5, 0.8, value=0.0).row, 0.1, 0.01)
         assert verdict(OWN.row, ZOO, [], "accuracy", best=best) == (

@@ -1,0 +1,126 @@
+"""`check` finds every planted corruption, calls a sound zoo sound, mends what it says that it can, and harms nothing."""
+
+import contextlib
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from blake3 import blake3
+from safetensors.numpy import save_file
+
+from tests.zoo.keeping.planted import ALL, Corruption, flip, make_zoo
+from tests.zoo.wholeness import Rows, content_with_keys, faults
+from weightspace.errors import WeightSpaceError
+from weightspace.zoo import Zoo
+from weightspace.zoo.keeping.check import check
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return make_zoo(tmp_path_factory.mktemp("kept") / "zoo")
+
+
+@pytest.fixture(scope="session")
+def content(pristine: Zoo) -> dict[str, Rows]:
+    return content_with_keys(pristine)
+
+
+@pytest.fixture
+def zoo(pristine: Zoo, tmp_path: Path) -> Zoo:
+    shutil.copytree(pristine.folder, tmp_path / "zoo", symlinks=True)
+    return Zoo(tmp_path / "zoo")
+
+
+def weights(zoo: Zoo) -> Counter[bytes]:
+    """Every file of weights below a zoo's folder, its store and what was moved aside included, by content."""
+    left_out = {zoo.catalog.home / "cache"}
+    found = [path for path in zoo.folder.rglob("*") if path.is_file() and not left_out & set(path.parents)]
+    return Counter(blake3(path.read_bytes()).digest() for path in found if path.suffix in (".safetensors", ".pt", ".npz", ".compact"))
+
+
+def opened(zoo: Zoo) -> set[str]:
+    """Ids of the models whose weights can be had."""
+    found = set()
+    with zoo.reading():  # once for all of them
+        for row in zoo.sql("select name, lower(hex(id)) as id from models where name <> 'lab/far' or name is null").to_pylist():
+            with contextlib.suppress(WeightSpaceError):
+                if zoo.open(row["name"] or row["id"]).id == row["id"]:
+                    found.add(row["id"])
+    return found
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_sound_zoo_is_sound(pristine: Zoo, quick: bool) -> None:
+    report = check(pristine, quick=quick, jobs=1, grace=0)
+    assert report.findings == [] and report.is_sound
+    assert (report.models, report.unread) == (14, 1) and report.files == 14
+
+
+def test_there_are_a_hundred() -> None:
+    assert len(ALL) >= 100 and len({one.name for one in ALL}) == len(ALL)
+
+
+QUICK = 25  # of how many one is tried each time; the slow tests try all
+
+
+@pytest.mark.parametrize(
+    "one", [pytest.param(one, id=one.name, marks=[] if at % QUICK == 0 else [pytest.mark.slow]) for at, one in enumerate(ALL)]
+)
+def test_planted(zoo: Zoo, content: dict[str, Rows], one: Corruption) -> None:
+    one.plant(zoo.folder)
+    before = weights(zoo)
+    found = check(zoo, jobs=1, grace=0)
+    assert {finding.kind for finding in found.findings} & one.kinds, found.findings
+    could = set()
+    if found.models:
+        could = opened(zoo)
+    repaired = check(zoo, jobs=1, grace=0, repair=True)
+    again = check(zoo, jobs=1, grace=0)
+    assert [finding.row() for finding in again.findings] == [finding.row() for finding in repaired.findings]
+    # What it said that it can mend, it mended; and no more is wrong than before.
+    promised = {(finding.kind, finding.where) for finding in found.findings if finding.is_mendable}
+    left = {(finding.kind, finding.where) for finding in again.findings}
+    assert promised & left == set()
+    assert left <= {(finding.kind, finding.where) for finding in found.findings} | {("missing", where) for _, where in left}
+    assert (again.findings == []) == one.is_mended, again.findings
+    # Nothing is lost: every file of weights is there still, perhaps moved aside, and every model that could be had can be had.
+    assert before - weights(zoo) == Counter()
+    if found.models:
+        assert could - opened(zoo) == set()
+    if one.is_mended:
+        assert faults(zoo) == []
+    if one.restores:
+        assert content_with_keys(zoo) == content
+
+
+def test_a_compacted_store_is_checked_and_mended_as_what_it_stands_for(zoo: Zoo) -> None:
+    draw = torch.Generator().manual_seed(0)
+    parent = {"w": torch.randn(300, 300, generator=draw)}
+    zoo.add(parent, name="parent")
+    zoo.add({"w": parent["w"] + 1e-4 * torch.randn(300, 300, generator=draw)}, name="child")
+    zoo.compact()
+    compact = [path for path in (zoo.catalog.home / "store").rglob("*.compact")]
+    assert compact and check(zoo, jobs=1, grace=0).is_sound
+    before = weights(zoo)
+    for path in compact:
+        flip(path, 200)
+    found = check(zoo, jobs=1, grace=0)
+    assert {one.kind for one in found.findings} == {"damaged"}
+    check(zoo, jobs=1, grace=0, repair=True)
+    assert sum(weights(zoo).values()) == sum(before.values()), "what others may be the difference from is not moved"
+
+
+def test_several_processes_find_the_same(zoo: Zoo) -> None:
+    flip(zoo.folder / "wide.npz", 300)
+    seen: list[int] = []
+    one, two = (check(zoo, jobs=jobs, grace=0, progress=lambda done: seen.append(done.done)) for jobs in (1, 2))
+    assert one.findings == two.findings and [finding.kind for finding in two.findings] == ["damaged"]
+    assert seen == [*range(1, 15)] * 2
+
+
+def test_what_is_young_may_belong_to_a_process_at_work(zoo: Zoo) -> None:
+    save_file({"w": np.ones(3, np.float32)}, zoo.catalog.home / "store" / f"{'a' * 64}.safetensors")
+    assert check(zoo, jobs=1).is_sound and not check(zoo, jobs=1, grace=0).is_sound
