@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weightspace.plotting import BLUE, MOST_NAMES, canvas, name_axis, note, room, short, style, title_above
+from weightspace.plotting import BLUE, MOST_NAMES, canvas, from_zero, name_axis, note, room, short, style, title_above
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,7 @@ def bars(names: Sequence[str], values: Sequence[float | None], label: str) -> "F
         figure, [[axes]] = canvas(size=(max(6.4, 3.6 + room(names)), 1.0 + 0.18 * min(len(names), 2 * MOST_NAMES)))
         heights = np.array([np.nan if value is None else value for value in values], float)
         axes.barh(np.arange(len(names)), heights, color=BLUE, height=0.7)
+        from_zero(axes, heights)
         name_axis(axes.yaxis, names)
         axes.set(xlabel=short(label), ylim=(len(names) - 0.4, -0.6))
     return figure

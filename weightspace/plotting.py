@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import io
+import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,6 +156,12 @@ def far_axis(axes: "Axes", side: Literal["x", "y"]) -> None:
     axis.set_major_locator(LogLocator(numticks=6, subs=(1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value) if value >= 1000 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def from_zero(axes: "Axes", values: Iterable[float]) -> None:
+    """Let bars of nothing but zeros stand at the beginning of their axis, and not in its middle."""
+    if not any(value and not math.isnan(value) for value in values):
+        axes.set_xlim(0, 1)
 
 
 def name_axis(axis: Any, names: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ def by_layer(table: "SpectraTable", values: Sequence[str] | None = None) -> "Fig
         for axes, name in zip(panels.flat, chosen, strict=False):
             found = _numbers(rows, name)
             axes.barh(places, found, color=plotting.BLUE, height=0.7)
+            plotting.from_zero(axes, found)
             if name in _INTERVALS:
                 low, high = (_numbers(rows, end) for end in _INTERVALS[name])
                 axes.hlines(places, low, high, color=plotting.VERMILION, linewidth=1.4)

@@ -21,6 +21,14 @@ def test_any_name_is_drawn_without_a_warning(names: tuple[str, ...], tmp_path: P
     assert (tmp_path / "bars.png").stat().st_size > 1000 and (tmp_path / "map.svg").stat().st_size > 1000
 
 
+def test_bars_begin_at_zero() -> None:
+    """Also where there is nothing but zeros, or nothing."""
+    for values in ([0.0, 0.0], [1.0, 3.0], [None, 0.0], [None]):
+        low, high = bars(["layer"] * len(values), values, "label").axes[0].get_xlim()
+        assert low == 0 and 1 <= high < 4
+    assert bars(["a", "b"], [-1.0, 0.0], "label").axes[0].get_xlim()[0] < -1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_history_of_any_name_is_drawn_without_a_warning(name: str, tmp_path: Path) -> None:
     chance = torch.Generator().manual_seed(0)

@@ -90,7 +90,7 @@ def test_many_panels_stand_in_rows(run: Run, sandbox: Path) -> None:
     )
     run("spectra", "base.safetensors", *(word for name in names for word in ("--measure", name)), "--plot", "many.png")
     width, height = struct.unpack(">II", (sandbox / "many.png").read_bytes()[16:24])
-    assert width < 1100 and height > width / 5
+    assert width < 1600 and height > width / 5
 
 
 def test_means_values_and_pictures(run: Run, sandbox: Path) -> None:

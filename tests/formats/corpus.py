@@ -7,6 +7,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,21 @@ from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 from torch.distributed.tensor import Replicate
 
-from tests.formats import test_deepspeed, test_distcp, test_fsdp_ranks, test_gguf, test_keras_h5, test_onnx, test_sharded, test_torchscript
+import weightspace as ws
+from tests.formats import (
+    test_compact,
+    test_deepspeed,
+    test_distcp,
+    test_fsdp_ranks,
+    test_gguf,
+    test_keras_h5,
+    test_onnx,
+    test_sharded,
+    test_torchscript,
+)
 from tests.zoo.trees import arrays
+from weightspace.checkpoint import Checkpoint
+from weightspace.zoo.store.writing import Same, Stored
 
 STATE = {name: torch.from_numpy(array) for name, array in arrays(0).items()} | {"half": torch.ones(3).bfloat16()}
 
@@ -142,6 +156,24 @@ def _fsdp(folder: Path) -> Path:
 @maker("fsdp")
 def _fsdp_mesh(folder: Path) -> Path:
     return test_fsdp_ranks.saved(folder, torch.arange(4).reshape(2, 2), (Replicate(),))
+
+
+@maker("compact")
+def _compact(folder: Path) -> Path:
+    """A model of a store beside the parent that it differs from: packed differences, raw bytes and a reference."""
+    save_file(arrays(0), folder / "parent.safetensors")
+    parent = ws.open(folder / "parent.safetensors")
+    lies = folder / parent.id[:2] / f"{parent.id}.safetensors"
+    lies.parent.mkdir()
+    (folder / "parent.safetensors").rename(lies)
+    parent = ws.open(lies)
+    first, second, *others = parent.info
+    changed = {name: torch.from_numpy(array + np.float32(1e-3)) for name, array in arrays(0).items()} | {first: parent[first]}
+    tuned = Checkpoint.of(changed)
+    kept: dict[str, Stored | Same] = {first: Same(parent.id, first), second: Stored(is_packed=False)}
+    kept |= {name: Stored(True, (parent.id, name), parent.storages[name]) for name in others}
+    with ThreadPoolExecutor(1) as pool:
+        return test_compact.place(folder, tuned, kept, pool)
 
 
 @maker("gguf")

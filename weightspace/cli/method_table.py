@@ -14,7 +14,7 @@ _PAPER = re.compile(r"arXiv:\d{4}\.\d{4,5}")
 
 
 def methods_of(verdicts: Mapping[str, str]) -> Iterator[Method]:
-    """Yield a row for each method, registry by registry.
+    """Yield a row for each method, registry by registry, by name in each.
 
     Args:
         verdicts: what came of claims that were tried, by name.
@@ -40,7 +40,7 @@ def methods_of(verdicts: Mapping[str, str]) -> Iterator[Method]:
         (stitches, lambda one: one.function, lambda name, _: f"stitch plan --kind {name}"),
     )
     for registry, code, command in runs:
-        for name, one in registry.items():
+        for name, one in sorted(registry.items()):
             function = code(one)
             documented = inspect.getdoc(function) or ""
             paper = getattr(one, "reference", "") or getattr(one, "paper", "") or ", ".join(dict.fromkeys(_PAPER.findall(documented)))
