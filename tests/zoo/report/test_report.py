@@ -182,5 +182,5 @@ def test_map_is_made_of_embeddings_where_there_are_any(tmp_path: Path) -> None:
     zoo.record_embeddings("metanet<b>", "1", dict(zip(names, line, strict=True)))
     after = gather(zoo)["map"]
     assert after["source"] == "embeddings of the metanet 'metanet<b>'" and len(after["rows"]) == 6
-    assert np.all(np.diff(after["x"]) > 0) and np.ptp(after["x"]) > 100 * np.ptp(after["y"])
+    assert abs(np.sign(np.diff(after["x"])).sum()) == 5 and np.ptp(after["x"]) > 100 * np.ptp(after["y"])
     assert after["axes"][0] == "component 1 (100% of the variance)"
