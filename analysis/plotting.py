@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def bars(names: Sequence[str], values: Sequence[float | None], label: str) -> "Figure":
-    """One bar a layer or model, first at the top; a value that could not be taken leaves a gap."""
+    """One bar a layer or model, first at the top; a value that could not be taken, or is not finite, leaves a gap."""
     with style():
         figure, [[axes]] = canvas(size=(max(6.4, 3.6 + room(names)), 1.0 + 0.18 * min(len(names), 2 * MOST_NAMES)))
-        heights = np.array([np.nan if value is None else value for value in values], float)
+        heights = np.array([np.nan if value is None or not np.isfinite(value) else value for value in values], float)
         axes.barh(np.arange(len(names)), heights, color=BLUE, height=0.7)
         from_zero(axes, heights)
         name_axis(axes.yaxis, names)

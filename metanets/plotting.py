@@ -44,7 +44,7 @@ def predicted_against_true(
     inside = off <= half if half is not None and has_band else np.ones(len(x), bool)
     size = float(np.clip(5000 / len(x), 3, 24))
     with style():
-        figure, [[axes]] = canvas(size=(4.6, 4.4))
+        figure, [[axes]] = canvas(size=(4.6, 4.6))
         if half is not None and has_band:
             promised = "interval" if level is None else f"{level:.0%} interval"
             axes.fill_between(ends, ends - half, ends + half, color=SKY, alpha=0.25, linewidth=0, label=promised)
@@ -55,7 +55,7 @@ def predicted_against_true(
         )
         axes.set(xlabel=short(f"true {label}"), ylabel=short(f"predicted {label}"), xlim=tuple(ends), ylim=tuple(ends))
         axes.set_aspect("equal", adjustable="box")
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside lower center", ncols=3)
         covered = f", {inside.mean():.0%} inside" if has_band else ""
         note(axes, f"{len(x):,} model{'s' * (len(x) != 1)}, mean error {off.mean():.3g}{covered}")
     return figure
@@ -94,7 +94,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], best: int | None = N
             axes.set_ylabel("loss" if group is losses else "metric")
             axes.legend(ncols=1 + (len(group) > 4))
         panels[-1][0].set_xlabel("epoch")
-        panels[-1][0].xaxis.get_major_locator().set_params(integer=True)
+        panels[-1][0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if best is not None:
-            note(panels[0][0], f"{len(history):,} epochs, epoch {best} was kept")
+            note(panels[0][0], f"{len(history):,} epoch{'s' * (len(history) != 1)}, epoch {best} was kept")
     return figure

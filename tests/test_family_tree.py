@@ -77,3 +77,9 @@ def test_on_a_page_names_are_text() -> None:
 def test_a_notebook_shows_what_a_cell_returns() -> None:
     shown = family_tree(FAMILY)
     assert vars(type(shown))["_repr_png_"](shown).startswith(b"\x89PNG")
+
+
+def test_what_the_lines_mean_is_never_cut_off() -> None:
+    figure = family_tree([Link("a", "b", "copy", 0.5, is_directed=False)])
+    assert figure.axes[0].get_title(loc="left") == "2 models\nwidth is probability; dotted: direction unknown"
+    expect_good(figure)

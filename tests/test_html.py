@@ -1,5 +1,6 @@
 """What notebooks show: well-formed, escaped, bounded, and of a checkpoint its header alone."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import weightspace as ws
 from tests.pictures import NAMES
 from weightspace import html
 from weightspace.analysis.connectivity import barrier
+from weightspace.analysis.generation import Card
+from weightspace.analysis.generation.card.rows import Row
 from weightspace.analysis.intruders import intruder_dimensions
 from weightspace.analysis.lineage import Entry, lineage
 from weightspace.analysis.matching import match
+from weightspace.analysis.merging import Recipe, Source
+from weightspace.analysis.merging.planner import plan
 from weightspace.analysis.spectra import spectra
 from weightspace.checkpoint import Checkpoint
 from weightspace.spec import SymmetrySpec
@@ -124,3 +129,34 @@ def test_rows_are_bounded_in_every_direction() -> None:
     assert "… 980 more rows; … 88 more columns" in words
     assert shown(html.rows([])) == ["nothing"]
     assert shown(html.rows([{"a": None, "b": True, "c": 0.123456, "d": float("nan")}])) == ["a", "b", "c", "d", "yes", "0.1235", "nan"]
+
+
+def test_a_plan_of_a_merge_says_what_is_done_to_which_tensor() -> None:
+    recipe = {"merge_method": "linear", "models": ["a", "b"], "parameters": {"weight": 1}}
+    models = {Source("a"): tensors(30), Source("b"): tensors(30)}
+    made = plan(Recipe.read(recipe), models)
+    assert repr(made) == "<Plan of 30 tensors by linear from 2 models, 14,400 bytes>"
+    words = shown(made)
+    assert words[0] == repr(made)[1:-1] and {"layer.0.weight", "12 × 10", "F32", "linear", "… 10 more rows"} <= set(words)
+    assert words.index("layer.0.weight") < words.index("layer.1.weight") and "problem" not in words
+
+
+def test_a_plan_that_cannot_be_carried_out_says_why() -> None:
+    hostile = NAMES[0]
+    one, other = Checkpoint.of({hostile: torch.zeros(2)}), Checkpoint.of({hostile: torch.zeros(3)})
+    made = plan(
+        Recipe.read({"merge_method": "linear", "models": ["a", "b"], "parameters": {"weight": 1}}), {Source("a"): one, Source("b"): other}
+    )
+    assert ", 1 problems>" in repr(made)
+    words = shown(made)
+    assert "problem" in words and any(hostile in word and "shape" in word for word in words)
+
+
+def test_a_card_shows_its_verdict_and_a_row_a_method() -> None:
+    rows = (Row("generator", networks=3, score=0.5), Row("zoo", networks=9, score=0.625), Row("pruned", missing=NAMES[0]))
+    card = Card("gaussian", {}, "accuracy", 1834, 3668, None, rows, (), (), "The zoo wins.")
+    assert repr(card) == "<Card of gaussian: The zoo wins.>"
+    words = shown(card)
+    assert words[0] == "gaussian: The zoo wins." and {"generator", "zoo", "0.625", NAMES[0]} <= set(words)
+    assert "iou" not in words  # what no row has
+    assert shown(replace(card, rows=(), verdict="\x1b[31m<b>"))[0] == "gaussian: \\x1b[31m<b>"

@@ -52,7 +52,7 @@ def family_tree(links: Sequence[Link]) -> "Figure":
         width = max((place.depth * indent + 1.08 * room([name]) for name, place in places.items()), default=0.0)
         rows = max((place.row for place in places.values()), default=0) + 1
         said = _said(links, places, count)
-        figure, [[axes]] = canvas(size=(max(4.2, width + 0.7), 0.9 + _ROW * max(3, rows)))
+        figure, [[axes]] = canvas(size=(max(4.2, width + 0.7), 0.9 + 0.14 * said.count("\n") + _ROW * max(3, rows)))
         # In inches, so that names fit beside their points.
         axes.set(xlim=(-0.15, max(4.2, width + 0.7) - 0.25), ylim=(_ROW * (max(3, rows) - 0.3), -0.7 * _ROW))
         axes.set_axis_off()
@@ -63,7 +63,7 @@ def family_tree(links: Sequence[Link]) -> "Figure":
             axes.annotate(short(name), (x, y), (5, 0), textcoords="offset points", va="center", fontsize=NAME_SIZE, zorder=4,
                           bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8})  # fmt: skip
         _legend(figure, kinds)
-        note(axes, said)
+        note(axes, said, figure.get_figwidth() + 0.3)  # nothing stands left of the panel
     return figure
 
 
@@ -101,8 +101,9 @@ def _said(links: Sequence[Link], places: dict[str, _Place], count: int) -> str:
     if not places:
         return "no model here descends from another"
     shown = f"{count:,} models" if count == len(places) else f"{len(places):,} of {count:,} models"
-    unsure = "" if all(link.confidence >= 1 for link in links) else "; width is probability"
-    return shown + unsure + ("" if all(link.is_directed for link in links) else "; dotted: direction unknown")
+    told = [] if all(link.confidence >= 1 for link in links) else ["width is probability"]
+    told += [] if all(link.is_directed for link in links) else ["dotted: direction unknown"]
+    return "\n".join(filter(None, (shown, "; ".join(told))))
 
 
 def _places(links: Sequence[Link]) -> tuple[dict[str, _Place], int]:

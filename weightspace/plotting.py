@@ -146,16 +146,32 @@ def _plain_powers(axis: Any) -> None:
 
 
 def far_axis(axes: "Axes", side: Literal["x", "y"]) -> None:
-    """Make an axis logarithmic, with few plain numbers at it: 0.01, 5, 20k."""
+    """Make an axis logarithmic, with few plain numbers at it: 0.01, 5, 20k; without anything above 0 it stays as it is."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
-    axes.set(**{f"{side}scale": "log"})
     axis = axes.xaxis if side == "x" else axes.yaxis
+    if math.isinf(axis.get_minpos()):
+        return
+    axes.set(**{f"{side}scale": "log"})
     low, high = sorted(axis.get_view_interval())
     thousands = EngFormatter(sep="")
     axis.set_major_locator(LogLocator(numticks=6, subs=(1.0,) if high > 1000 * low else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value) if value >= 1000 else f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def few_numbers(axis: Any, *, are_whole: bool) -> None:
+    """Write few numbers at a linear axis: whole ones between whole values, and large ones as 5k or 1.25M, or in full where they differ little."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+
+    low, high = sorted(axis.get_view_interval())
+    largest = max(abs(low), abs(high))
+    is_large = largest >= 10_000
+    is_close = high - low < 0.01 * largest
+    axis.set_major_locator(MaxNLocator(3 if is_close else 6, integer=are_whole, min_n_ticks=1))
+    if is_large:
+        thousands = EngFormatter(sep="")
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.{0 if are_whole else 3}f}" if is_close else thousands(value)))
 
 
 def from_zero(axes: "Axes", values: Iterable[float]) -> None:

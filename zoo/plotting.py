@@ -1,5 +1,6 @@
 """Pictures of a zoo: columns against a metric, a histogram of a column, who comes from whom, and a map of embeddings."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,22 @@ import pyarrow.types as kinds
 
 from weightspace.errors import AnalysisError, CatalogError, UnknownNameError
 from weightspace.family_tree import Link, family_tree
-from weightspace.plotting import BLUE, COLOUR_MAP, INK, QUIET, SEVERAL, canvas, far_axis, key, name_axis, note, room, short, style
+from weightspace.plotting import (
+    BLUE,
+    COLOUR_MAP,
+    INK,
+    QUIET,
+    SEVERAL,
+    canvas,
+    far_axis,
+    few_numbers,
+    key,
+    name_axis,
+    note,
+    room,
+    short,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +36,7 @@ Floats = npt.NDArray[np.float64]
 MOST_CLASSES = len(SEVERAL)
 _MOST_PANELS, _PANELS_BESIDE = 9, 3
 _MOST_BARS = 30
+_MAP = 6.4  # inches that a map is wide, its legend left out
 _FAR = 100.0  # from this ratio of the largest to the smallest on, an axis is logarithmic
 
 
@@ -75,13 +92,15 @@ def embedding_map(
     """
     points, shares = principal_axes(vectors)
     given = list(values) if values is not None else [None] * len(points)
-    is_number = any(isinstance(one, int | float) and not isinstance(one, bool) for one in given) and not any(
-        isinstance(one, str) for one in given
+    is_number = not any(isinstance(one, str) for one in given) and any(
+        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in given
     )
     with style():
-        classes = [] if is_number else [None if one is None else str(one) for one in given]
+        classes = [] if is_number else [None if one is None or one != one else str(one) for one in given]  # NaN is not itself
         named = sorted({one for one in classes if one is not None}, key=lambda one: (-classes.count(one), one))[:MOST_CLASSES]
-        figure, [[axes]] = canvas(size=(6.4 if not named else 6.2 + room([key(one, 24) for one in named] + [short(label, 24)]), 5.2))
+        figure, [[axes]] = canvas(
+            size=(_MAP if not named else _MAP + 1.2 * room([key(one, 24) for one in named] + [short(label, 24)]), 5.2)
+        )
         size = float(np.clip(6000 / len(points), 3, 30))
         if is_number:
             numbers = np.array([np.nan if one is None else float(one) for one in given])
@@ -92,13 +111,28 @@ def embedding_map(
         else:
             _scatter_classes(axes, points, classes, named, size)
             if named:
-                figure.legend(loc="outside right upper", title=short(label, 24))
+                figure.legend(loc="outside right upper", title=short(label, 24), title_fontsize=8, markerscale=max(1.0, (20 / size) ** 0.5))
         if marked is not None:
             axes.scatter(*points[[marked]].T, s=8 * size + 40, facecolors="none", edgecolors=SEVERAL[0], linewidths=1.5)
         axes.set(xlabel=f"first axis, {shares[0]:.0%} of the variance", ylabel=f"second axis, {shares[1]:.0%}")
         if title:
-            note(axes, title)
+            note(axes, title, _MAP - 0.4)
     return figure
+
+
+def values_by_model(models: pa.Table, column: str) -> dict[str, Any]:
+    """What colours a map: the values of a column by the models' names.
+
+    Args:
+        models: as of `Zoo.models`.
+        column: its name.
+
+    Raises:
+        UnknownNameError: no such column.
+    """
+    if column not in models.column_names:
+        raise UnknownNameError.of("column", column, models.column_names)
+    return dict(zip(models["name"].to_pylist(), models[column].to_pylist(), strict=True))
 
 
 def _scatter_classes(axes: object, points: Floats, classes: Sequence[str | None], shown: Sequence[str], size: float) -> None:
@@ -130,14 +164,8 @@ def histogram(table: pa.Table, column: str, *, bins: int = 40) -> "Figure":
     with style():
         if values.is_number:
             figure, [[axes]] = canvas(size=(5.4, 3.2))
-            edges = _edges(known, bins)
-            axes.hist(known, edges, color=BLUE, edgecolor="white", linewidth=0.4)
-            if _is_far(known):
-                far_axis(axes, "x")
-            if len(edges) == 2:  # all alike: one bar is not the whole width
-                axes.set_xlim(edges[0] - 2, edges[1] + 2)
+            _count(axes, known, bins)
             axes.set(xlabel=short(column), ylabel="rows")
-            axes.yaxis.get_major_locator().set_params(integer=True)
         else:
             names, counts, others = _counted(known)
             figure, [[axes]] = canvas(size=(max(5.4, 3.0 + room(names)), 1.0 + 0.2 * len(names)))
@@ -145,9 +173,38 @@ def histogram(table: pa.Table, column: str, *, bins: int = 40) -> "Figure":
             name_axis(axes.yaxis, names)
             axes.set(xlabel="rows", ylim=(len(names) - 0.4, -0.6))
             axes.xaxis.get_major_locator().set_params(integer=True)
-        without = len(table) - len(known)
-        said = f"{len(known):,} row{'s' * (len(known) != 1)}" + (f", {without:,} without a value" if without else "")
-        note(axes, said + (f"; {others:,} rarer values are not shown" if others else ""))
+        note(axes, _rows(len(known), len(table)) + (f"; {others:,} rarer values are not shown" if others else ""))
+    return figure
+
+
+def histograms(table: pa.Table, columns: Sequence[str], *, bins: int = 40) -> "Figure":
+    """Count the values of several columns of numbers, a panel each; columns of words, or without a finite number, are left out.
+
+    Args:
+        table: any answer, as of `Zoo.models`.
+        columns: their names, of which the first nine that hold numbers are drawn.
+        bins: of each, at most.
+
+    Raises:
+        UnknownNameError: no such column.
+        CatalogError: none of them holds a finite number.
+    """
+    found = {name: _column(table, name) for name in dict.fromkeys(columns)}
+    known = {name: one.dropped() for name, one in found.items() if one.is_number and len(one.dropped())}
+    if not known:
+        raise CatalogError("no column that is shown holds a finite number to draw; ask for other rows, or name columns of numbers")
+    names = list(known)[:_MOST_PANELS]
+    beside = min(_PANELS_BESIDE, len(names))
+    with style():
+        figure, panels = canvas(-(-len(names) // beside), beside, size=(5.4, 3.2) if beside == 1 else (3.4, 2.5))
+        for axes, name in zip(panels.flat, names, strict=False):
+            _count(axes, known[name], bins)
+            axes.set_xlabel(short(name, 36))
+            note(axes, _rows(len(known[name]), len(table)), 4.0)
+        for axes in panels.flat[len(names) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            axes.set_ylabel("rows")
     return figure
 
 
@@ -201,6 +258,25 @@ def lineage(edges: pa.Table) -> "Figure":
             for row in edges.to_pylist()
         ]
     )
+
+
+def _rows(known: int, every: int) -> str:
+    """How many rows are counted, and how many are not."""
+    return f"{known:,} row{'s' * (known != 1)}" + (f", {every - known:,} without a value" if known < every else "")
+
+
+def _count(axes: Any, known: Floats, bins: int) -> None:
+    """Draw how many of some numbers fall into each bin."""
+    edges = _edges(known, bins)
+    axes.hist(known, edges, color=BLUE, edgecolor="white", linewidth=0.4)
+    if _is_far(known):
+        far_axis(axes, "x")
+    else:
+        few_numbers(axes.xaxis, are_whole=bool(np.all(known == np.round(known))))
+    if len(edges) == 2:  # all alike: one bar is not the whole width
+        axes.set_xlim(edges[0] - 2, edges[1] + 2)
+        axes.set_xticks([known[0]], [f"{known[0]:,.0f}" if known[0] == round(known[0]) else f"{known[0]:.6g}"])
+    axes.yaxis.get_major_locator().set_params(integer=True)
 
 
 class _Column:

@@ -202,6 +202,11 @@ def duplicates(connection: Connection, *, tensors: bool = False) -> pa.Table:
     return arrow(connection, f"select * from {view} order by wasted_bytes desc, 1")
 
 
+def detail_beside(path: str, detail: str) -> str:
+    """What was wrong with a file, without its path, where that stands beside."""
+    return detail.partition(f"{path}: ")[2] or detail
+
+
 def quarantined(connection: Connection, where: str | None = None, order_by: str | None = None, limit: int | None = None) -> pa.Table:
     """What was refused, and what was catalogued although it is not finite: path, reason, detail, advice."""
     source = """(

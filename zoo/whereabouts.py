@@ -26,8 +26,8 @@ class Whereabouts:
     """Where one model lies.
 
     Attributes:
-        id: of the model, in hex.
-        kind: of the model.
+        id: of the model, in hex; empty where the catalog is damaged.
+        kind: of the model; empty where the catalog is damaged.
         files: paths with their stamps, in the order in which they were catalogued.
         said: what its files said of themselves, and what lay beside them, as `files.metadata` has it.
         recipe: how it was made, as JSON.
@@ -49,8 +49,14 @@ class Whereabouts:
             name: of the model, for messages.
 
         Raises:
-            FormatError: none of its files is there any more, or it is damaged.
+            FormatError: none of its files is there any more, or it is damaged, or its row in the catalog is.
         """
+        if not self.id or not self.kind:
+            raise FormatError(
+                f"model '{name}' is catalogued without {'a kind' if self.id else 'an id'}, which must not be",
+                reason="corrupt",
+                advice="mend the catalog with 'weightspace check --repair'",
+            )
         for path, stamp in self.files:
             if stamp == store.STAMP:  # of the store: its files have their ids for names, and lie where it says
                 opened = store.open_stored(home, self.id)
@@ -98,7 +104,7 @@ def whereabouts(connection: duckdb.DuckDBPyConnection, model_ids: Sequence[int])
     wanted = [list(model_ids)]
     chosen = "(select unnest(?::integer[]) as model_id)"
     rows = connection.execute(
-        f"""select model_id, lower(hex(id)), models.kind, recipe::varchar from models semi join {chosen} using (model_id)
+        f"""select model_id, coalesce(lower(hex(id)), ''), coalesce(models.kind, ''), recipe::varchar from models semi join {chosen} using (model_id)
             left join recipes using (recipe_id)""",
         wanted,
     ).fetchall()
@@ -108,7 +114,7 @@ def whereabouts(connection: duckdb.DuckDBPyConnection, model_ids: Sequence[int])
     for number, path, stamp, metadata in connection.execute(
         # Only models of which a file may be opened that lies alone need more than their places.
         f"""select model_id, path, stamp, case when model_id in (select model_id from files where {is_bare}) then metadata::varchar end
-            from files semi join {chosen} using (model_id) order by file_id""",
+            from files semi join {chosen} using (model_id) where path is not null and stamp is not null order by file_id""",
         wanted,
     ).fetchall():
         files.setdefault(number, []).append((path, stamp))

@@ -71,7 +71,7 @@ class NeuralCollapse:
 
     def plot(self) -> "Figure":
         """Draw the cosines of the class means beside the numbers."""
-        from weightspace.plotting import BLUE, canvas, name_axis, note, style
+        from weightspace.plotting import BLUE, canvas, far_axis, name_axis, note, style
 
         values = self.values()
         widest = -1 / (len(self.classes) - 1)
@@ -84,7 +84,8 @@ class NeuralCollapse:
             figure.colorbar(image, ax=table, label="cosine of class means")
             note(table, f"collapsed: {widest:.3f} off the diagonal")
             bars.barh(range(len(values)), list(values.values()), color=BLUE, height=0.7)
-            bars.set(xscale="log", ylim=(len(values) - 0.4, -0.6))
+            bars.set(ylim=(len(values) - 0.4, -0.6))
+            far_axis(bars, "x")
             name_axis(bars.yaxis, list(values))
             note(bars, f"input of '{self.layer}', {sum(self.counts):,} examples; collapsed: 0")
         return figure

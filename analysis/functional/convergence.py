@@ -61,7 +61,7 @@ class Pairing:
 
     def plot(self) -> "Figure":
         """Draw the correlations of all units, sorted (as figure 3 of the paper), beside the table of correlations in order of the pairs."""
-        from weightspace.plotting import BLUE, VERMILION, canvas, note, style
+        from weightspace.plotting import BLUE, INK, VERMILION, canvas, note, style
 
         paired = [unit for unit, partner in enumerate(self.one_to_one) if partner >= 0]
         order = sorted(paired, key=lambda unit: -self._signed(unit, self.one_to_one[unit]))
@@ -71,11 +71,15 @@ class Pairing:
                 curves.plot(sorted(found, reverse=True), color=colour, label=f"{name} (mean {_mean(found):.3f})")
             curves.set(xlabel="units of the first network, sorted", ylabel="correlation")
             curves.legend()
-            rows = self.correlations[order][:, [self.one_to_one[unit] for unit in order]].cpu()
-            image = table.imshow(rows.numpy(), vmin=0 if self.absolute else -1, vmax=1, interpolation="nearest")
             table.grid(False)
             table.set(xlabel="units of the second, in the same order", ylabel="units of the first, best pairs first")
-            figure.colorbar(image, ax=table, label="correlation")
+            if order:
+                rows = self.correlations[order][:, [self.one_to_one[unit] for unit in order]].cpu()
+                image = table.imshow(rows.numpy(), vmin=0 if self.absolute else -1, vmax=1, interpolation="nearest")
+                figure.colorbar(image, ax=table, label="correlation")
+            else:
+                table.set(xticks=[], yticks=[])
+                table.text(0.5, 0.5, "no unit varies", transform=table.transAxes, ha="center", color=INK)
             note(curves, f"gap {self.values()['gap']:.3f}, {self.dead} dead units")
         return figure
 

@@ -54,15 +54,17 @@ class IntrinsicDimension:
 
     def plot(self) -> "Figure":
         """Draw what was reached by dimension, with the threshold and the baseline."""
-        from weightspace.plotting import BLUE, QUIET, VERMILION, canvas, note, style
+        from weightspace.plotting import BLUE, QUIET, VERMILION, canvas, far_axis, note, short, style
 
         with style():
             figure, [[axes]] = canvas()
             axes.plot(*zip(*sorted(self.reached.items()), strict=True), color=BLUE, marker="o", markersize=4)
-            axes.axhline(self.baseline, color=QUIET, linewidth=0.9)
-            axes.axhline(self.threshold, color=VERMILION, linewidth=0.9, linestyle="--")
-            axes.set(xscale="log", xlabel=f"dimensions of the subspace, of {self.parameters:,}", ylabel=self.metric)
-            note(axes, f"intrinsic dimension {self.dimension}" if self.dimension else "no dimension reaches the threshold (dashed)")
+            axes.axhline(self.baseline, color=QUIET, linewidth=0.9, label="the network itself")
+            axes.axhline(self.threshold, color=VERMILION, linewidth=0.9, linestyle="--", label="threshold")
+            axes.set(xlabel=f"dimensions of the subspace, of {self.parameters:,}", ylabel=short(self.metric))
+            far_axis(axes, "x")
+            figure.legend(loc="outside lower center", ncols=2)
+            note(axes, f"intrinsic dimension {self.dimension:,}" if self.dimension else "no dimension reaches the threshold")
         return figure
 
 

@@ -54,7 +54,11 @@ class Landscape:
         }
 
     def plot(self) -> "Figure":
-        """Draw the loss along the line, or as contours on the plane."""
+        """Draw the loss along the line, or as contours on the plane.
+
+        Raises:
+            AnalysisError: no loss on the plane is finite.
+        """
         from weightspace.plotting import BLUE, INK, VERMILION, canvas, style
 
         with style():
@@ -66,10 +70,14 @@ class Landscape:
                 return figure
             grid = np.reshape(self.losses, (len(self.steps), -1)).T
             finite = grid[np.isfinite(grid)]
-            # Loss spans orders of magnitude, so levels are as many between each two.
-            low, high = max(float(finite.min()), 1e-12), float(finite.max())
-            levels = np.geomspace(low, max(high, low * 1.01), 16).tolist()
-            filled = axes.contourf(self.steps, self.steps, grid, levels=levels, norm="log", extend="both")
+            if not len(finite):
+                raise AnalysisError("no loss on the plane is finite, so there is nothing to draw; look nearer to the network, by span")
+            # Loss spans orders of magnitude, so levels are as many between each two, unless some of it is not above 0.
+            low, high = float(finite.min()), float(finite.max())
+            edge = 0.0 if high > low else 0.01 * abs(high) or 1.0
+            spaced, norm = (np.geomspace, "log") if low > 0 else (np.linspace, "linear")
+            levels = spaced(low - edge, high + edge, 16).tolist()
+            filled = axes.contourf(self.steps, self.steps, grid, levels=levels, norm=norm, extend="both")
             axes.contour(self.steps, self.steps, grid, levels=levels, colors=INK, linewidths=0.4)
             axes.plot(0, 0, marker="+", color=VERMILION, markersize=10)
             axes.set(xlabel="first direction", ylabel="second direction", aspect="equal")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from weightspace.analysis.plotting import heat_map
-from weightspace.plotting import BLUE, INK, ORANGE, QUIET, SEVERAL, VERMILION, canvas, name_axis, note, style
+from weightspace.plotting import BLUE, INK, ORANGE, QUIET, SEVERAL, VERMILION, canvas, name_axis, note, short, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,8 @@ def similarity_drawn(found: "Intruders", layer: "LayerIntruders") -> "Figure":
     shown = np.maximum.reduceat(table, starts, axis=1) if table.size else table
     marks = {"kept": "", "intruder": " ◄", "degenerate": " ○"}
     rows = [f"{one.rank}{marks[one.status]}" for one in layer.vectors[: len(table)]]
-    title = f"{layer.name}: {layer.count} intruders of {len(layer.vectors)} ({layer.guarded} guarded)\n{found.side} vectors; ◄ intruder, ○ in a flat band"
+    counted = f"{layer.count} intruder{'s' * (layer.count != 1)} of {len(layer.vectors)} ({layer.guarded} guarded)"
+    title = f"{layer.name}: {counted}\n{found.side} vectors, tuned down, base across; ◄ intruder, ○ in a flat band"
     return heat_map(shown, rows, [str(at + 1) for at in starts], "|cosine| with the base's vectors", limits=(0.0, 1.0), title=title)
 
 
@@ -44,7 +45,10 @@ def counts_drawn(found: "Intruders") -> "Figure":
         axes.set(xlabel=f"intruders among the first {found.k} (similarity under {found.epsilon:g})", ylim=(len(layers) - 0.4, -0.6))
         axes.set_xlim(0, max(1.0, *axes.get_xlim()))
         figure.legend(loc="outside lower left", ncols=3)
-        note(axes, f"{found.count} intruders in {len(layers)} layers, {found.guarded} guarded")
+        note(
+            axes,
+            f"{found.count} intruder{'s' * (found.count != 1)} in {len(layers)} layer{'s' * (len(layers) != 1)}, {found.guarded} guarded",
+        )
     return figure
 
 
@@ -59,7 +63,7 @@ def sweep_drawn(sweep: "Sweep") -> "Figure":
                     [row["lambda"] for row in rows], [row[quantity] for row in rows], color=colour, marker="o", markersize=3, label=what
                 )
             axes.axvline(1, color=QUIET, linewidth=0.8, linestyle="--")
-            axes.set_ylabel(quantity)
-        panels[0][0].legend()
+            axes.set_ylabel(short(quantity))
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         panels[-1][0].set_xlabel("λ: 0 removes, 1 changes nothing")
     return figure

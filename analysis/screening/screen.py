@@ -82,7 +82,9 @@ class Screening:
             scores.legend()
             areas.hist(self.null, bins=bins, color=QUIET, label="permuted labels")
             areas.axvline(self.auc, color=VERMILION, label=f"{self.auc:.3f}, p = {self.p_value:.3g}")
-            areas.set(xlabel="area under the ROC curve", ylabel="permutations", xlim=(0, 1))
+            areas.set(xlabel="area under the ROC curve", ylabel="permutations", xlim=(-0.02, 1.02))
+            for axes in (scores, areas):
+                axes.yaxis.get_major_locator().set_params(integer=True)
             areas.legend()
             note(scores, "by screens fitted without the model")
         return figure

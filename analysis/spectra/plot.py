@@ -50,7 +50,7 @@ def by_layer(table: "SpectraTable", values: Sequence[str] | None = None) -> "Fig
 
 
 def _numbers(rows: Sequence[dict[str, Any]], name: str) -> Any:
-    return np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
+    return np.array([np.nan if row.get(name) is None or not np.isfinite(row[name]) else row[name] for row in rows], float)
 
 
 def tails(rows: Sequence["LayerSpectrum"]) -> "Figure":
@@ -77,6 +77,7 @@ def _tail(axes: Any, row: "LayerSpectrum") -> None:
     plotting.note(axes, name)
     if not len(values):
         axes.text(0.5, 0.5, "all zero", transform=axes.transAxes, ha="center", color=plotting.INK)
+        axes.set(xticks=[], yticks=[])
         return
     bins = np.geomspace(values.min() * 0.99, values.max() * 1.01, min(_BINS, 10 + len(values) // 4))
     heights, _ = np.histogram(values, bins, density=True)

@@ -18,14 +18,15 @@ def drawn(report: "Report") -> "Figure":
 
     trained = any(row.score != row.score_before for row in report.rows)
     with style():
-        figure, [[axes]] = canvas(size=(6.2, 3.6))
+        figure, [[axes]] = canvas(size=(7.8, 3.6))
         if trained:
             axes.scatter(*_points(report.stitches, before=True), s=14, facecolors="none", edgecolors=SKY, label="stitches before training")
             axes.scatter(
                 *_points(report.anchors, before=True), s=46, marker="s", facecolors="none", edgecolors=VERMILION, label="anchors before"
             )
         axes.plot(*_between(report.anchors), color=QUIET, linewidth=0.8, linestyle="--", zorder=1)
-        axes.plot(*_points(report.front), color=GREEN, linewidth=1.2, drawstyle="steps-post", label="Pareto front", zorder=1)
+        axes.plot(*_points(report.front), color=GREEN, linewidth=1.2, drawstyle="steps-post", label="Pareto front", zorder=1,
+                  marker="o", markersize=10, markerfacecolor="none")  # fmt: skip
         axes.scatter(*_points(report.stitches), s=14, color=BLUE, label="stitches")
         axes.scatter(*_points(report.anchors), s=46, marker="s", color=VERMILION, label="anchors")
         for at, row in enumerate(report.anchors):
@@ -36,7 +37,7 @@ def drawn(report: "Report") -> "Figure":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.08, y=0.12)
-        axes.legend()
+        figure.legend(loc="outside right upper")
     return figure
 
 

@@ -248,7 +248,7 @@ def draw_grids(grids: Sequence[TransferGrid]) -> "Figure":
     Raises:
         AnalysisError: there are none, or they differ in these.
     """
-    from weightspace.plotting import BLUE, INK, ORANGE, QUIET, SKY, VERMILION, canvas, name_axis, style
+    from weightspace.plotting import BLUE, INK, ORANGE, QUIET, SKY, VERMILION, canvas, name_axis, short, style
 
     told = {(grid.metric, tuple((row.cut, row.kind) for row in grid.rows)) for grid in grids}
     if len(told) != 1:
@@ -262,7 +262,7 @@ def draw_grids(grids: Sequence[TransferGrid]) -> "Figure":
         "RnB": (QUIET, "x", ":"),
     }
     with style():
-        figure, [[axes]] = canvas(size=(6.4, 3.6))
+        figure, [[axes]] = canvas(size=(8.0, 3.6))
         for at, kind in enumerate(dict.fromkeys(row.kind for row in first.rows)):
             color, marker, line = looks[kind]
             table = [list(grid.scores(kind).values()) for grid in grids]
@@ -274,8 +274,8 @@ def draw_grids(grids: Sequence[TransferGrid]) -> "Figure":
         for name, value, line in (("base B", [one.base for one in grids], "-"), ("from scratch", [one.scratch for one in grids], "--")):
             axes.axhline(sum(value) / len(value), color=INK, linewidth=0.8, linestyle=line, label=name)
         name_axis(axes.xaxis, first.cuts)
-        axes.set(xlabel="parts taken over, up to", ylabel=first.metric)
-        axes.legend(fontsize=7)
+        axes.set(xlabel="parts taken over, up to", ylabel=short(first.metric.replace("_", " ")))
+        figure.legend(loc="outside right upper")
     return figure
 
 

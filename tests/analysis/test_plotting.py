@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pictures import expect_good
 from weightspace.analysis.history import history
 from weightspace.analysis.plotting import bars, heat_map
 from weightspace.checkpoint import Checkpoint
-from weightspace.plotting import canvas, note, save, short, style
+from weightspace.plotting import canvas, far_axis, note, save, short, style
 
 NAMES = ("\x1b[31mred\x1b[0m.weight", "line\nbreak", "right\u202eto left", "$\\frac{$", "日本語.weight", "مرحبا", "W" * 300)
 
@@ -54,3 +55,21 @@ def test_logarithmic_axes_have_numbers_without_markup(tmp_path: Path) -> None:
     texts = [tick.get_text() for tick in axes.get_yticklabels(which="both")]
     assert any(texts) and not any("$" in text for text in texts)
     assert "0.02" in texts
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0])
+def test_what_is_not_finite_leaves_a_gap(value: float | None) -> None:
+    figure = bars(["a", "b"], [value, 1.0], "bound")
+    expect_good(figure)
+    assert figure.axes[0].get_xlim()[1] < 1.1
+    expect_good(bars(["a", "b"], [value, value], "bound"))
+    expect_good(heat_map([[value or 0.0, 0.0]], ["a"], ["c", "d"], "cka"))
+
+
+def test_a_logarithmic_axis_without_anything_above_zero_stays_linear() -> None:
+    for values, scale in (([0.0, float("nan")], "linear"), ([0.0, 3.0], "log")):
+        figure, [[axes]] = canvas()
+        axes.barh([0, 1], values)
+        far_axis(axes, "x")
+        assert axes.get_xscale() == scale
+        expect_good(figure)

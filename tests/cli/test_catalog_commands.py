@@ -7,6 +7,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.cli.conftest import Run, mlp
+from tests.pictures import pixels
+from weightspace.cli.commands.show import _shared
+from weightspace.plotting import BLUE as BLUE_TEXT
+
+BLUE = tuple(bytes.fromhex(BLUE_TEXT[1:]))
 
 
 def rows(run: Run, *line: str) -> list[dict[str, Any]]:
@@ -123,6 +128,28 @@ class TestLs:
         assert "  expected 64 bytes" in line and "copy or download it again" in line
         assert len(rows(run, "ls", "--quarantined", "--where", "reason = 'truncated'")) == 1
 
+    def test_columns_of_numbers_are_drawn(self, run: Run) -> None:
+        assert "drew all.png" in run("ls", "--plot", "all.png").stderr
+        assert "drew one.svg" in run("ls", "--columns", "name,num_params", "--format", "json", "--plot", "one.svg").stderr
+        run("ls", "--columns", "num_params", "--plot", "one.png")
+        every, one = (pixels(Path(name).read_bytes()) for name in ("all.png", "one.png"))
+        assert every.shape[1] > 1.5 * one.shape[1]  # params and size beside each other, the metrics too
+        blue = (one == BLUE).all(-1)
+        assert 0.01 < blue.mean() < 0.8 and not blue[:, 0].any() and not blue[:, -1].any()
+
+    def test_what_cannot_be_drawn_is_one_line(self, run: Run) -> None:
+        for line, told in (
+            (("--columns", "name"), "no column that is shown holds a finite number to draw"),
+            (("--quarantined",), "no column that is shown holds a finite number to draw"),
+            (("--where", "false"), "no column that is shown holds a finite number to draw"),
+        ):
+            refused = run("ls", *line, "--plot", "x.png", code=1).stderr
+            assert told in refused and not Path("x.png").exists()
+        assert "ends in .png or .svg or .pdf" in run("ls", "--plot", "x.txt", code=1, columns=400).stderr
+        Path("x.png").write_bytes(b"")
+        assert "exists already" in run("ls", "--plot", "x.png", code=1).stderr
+        assert "drew x.png" in run("ls", "--plot", "x.png", "--force").stderr
+
     def test_says_when_nothing_fits(self, run: Run) -> None:
         result = run("ls", "--where", "num_params > 1e12")
         assert (result.stdout, result.stderr) == ("", "none of the models fits\n")
@@ -184,6 +211,36 @@ class TestShow:
     def test_csv_has_a_row_for_every_tensor(self, run: Run) -> None:
         header, *lines = run("show", "checkpoints/tower", "--format", "csv").stdout.splitlines()
         assert header.startswith("position,name,alias_of,") and len(lines) == 25
+
+    def test_columns_stand_in_one_order_and_those_that_say_nothing_are_left_out(self, run: Run) -> None:
+        header = next(line for line in run("show", "base").stdout.splitlines() if line.startswith("tensor"))
+        assert header.split() == ["tensor", "shape", "elements", "share", "mean", "std", "l2", "zeros", "histogram"]
+        header = next(line for line in run("show", "checkpoints/tower").stdout.splitlines() if line.startswith("tensor"))
+        assert header.split()[:4] == ["tensor", "×", "shape", "elements"]
+
+    def test_on_a_terminal_what_all_names_begin_with_is_said_once(self, run: Run, sandbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save_file({f"model.language.encoder.{name}": value for name, value in mlp(5).items()}, sandbox / "long.safetensors")
+        piped = run("show", "long.safetensors")
+        assert "model.language.encoder.fc1.weight" in piped.stdout and "every name" not in piped.stderr
+        monkeypatch.setenv("TERM", "dumb")
+        monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+        shown = run("show", "long.safetensors")
+        assert "every name begins with model.language.encoder." in shown.stderr
+        assert "…fc1.weight" in shown.stdout and "encoder.fc1" not in shown.stdout
+
+    @pytest.mark.parametrize(
+        ("names", "begin"),
+        [
+            (["long.enough.here.a", "long.enough.here.b"], "long.enough.here."),
+            (["long.enough.here.ab", "long.enough.here.ac"], "long.enough.here."),
+            (["short.a", "short.b"], ""),
+            (["long.enough.here.a"], ""),
+            (["a", "b"], ""),
+            ([], ""),
+        ],
+    )
+    def test_a_begin_ends_with_a_part_and_is_long(self, names: list[str], begin: str) -> None:
+        assert _shared(names) == begin
 
     def test_unsound_weights_are_pointed_out(self, run: Run) -> None:
         shown = run("show", "checkpoints/unsound").stdout

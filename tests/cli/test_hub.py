@@ -78,8 +78,61 @@ class TestPushAndPull:
         assert "is private, and stays so" in run("hub", "push", "tuned", "--to", "lab/closed", "--public").stderr
         assert "is there and public, so nothing was sent" in run("hub", "push", "tuned", "--to", "lab/open", "--private", code=1).stderr
 
+    def test_a_data_set_that_is_no_zoo_is_called_so(self, run: Run, hub: Hub) -> None:
+        hub.api.create_repo("lab/notes", repo_type="dataset")
+        hub.api.upload_file(path_or_fileobj=b"a,b", path_in_repo="data.csv", repo_id="lab/notes", repo_type="dataset")
+        for name in ("lab/notes", "datasets/lab/notes", "hf:datasets/lab/notes"):
+            said = run("hub", "pull", name, code=1).stderr
+            assert said == (
+                "error: hf:datasets/lab/notes: is there, but is no zoo that was pushed (it has no weights/index.parquet); "
+                "name one that 'hub push' made, or download its files and 'weightspace ingest' them\n"
+            )
+        assert "hf:lab/absent: is not there, or not for this user" in run("hub", "pull", "lab/absent", code=1).stderr
+
+    def test_a_zoo_is_no_model(self, run: Run) -> None:
+        run("hub", "push", "--to", "lab/zoo", "--private")
+        before = run("sql", "select count(*) as n from models", "--format", "csv").stdout
+        for name in ("datasets/lab/zoo", "hf:datasets/lab/zoo"):
+            said = run("hub", "ingest", name, code=1).stderr
+            assert "is a zoo that was pushed, and no model; bring it here with 'weightspace hub pull lab/zoo'" in said
+        assert "is a zoo that was pushed, and no model" in run("show", "hf:datasets/lab/zoo", code=1).stderr
+        assert run("sql", "select count(*) as n from models", "--format", "csv").stdout == before
+
+    def test_a_dry_run_says_that_it_could_not_look(self, run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", False)  # as it is outside of tests
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+        object.__setattr__(hub.settings, "token", "any")
+        run("hub", "push", "--to", "lab/zoo", "--private")
+        assert "is not there, or" not in run("hub", "push", "--to", "lab/zoo", "--private", "--dry-run").stderr
+        told = run("hub", "push", "base", "--to", "lab/new", "--private", "--dry-run").stderr
+        assert "hf:lab/new: is not there, or cannot be seen by this login; so all is counted as new\n" in told
+        monkeypatch.delenv("HF_TOKEN")
+        told = run("hub", "push", "--to", "lab/zoo", "--private", "--dry-run").stderr
+        why = "cannot be seen, since nobody is logged in (`hf auth login`)"
+        assert f"hf:datasets/lab/zoo: is not there, or {why}; so all is counted as new\n" in told
+
     def test_two_ways_to_choose(self, run: Run) -> None:
         assert "give one of them" in run("hub", "push", "base", "--where", "true", "--to", "lab/x", "--private", code=1).stderr
+
+
+def test_a_list_that_was_cut_says_so(run: Run, hub: Hub) -> None:
+    hub.model("lab/second")
+    cut = run("hub", "ls", "--author", "lab", "--limit", "1", "--format", "json")
+    assert len(json.loads(cut.stdout)) == 1
+    assert cut.stderr == "the first 1 are listed, there are more; --limit N lists more of them\n"
+    whole = run("hub", "ls", "--author", "lab", "--limit", "2", "--format", "json")
+    assert len(json.loads(whole.stdout)) == 2 and whole.stderr == ""
+    assert "[default: 100]" in run("hub", "ls", "--help").stdout
+
+
+@pytest.mark.parametrize("token", ["hf_s\u00e9cret", "hf_s\u20accret", "hf_s\x0bcret"])
+def test_a_token_that_cannot_be_sent_is_said_and_not_shown(run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", False)  # as it is outside of tests
+    for line in (("ls", "--author", "lab"), ("pull", "lab/toy"), ("ingest", "lab/toy"), ("push", "base", "--to", "lab/x", "--public")):
+        told = run("hub", *line, code=1)
+        assert "the token of the login has letters that a request cannot carry; log in again with `hf auth login`" in told.stderr
+        assert "cret" not in told.stderr + told.stdout and "HF_ENDPOINT" not in told.stderr
 
 
 @pytest.mark.usefixtures("hub")

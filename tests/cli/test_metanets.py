@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from tests.cli.conftest import Run, mlp
+from tests.pictures import pixels
+from weightspace.plotting import BLUE, QUIET, VERMILION
 from weightspace.zoo.runs.run import Run as Training
 from weightspace.zoo.zoo import Added, Zoo
 
@@ -62,6 +64,93 @@ def test_from_training_to_neighbours(run: Run, nets: Zoo) -> None:
     assert len(nets.embeddings()) == 81
     near = json.loads(run("similar", "net3/step-0", "--zoo", "nets", "--limit", "3", "--format", "json").stdout)
     assert len(near) == 3 and near[0]["similarity"] >= near[2]["similarity"] and near[0]["test_size"] > 0
+
+
+REGRESSION = (*STATS, "--target", "test_size", "--where", "run is not null", "--epochs", "3", "-o", "p.safetensors")
+
+
+def picture(name: str) -> np.ndarray:
+    """What is drawn in a file, and that nothing of it touches its edge."""
+    seen = pixels(Path(name).read_bytes())
+    inked = (seen != 255).any(-1)
+    assert inked.mean() > 0.004 and not inked[[0, -1]].any() and not inked[:, [0, -1]].any()
+    return seen
+
+
+def share(seen: np.ndarray, colour: str) -> float:
+    """Of the picture that has a colour."""
+    return float((seen == tuple(bytes.fromhex(colour[1:]))).all(-1).mean())
+
+
+def blue_points(seen: np.ndarray) -> float:
+    """The share of a picture that half-transparent points take; the band behind them is paler."""
+    return float((seen[..., 2].astype(int) - seen[..., 0] > 100).mean())
+
+
+def test_training_draws_predictions_on_networks_held_out_and_of_classes_its_curves(run: Run) -> None:
+    assert "drew p.png" in run(*REGRESSION, "--plot", "p.png").stderr
+    held_out = picture("p.png")
+    assert blue_points(held_out) + share(held_out, VERMILION) > 1e-4 and abs(held_out.shape[0] / held_out.shape[1] - 1) < 0.1
+    classes = ("--target", "case when test_size > 1 then 1 else 0 end", "--head", "classification", "--where", "run is not null")
+    run(*STATS, *classes, "--epochs", "3", "-o", "c.safetensors", "--plot", "c.png")
+    curves = picture("c.png")
+    assert curves.shape[1] > 1.1 * curves.shape[0]  # panels of epochs
+    refused = run(*REGRESSION[:-1], "q.safetensors", "--plot", "c.png", code=1)
+    assert "c.png: exists already" in refused.stderr and not Path("q.safetensors").exists()
+
+
+def test_a_map_of_what_was_embedded_is_drawn_and_coloured(run: Run) -> None:
+    run(*REGRESSION)
+    embed = ("embed", "--metanet", "p.safetensors", "--zoo", "nets")
+    assert "drew map.png" in run(*embed, "--plot", "map.png").stderr
+    assert "drew colours.png" in run(*embed, "--plot", "colours.png", "--colour", "test_size").stderr
+    plain, coloured = picture("map.png"), picture("colours.png")
+    assert share(plain, QUIET) > 1e-4 and share(coloured, QUIET) < share(plain, QUIET)
+    assert len(np.unique(coloured.reshape(-1, 3), axis=0)) > len(np.unique(plain.reshape(-1, 3), axis=0))
+    refused = run(*embed, "--plot", "x.png", "--colour", "test_sise", code=1)
+    assert "no column named 'test_sise'; did you mean 'test_size'" in refused.stderr and "vectors kept" not in refused.stderr
+    assert "map.png: exists already" in run(*embed, "--plot", "map.png", code=1).stderr
+    one = run(*embed, "--where", "name = 'net1/step-0'", "--plot", "x.png", code=1)
+    assert "a map needs two embeddings or more, found 1" in one.stderr and "1 vector kept" in one.stderr
+
+
+def test_predictions_are_drawn_against_what_the_catalog_knows(run: Run, nets: Zoo) -> None:
+    from safetensors.numpy import save_file
+
+    run(*REGRESSION)
+    predict = ("predict", "--metanet", "p.safetensors", "--zoo", "nets")
+    assert "drew known.png" in run(*predict, "--where", "step = 10", "--plot", "known.png").stderr
+    run(*predict, "net3/step-10", "net4/step-10", "--plot", "two.png")
+    known = picture("known.png")
+    assert abs(known.shape[0] / known.shape[1] - 1) < 0.1 and blue_points(known) > 2 * blue_points(picture("two.png")) > 0
+    nets.add_many([Added(_tensors(mlp(at)), f"new{at}") for at in range(3)])
+    save_file(mlp(5), "strange.safetensors")
+    for models in (("--where", "name like 'new%'"), ("strange.safetensors",)):
+        run(*predict, *models, "--plot", "unknown.png", "--force")
+        unknown = picture("unknown.png")
+        assert unknown.shape[1] > 1.3 * unknown.shape[0] and share(unknown, BLUE) > 0.01  # bars
+
+
+def test_a_zoo_without_the_target_is_drawn_as_unknown(run: Run, sandbox: Path) -> None:
+    run(*REGRESSION)
+    other = Zoo(sandbox / "other")
+    (sandbox / "other").mkdir()
+    other.add_many([Added(_tensors(mlp(at)), f"new{at}") for at in range(5)])
+    asked = ("predict", "--metanet", "p.safetensors", "--zoo", "other", "--where", "true", "--plot", "x.png")
+    assert "drew x.png" in run(*asked).stderr and share(picture("x.png"), BLUE) > 0.01
+
+
+def test_classes_and_scores_are_drawn(run: Run, nets: Zoo) -> None:
+    nets.add_many([Added(_tensors(mlp(at)), f"new{at}") for at in range(3)])
+    for head, target in (
+        ("classification", "case when test_size > 1 then 'large' when test_size > 0 then 'small' end"),
+        ("ranking", "test_size"),
+    ):
+        run(*STATS, "--target", target, "--head", head, "--where", "run is not null", "--epochs", "3", "-o", f"{head}.safetensors")
+        predict = ("predict", "--metanet", f"{head}.safetensors", "--zoo", "nets", "--where")
+        run(*predict, "step = 10", "--plot", f"{head}.png")
+        run(*predict, "name like 'new%'", "--plot", f"{head}-unknown.png")
+        assert share(picture(f"{head}-unknown.png"), BLUE) > 0.01 > share(picture(f"{head}.png"), BLUE)
 
 
 def test_classes_are_told_by_name_and_known_numbers_may_stand_beside(run: Run) -> None:

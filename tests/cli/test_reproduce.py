@@ -27,6 +27,13 @@ def test_a_claim_that_there_is_none_of_gets_a_suggestion(sandbox: Path, run: Run
     assert f"did you mean '{QUICK}'" in run("reproduce", "relu-scalin", code=1).stderr
 
 
+def test_named_claims_are_listed_and_not_tried(sandbox: Path, run: Run) -> None:
+    listed = run("reproduce", "--list", QUICK, "cka-bias", "--format", "csv").stdout.splitlines()
+    assert [line.split(",")[:2] for line in listed[1:]] == [["cka-bias", "not tried"], [QUICK, "not tried"]]
+    assert f"did you mean '{QUICK}'" in run("reproduce", "--list", "relu-scalin", code=1).stderr
+    assert Zoo(sandbox).claims().num_rows == 0
+
+
 def test_nothing_to_try_is_said(sandbox: Path, run: Run) -> None:
     assert "nothing to try; name claims, or give --all, or --list" in run("reproduce", code=1).stderr
 

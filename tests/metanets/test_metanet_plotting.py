@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.pictures import NAMES, expect_good
+from tests.pictures import NAMES, expect_good, png
 from weightspace.errors import MetanetError
 from weightspace.metanets.plotting import learning_curves, predicted_against_true
 
@@ -19,10 +19,13 @@ def test_predictions_against_the_truth(count: int, half: float | None) -> None:
 
 
 def test_the_picture_says_how_many_lie_inside() -> None:
-    [axes] = predicted_against_true([0.0, 1.0, 2.0, float("nan")], [0.05, 1.5, 2.0, 1.0], half=0.1, level=0.9).axes
+    figure = predicted_against_true([0.0, 1.0, 2.0, float("nan")], [0.05, 1.5, 2.0, 1.0], half=0.1, level=0.9)
+    [axes] = figure.axes
     assert axes.get_title(loc="left") == "3 models, mean error 0.183, 67% inside"
-    legend = axes.get_legend()
-    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["90% interval", "as it is", "outside"]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["90% interval", "as it is", "outside"]
+    png(figure)  # lays it out
+    assert legend.get_window_extent().y1 < axes.get_window_extent().y0  # covers no model
 
 
 def test_predictions_that_cannot_be_drawn_are_one_clear_line() -> None:
@@ -41,6 +44,8 @@ def test_a_training_has_curves(epochs: int) -> None:
     figure = learning_curves(history, best=epochs)
     expect_good(figure)
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "metric"]
+    assert figure.axes[0].get_title(loc="left").startswith("1 epoch," if epochs == 1 else f"{epochs:,} epochs,")
+    assert all(tick == round(tick) for tick in figure.axes[1].get_xticks())  # no epoch 0.96
 
 
 def test_a_training_of_no_epoch_has_none() -> None:

@@ -96,6 +96,11 @@ class TestHub:
         with pytest.raises(FormatError, match="is no address on the Hub"):
             ws.open(address)
 
+    @pytest.mark.parametrize("address", ["hf:lab/toy@", "hf:toy@", "hf:datasets/lab/toy@", "hf:lab/toy@/model.safetensors"])
+    def test_no_revision(self, address: str) -> None:
+        with pytest.raises(FormatError, match=r"^'hf:.*' names no revision after the @; write one, as in hf:org/name@main, or leave"):
+            ws.open(address)
+
     @pytest.mark.parametrize("text", ["hf:lab/toy", "hf:gpt2", "hf:lab/toy@v1", "hf:datasets/lab/zoo@abc/weights/x.safetensors"])
     def test_addresses_are_printed_as_they_are_read(self, text: str) -> None:
         assert str(HubAddress.parse(text)) == text

@@ -207,6 +207,18 @@ def test_a_file_that_was_written_over_is_not_opened_under_the_old_id(tmp_path: P
         zoo.record(str(path), metrics={"loss": 1.0})
 
 
+@pytest.mark.parametrize(("column", "what"), [("id", "an id"), ("kind", "a kind")])
+def test_a_model_whose_row_is_damaged_is_not_opened(tmp_path: Path, column: str, what: str) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    zoo.ingest(ws.save({"w": torch.ones(3)}, tmp_path / "m.safetensors"), jobs=1)
+    with zoo.catalog.writing() as connection:
+        connection.execute(f"update models set {column} = null")
+    with pytest.raises(
+        FormatError, match=f"model 'm' is catalogued without {what}, .*; mend the catalog with 'weightspace check --repair'"
+    ):
+        zoo.open("m")
+
+
 def test_a_folder_stands_for_the_one_model_in_it(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path / "zoo")
     (tmp_path / "in/run").mkdir(parents=True)

@@ -6,9 +6,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from tests.pictures import NAMES, expect_good
+from tests.pictures import NAMES, expect_good, png
 from weightspace.errors import AnalysisError, CatalogError, UnknownNameError
-from weightspace.zoo.plotting import against, embedding_map, histogram, lineage, principal_axes
+from weightspace.zoo.plotting import against, embedding_map, histogram, histograms, lineage, principal_axes
 
 
 def test_axes_are_those_of_the_covariance() -> None:
@@ -91,6 +91,54 @@ def test_a_histogram_counts_every_value() -> None:
     assert axes.get_title(loc="left") == "2 rows, 2 without a value"
     [axes] = histogram(population(60), "name").axes
     assert axes.get_title(loc="left") == "60 rows; 30 rarer values are not shown"
+
+
+def test_several_columns_have_a_panel_each() -> None:
+    table = population(60)
+    figure = histograms(table, [*table.column_names, "seed"])  # words, and what has no number, are left out; once is enough
+    expect_good(figure)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["num_params", "seed", "test_accuracy"]
+    assert [sum(heights(axes)) for axes in figure.axes] == [60, 60, 60 - table["test_accuracy"].null_count]
+    wide = pa.table({f"{NAMES[0]} {at}": [1.0, at] for at in range(12)})
+    expect_good(figure := histograms(wide, wide.column_names))
+    assert len(figure.axes) == 9
+    with pytest.raises(CatalogError, match="no column that is shown holds a finite number to draw"):
+        histograms(table, ["name", "none"])
+    with pytest.raises(UnknownNameError, match="seed"):
+        histograms(table, ["sead"])
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ([0, 1], ["0", "1"]),  # no half seeds
+        ([1_234_567] * 3, ["1,234,567"]),
+        ([1e-7] * 3, ["1e-07"]),
+        ([3_000_000, 4_000_000], ["3M", "3.2M", "3.4M", "3.6M", "3.8M", "4M"]),
+        ([4_000_000, 4_000_059], ["4,000,000", "4,000,025", "4,000,050"]),
+    ],
+)
+def test_numbers_at_a_histogram_can_be_read(values: list[float], written: list[str]) -> None:
+    figure = histogram(pa.table({"x": values}), "x")
+    expect_good(figure)
+    low, high = figure.axes[0].get_xlim()
+    shown = zip(figure.axes[0].get_xticks(), figure.axes[0].get_xticklabels(), strict=True)
+    assert [label.get_text() for at, label in shown if low <= at <= high] == written
+
+
+def test_a_map_without_a_known_number_has_no_scale() -> None:
+    vectors = np.random.default_rng(0).normal(size=(4, 3))
+    assert len(embedding_map(vectors, [float("nan"), None, float("inf"), 1.0], label="x").axes) == 2
+    figure = embedding_map(vectors, [float("nan"), None, float("nan"), None], label="x")
+    assert len(figure.axes) == 1 and not figure.legends
+
+
+def test_the_title_of_a_map_keeps_off_its_legend() -> None:
+    figure = embedding_map(np.random.default_rng(0).normal(size=(4, 3)), [*"abab"], label=NAMES[0], title=NAMES[7])
+    png(figure)  # lays it out
+    [legend] = figure.legends
+    title = figure.axes[0].title, figure.axes[0]._left_title  # type: ignore[attr-defined]
+    assert max(one.get_window_extent().x1 for one in title if one.get_text()) < legend.get_window_extent().x0
 
 
 @pytest.mark.parametrize("count", [3, 60, 5_000])

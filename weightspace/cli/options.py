@@ -88,6 +88,10 @@ SpecFile = Annotated[
 MetanetFile = Annotated[
     str, typer.Option("--metanet", metavar="MODEL", help="A metanet: a path, a name in the catalog, or the first digits of an id.")
 ]
+Colour = Annotated[
+    str | None,
+    typer.Option("--colour", metavar="COLUMN", show_default=False, help="Colour the picture by a column, as in test_accuracy."),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of everything that is left to chance.")]
 All = Annotated[bool, typer.Option("--all", help="Leave nothing out.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]

@@ -20,6 +20,7 @@ MOST_BYTES = 1 << 50  # of a file; one that is said to be larger is none
 MOST_DEPTH = 64  # of what a card or a configuration says
 _REF = re.compile(r"refs/(?:pr|convert)/[^/@]+")
 _ADDRESS = re.compile(rf"(?P<repo>[^@/]+(?:/[^@/]+)?)(?:@(?P<revision>{_REF.pattern}|[^/@]+))?(?:/(?P<path>.+))?")
+_NO_REVISION = re.compile(r"[^@/]+(?:/[^@/]+)?@(?:/.*)?")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _KINDS = {"datasets/": "dataset", "spaces/": "space"}
@@ -51,6 +52,9 @@ class HubAddress:
         rest = text.removeprefix(SCHEME)
         prefix = next((one for one in _KINDS if rest.startswith(one)), "")
         rest = rest.removeprefix(prefix)
+        if _NO_REVISION.fullmatch(rest):
+            said = f"'{one_line(text, 120)}' names no revision after the @"
+            raise FormatError(said, reason="unreadable", advice="write one, as in hf:org/name@main, or leave the @ away")
         named = _ADDRESS.fullmatch(rest)
         if named is None or not _NAME.fullmatch(named["repo"]) or not is_inside(named["path"] or "file") or not rest.isprintable():
             raise FormatError(
@@ -88,6 +92,17 @@ def shown_endpoint() -> str:
     """The address of the Hub, without a name and password where somebody wrote them into it."""
     parts = urlsplit(endpoint() or HOME)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+def login() -> str | None:
+    """The token that the client sends, which is never to be shown; None where nobody is logged in."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def _is_sendable(token: str | None) -> bool:
+    return token is None or (token.isascii() and token.isprintable())
 
 
 def is_inside(path: str) -> bool:
@@ -245,6 +260,10 @@ def refusal(address: HubAddress, error: Exception) -> FormatError:
     if isinstance(error, FormatError):
         return error
     error = client.cause_of(error)
+    if isinstance(error, UnicodeEncodeError | httpx2.LocalProtocolError) and not _is_sendable(login()):
+        said = "the token of the login has letters that a request cannot carry"
+        advice = "log in again with `hf auth login`, or see that HF_TOKEN is the token and nothing else"
+        return FormatError(f"{address}: {said}", reason="unreadable", advice=advice)
     status, name = client.status_of(error), type(error).__name__
     if name == "GatedRepoError":
         advice = f"ask for it at {address.page}, then run `hf auth login`"
@@ -285,6 +304,7 @@ __all__ = [
     "fetch",
     "files_of",
     "is_inside",
+    "login",
     "refusal",
     "repository",
     "retried",

@@ -15,6 +15,7 @@ from weightspace.remote import buckets, hub
 from weightspace.remote.file import RemoteFile
 from weightspace.storage import FileSpan, Storage
 
+ZOO = "weights/index.parquet"  # what a data set has that is a zoo which was pushed
 READERS = 8  # headers of shards that are read at once
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<at>\d{5,6})-of-(?P<of>\d{5,6})\.safetensors")
 _PREFERRED = ("model.safetensors", "adapter_model.safetensors", "diffusion_pytorch_model.safetensors")
@@ -42,8 +43,21 @@ def open_remote(source: str) -> Checkpoint:
 
 def of_repository(source: str, address: hub.HubAddress, found: Any) -> Checkpoint:
     """A checkpoint at an address, by what the Hub has said of the repository."""
+    if not address.path:
+        expect_no_zoo(address, found)
     said = hub.said_of(found)
     return of_files(source, hub.files_of(address, found), {"card": said} if said else {})
+
+
+def expect_no_zoo(address: hub.HubAddress, found: Any) -> None:
+    """See that a repository is no zoo that was pushed, whose shards of tensors are not models.
+
+    Raises:
+        FormatError: it is one.
+    """
+    if address.kind == "dataset" and any(one.rfilename == ZOO for one in found.siblings or ()):
+        advice = f"bring it here with 'weightspace hub pull {address.repo}'"
+        raise FormatError(f"{address}: is a zoo that was pushed, and no model", reason="unsupported", advice=advice)
 
 
 def of_files(source: str, files: Sequence[RemoteFile], said: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -115,4 +129,4 @@ def weights_among(source: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     )
 
 
-__all__ = ["is_remote", "of_files", "of_repository", "open_remote", "weights_among"]
+__all__ = ["ZOO", "expect_no_zoo", "is_remote", "of_files", "of_repository", "open_remote", "weights_among"]

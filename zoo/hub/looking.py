@@ -14,7 +14,7 @@ from weightspace.errors import FormatError, one_line
 from weightspace.formats.safetensors import parse_json
 from weightspace.remote.file import RemoteFile
 from weightspace.remote.hub import HOME, HubAddress, files_of, repository, said_of, shown_endpoint
-from weightspace.remote.opening import of_files, weights_among
+from weightspace.remote.opening import expect_no_zoo, of_files, weights_among
 from weightspace.storage import FileSpan
 from weightspace.zoo.beside.cards import ModelCard, card_of
 from weightspace.zoo.hub.kinds import labels_of
@@ -96,6 +96,7 @@ def _looked(address: HubAddress, known: Known, *, again: bool = True) -> Looked:
         return settled
     files = files_of(address, found)
     try:
+        expect_no_zoo(address, found)
         chosen = weights_among(place, files)
         checkpoint = of_files(place, chosen)
         configs = read_configs(chosen, files, ("adapter_config.json",))

@@ -51,14 +51,28 @@ class Pulled:
 
 def is_zoo(repo: str) -> bool:
     """Whether there is a data set of this name that is a zoo."""
-    address = HubAddress.dataset(repo)
+    found = _found(HubAddress.dataset(repo))
+    return found is not None and any(one.rfilename == INDEX for one in found.siblings or ())
+
+
+def is_there(address: HubAddress) -> bool:
+    """Whether there is such a repository, as far as this login may see."""
+    return _found(address) is not None
+
+
+def _found(address: HubAddress) -> Any:
     try:
-        found = repository(address)
+        return repository(address)
     except FormatError as error:
         if error.reason == "missing":
-            return False
+            return None
         raise
-    return any(one.rfilename == INDEX for one in found.siblings or ())
+
+
+def no_zoo(address: HubAddress, lacking: str = INDEX) -> FormatError:
+    """What a data set is that is there, and was not pushed as a zoo."""
+    advice = "name one that 'hub push' made, or download its files and 'weightspace ingest' them"
+    return FormatError(f"{address}: is there, but is no zoo that was pushed (it has no {lacking})", reason="unknown", advice=advice)
 
 
 def pull_zoo(catalog: Catalog, repo: str, *, progress: Callable[[Progress], None] | None = None) -> Pulled:
@@ -80,12 +94,9 @@ def pull_zoo(catalog: Catalog, repo: str, *, progress: Callable[[Progress], None
     found = repository(address)
     place = HubAddress(address.repo, found.sha, "", "dataset")
     files = {HubAddress.parse(one.address).path: one for one in files_of(place, found)}
-    if INDEX not in files or "tables/models.parquet" not in files:
-        raise FormatError(
-            f"{address}: is no zoo that was pushed ({INDEX} is missing)",
-            reason="unknown",
-            advice="name one, or use 'hub ingest' for models",
-        )
+    lacking = next((name for name in (INDEX, "tables/models.parquet") if name not in files), None)
+    if lacking is not None:
+        raise no_zoo(address, lacking)
     with incoming(catalog.home) as folder:
         tables = {name: _table(files[f"tables/{name}.parquet"], folder) for name in TABLES if f"tables/{name}.parquet" in files}
         check_tables(tables)
@@ -205,4 +216,4 @@ def _spans(opened: Checkpoint) -> Iterator[Any]:
     yield from (one for one in opened.storages.values() if isinstance(getattr(one, "file", None), SourceFile))
 
 
-__all__ = ["Pulled", "is_zoo", "pull_zoo"]
+__all__ = ["Pulled", "is_there", "is_zoo", "no_zoo", "pull_zoo"]

@@ -1,16 +1,18 @@
 """Pulling one model from the Hub: its weights into the store, and what its file, its card and its configuration say into the catalog."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import RecordError
+from weightspace.errors import FormatError, RecordError
 from weightspace.remote.downloading import downloaded
+from weightspace.remote.file import RemoteFile
 from weightspace.remote.hub import HubAddress, files_of, repository
-from weightspace.remote.opening import of_files, weights_among
+from weightspace.remote.opening import expect_no_zoo, of_files, weights_among
 from weightspace.zoo import reading, store
 from weightspace.zoo.hub.linking import link
 from weightspace.zoo.hub.looking import CONFIGS, description, read_configs
+from weightspace.zoo.hub.pulling import is_there, no_zoo
 from weightspace.zoo.hub.scratch import incoming
 from weightspace.zoo.records import Description
 from weightspace.zoo.write import write_records, write_tags
@@ -30,12 +32,10 @@ def pull_model(zoo: "Zoo", source: str) -> str:
         source: `hf:org/name[@revision][/file]`.
 
     Raises:
-        FormatError: it is not there, holds no safetensors, or is not what its hash says.
+        FormatError: it is not there, holds no safetensors, is a data set that is no zoo, or is not what its hash says.
     """
     address = HubAddress.parse(f"hf:{source.removeprefix('hf:')}")
-    found = repository(address)
-    files = files_of(address, found)
-    chosen = weights_among(str(address), files)
+    found, chosen = _chosen(address)
     beside = files_of(replace(address, path=""), found)
     configs = {key: config for key, (config, _) in read_configs(chosen, beside, CONFIGS).items()}
     with incoming(zoo.catalog.home) as folder:
@@ -47,6 +47,24 @@ def pull_model(zoo: "Zoo", source: str) -> str:
         said = description(found, chosen, opened, configs)
         kind = "adapter" if "adapter_config" in configs else opened.kind
         return _kept(zoo, replace(opened, kind=kind), address, said)
+
+
+def _chosen(address: HubAddress) -> tuple[Any, list[RemoteFile]]:
+    """What the Hub says of a repository, and the files of its weights; a data set that was taken for a zoo is called what it is."""
+    data = replace(address, kind="dataset", path="")
+    try:
+        found = repository(address)
+    except FormatError as error:
+        if address.kind == "model" and error.reason == "missing" and not address.path and is_there(data):
+            raise no_zoo(data) from None
+        raise
+    expect_no_zoo(address, found)
+    try:
+        return found, weights_among(str(address), files_of(address, found))
+    except FormatError as error:
+        if address.kind == "dataset" and error.reason == "unsupported":
+            raise no_zoo(data) from None
+        raise
 
 
 def _kept(zoo: "Zoo", opened: Checkpoint, address: HubAddress, said: Description) -> str:

@@ -47,6 +47,7 @@ class Pushed:
         unsendable: models with tensors that safetensors cannot hold; their rows are pushed, their weights are not.
         commit: that it made; None where nothing was new, or nothing was sent.
         is_private: whether the repository is; of one that was there already as it was.
+        is_seen: whether it could be looked at; all counts as new in one that is not there, or that this login may not see.
     """
 
     repo: str
@@ -57,6 +58,7 @@ class Pushed:
     unsendable: tuple[str, ...] = ()
     commit: str | None = None
     is_private: bool = True
+    is_seen: bool = True
 
 
 def push_zoo(
@@ -105,9 +107,8 @@ def push_zoo(
             _send_shards(zoo, sender, shards, folder, progress)
             sender.add(files.items())
             commit = sender.commit()
-        return Pushed(
-            str(address), pushed, sum(len(one.tensors) for one in shards), sent, size, unsendable, commit, _is_private(there, private)
-        )
+        new = sum(len(one.tensors) for one in shards)
+        return Pushed(str(address), pushed, new, sent, size, unsendable, commit, _is_private(there, private), there.commit is not None)
 
 
 def push_model(zoo: "Zoo", model: str, repo: str, *, private: bool, dry_run: bool = False) -> Pushed:
@@ -151,7 +152,8 @@ def push_model(zoo: "Zoo", model: str, repo: str, *, private: bool, dry_run: boo
             sender = Sender(there, private)
             sender.add(changed.items())
             commit = sender.commit()
-    return Pushed(str(address), 1, len(checkpoint.info), tuple(changed), size, (), commit, _is_private(there, private))
+    is_private, is_seen = _is_private(there, private), there.commit is not None
+    return Pushed(str(address), 1, len(checkpoint.info), tuple(changed), size, (), commit, is_private, is_seen)
 
 
 def _beside(checkpoint: Checkpoint, files: pa.Table) -> dict[str, dict[str, Any]]:

@@ -11,9 +11,10 @@ from weightspace import dtypes
 from weightspace.checkpoint import Checkpoint, TensorInfo
 from weightspace.errors import FormatError, one_line
 from weightspace.formats.safetensors import header, open_safetensors, save
+from weightspace.remote.opening import ZOO
 from weightspace.storage import Storage
 
-INDEX = "weights/index.parquet"
+INDEX = ZOO
 INDEX_SCHEMA = pa.schema([("hash", pa.string()), ("shard", pa.string())])
 SHARD_BYTES = 1 << 29
 Opened = Callable[[str], Checkpoint]

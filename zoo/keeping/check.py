@@ -14,6 +14,7 @@ from weightspace.zoo.ingest import Progress
 from weightspace.zoo.keeping.catalog_file import misshapen, unreadable
 from weightspace.zoo.keeping.circles import circles
 from weightspace.zoo.keeping.findings import CheckReport, Finding
+from weightspace.zoo.keeping.forms import form_findings, other_forms
 from weightspace.zoo.keeping.house import GRACE, cache_findings, leftovers, lock_findings, unlisted
 from weightspace.zoo.keeping.identities import mismatches
 from weightspace.zoo.keeping.places import Row, Seen, batches, is_stored, place_findings
@@ -160,7 +161,8 @@ class _Inspector:
     def _take(self, rows: list[Row], only: frozenset[str] | None) -> None:
         """Look at the files of some rows, and compare the statistics of what they hold with those of the catalog."""
         self.known.update(row.path for row in rows if is_stored(row))
-        chosen = [row for row in rows if only is None or row.path in only]
+        others = other_forms(self.zoo.folder, rows)
+        chosen = [row for row in rows if only is None or {row.path, others.get(row.path, row.path)} & only]
         self.measured.clear()
         few = not self.is_deep or self.bytes_found < FEW
         jobs = self.jobs or (1 if few else parallel.available_cores())
@@ -170,6 +172,11 @@ class _Inspector:
             self.found.rows.setdefault(finding.where, row)
             if finding.kind == "missing":
                 self.found.content[row.path] = None
+        odd = form_findings(self.zoo.folder, chosen, others, self.found, jobs=jobs, backend=self.backend)
+        for finding in odd:
+            self.found.findings.append(finding)
+            self.known.add(finding.where)
+        self.known.update(self.found.forms.values())
         if self.measured:
             with self.zoo.catalog.reading() as connection:
                 self.found.findings += odd_statistics(connection, self.measured)

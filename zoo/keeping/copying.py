@@ -18,8 +18,14 @@ def copied(source: Path, target: Path) -> bytes:
         return poured(stream, target)
 
 
-def poured(stream: BufferedReader, target: Path, expected: bytes | None = None) -> bytes:
+def poured(stream: BufferedReader, target: Path, expected: bytes | None = None, size: int | None = None) -> bytes:
     """Write what a stream holds to a file; returns the BLAKE3 of it.
+
+    Args:
+        stream: to read to its end.
+        target: the file; what was there is replaced.
+        expected: BLAKE3 that it has to have.
+        size: bytes that it has to have.
 
     Raises:
         ValueError: it is not what was expected; nothing appears under the name then.
@@ -31,11 +37,15 @@ def poured(stream: BufferedReader, target: Path, expected: bytes | None = None) 
             while block := stream.read(_BLOCK):
                 hasher.update(block)
                 out.write(block)
+                if size is not None and out.tell() > size:
+                    raise ValueError(f"it has more than the {size} bytes that it should have")
             out.flush()
             os.fsync(out.fileno())
+            if size is not None and out.tell() != size:
+                raise ValueError(f"it has {out.tell()} bytes, expected {size}")
         digest = bytes(hasher.digest())
         if expected is not None and digest != expected:
-            raise ValueError(f"{digest.hex()[:12]}, expected {expected.hex()[:12]}")
+            raise ValueError(f"its hash is {digest.hex()[:12]}, expected {expected.hex()[:12]}")
         fresh.replace(target)
     finally:
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ class Finding:
 
     Attributes:
         kind: a word: catalog, schema, dangling, twice, value, counts, identity, statistics, circle, recipe, views, missing, changed,
-            damaged, unknown, leftover, cache, lock, lost, sidecar.
+            damaged, form, unknown, leftover, cache, lock, lost, sidecar.
         what: what was expected, and what was found.
         where: table and row, or file.
         advice: what can be done.

@@ -11,8 +11,8 @@ from weightspace.errors import DAMAGE, FormatError, one_line
 from weightspace.formats.safetensors import open_safetensors
 from weightspace.zoo import store
 from weightspace.zoo.keeping.findings import Finding
-from weightspace.zoo.store.members import needed, present
-from weightspace.zoo.store.roots import OWNER
+from weightspace.zoo.store.members import is_tended, needed, present
+from weightspace.zoo.store.roots import OWNER, Root, other_of
 
 GRACE = 3600.0  # seconds: what is younger may belong to a process that has not catalogued it yet
 DAMAGED = "damaged"  # where damaged files of the store are moved to
@@ -55,12 +55,15 @@ def unlisted(home: Path, known: Set[str], grace: int | float) -> Iterator[Findin
         grace: see `GRACE`.
     """
     root = store.root_of(home)
-    there, odd = set(), list[str]()
+    there, odd, young = set(), list[str](), list[str]()
     for entry in root.entries():
         address = root.address(entry.key)
         there.add(address)
-        if not (entry.key == OWNER or Path(entry.key).name.startswith(".") or 0 <= time.time() - entry.changed < grace or address in known):
-            odd.append(entry.key)
+        if not (entry.key == OWNER or Path(entry.key).name.startswith(".") or address in known):
+            (young if 0 <= time.time() - entry.changed < grace else odd).append(entry.key)
+    if any(other_of(root.address(key)) in known for key in young) and not is_tended(home):
+        # Both forms are there at once only while a process is at it, or after one that was killed, or a restored backup.
+        odd += [key for key in young if (other := other_of(root.address(key))) in known and (other not in there or _are_both(root, key))]
     keys = present(root) if odd else {}
     catalogued = {Path(path).name.partition(".")[0] for path in known}
     wanted = needed(root, keys).all_of(catalogued) if odd else set()
@@ -69,12 +72,20 @@ def unlisted(home: Path, known: Set[str], grace: int | float) -> Iterator[Findin
         if key not in keys:
             yield Finding("unknown", "is not named as a file of the store", root.address(key), "look at it, and move it elsewhere")
         elif stem in catalogued and any(Path(path).name.partition(".")[0] == stem for path in known & there):
-            yield Finding("leftover", "another form of what the catalog knows", root.address(key), "'weightspace gc' removes it")
+            advice = "'weightspace gc' removes it once it is an hour old"
+            yield Finding("leftover", "another form of what the catalog knows", root.address(key), advice)
+        elif other_of(root.address(key)) in known:
+            advice = "'weightspace store compact' or 'store restore' lets its row name it"
+            yield Finding("form", "the catalog knows it in its other form, which is not there", root.address(key), advice)
         elif stem not in wanted or stem in catalogued:  # what another is the difference from stays, although no row names it
             advice = "it can be catalogued; 'weightspace gc' removes what nothing needs"
             yield Finding("unknown", "the catalog does not know it", root.address(key), advice, True)
-    for path in sorted(path for path in known - there if "://" in path):
+    for path in sorted(path for path in known - there if "://" in path and other_of(path) not in there):
         yield Finding("missing", "is gone from the store", path, "bring it back")
+
+
+def _are_both(root: Root, key: str) -> bool:
+    return all(root.at(one) is not None for one in (key, other_of(key)))
 
 
 def cache_findings(home: Path, *, is_deep: bool) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from weightspace.zoo.keeping.rules import mend_rows
 from weightspace.zoo.model_table import refresh_model_table
 from weightspace.zoo.records import Description, ModelRecord, Place
 from weightspace.zoo.store.members import tending
+from weightspace.zoo.store.roots import other_of
 from weightspace.zoo.write import Connection, write_records
 
 if TYPE_CHECKING:
@@ -91,8 +92,11 @@ def _mend_catalog(connection: Connection, folder: Path, found: Inspection) -> No
 
 def _mend_store(zoo: "Zoo", found: Inspection, touched: set[str]) -> None:
     """Write damaged and missing files of the store anew, as long as one more can be; then move aside what is damaged and stays so."""
+    taken = _take_forms(zoo, found, touched)
     open_still = [
-        row for row in _rows_of(found, ("damaged", "missing", "changed")) if is_stored(row) and row.id is not None and _is_own(row)
+        row
+        for row in _rows_of(found, ("damaged", "missing", "changed"))
+        if is_stored(row) and row.id is not None and _is_own(row) and row.path not in taken
     ]
     is_going_on = True
     while is_going_on and open_still:
@@ -111,6 +115,32 @@ def _mend_store(zoo: "Zoo", found: Inspection, touched: set[str]) -> None:
         # What another file may be a difference from stays where it is, for what can still be read of it.
         if path.is_file() and not any((zoo.catalog.home / "store").glob("*/*.compact")):
             _set_aside(zoo.catalog.home, path)
+
+
+def _take_forms(zoo: "Zoo", found: Inspection, touched: set[str]) -> set[str]:
+    """Let rows name the other form of their file where that one is whole, and move aside what is damaged and would be read first.
+
+    Returns:
+        Paths of files that no row names any more.
+    """
+    home, taken = zoo.catalog.home, set[str]()
+    for one in found.findings:
+        if one.kind == "damaged" and one.is_mendable and one.where not in found.rows and (zoo.folder / one.where).is_file():
+            _set_aside(home, zoo.folder / one.where)
+    for row in _rows_of(found, ("form", "damaged", "changed")):
+        other = found.forms.get(row.path)
+        if other is None or not _is_whole(zoo.folder / other, row):
+            continue
+        if (zoo.folder / row.path).is_file():
+            _set_aside(home, zoo.folder / row.path)
+        place = store.stored(home, bytes(row.id or b"").hex())
+        if place is not None:
+            with zoo.catalog.writing() as connection:
+                _set_place(connection, row.path, place)
+            found.content.pop(row.path, None)
+            touched |= {row.path, place.path}
+            taken.add(row.path)
+    return taken
 
 
 def _is_own(row: Row) -> bool:
@@ -164,13 +194,15 @@ def _elsewhere(zoo: "Zoo", row: Row, found: Inspection) -> Checkpoint | None:
 
 def _replaced(zoo: "Zoo", row: Row, checkpoint: Checkpoint) -> bool:
     """Put the weights into the store in place of a damaged file, which is kept aside; back where it was if that fails."""
-    path, home = zoo.folder / row.path, zoo.catalog.home
-    aside = _set_aside(home, path) if path.is_file() else None
+    home = zoo.catalog.home
+    paths = [path for path in (zoo.folder / row.path, zoo.folder / other_of(row.path)) if path.is_file()]
+    aside = {path: _set_aside(home, path) for path in paths}
     try:
         place = store.put(home, checkpoint, bytes(row.id or b"").hex())
     except WeightSpaceError:
-        if aside is not None and not path.exists():
-            aside.replace(path)
+        for path, kept in aside.items():
+            if not path.exists():
+                kept.replace(path)
         raise
     with zoo.catalog.writing() as connection:
         _set_place(connection, row.path, place)

@@ -138,6 +138,14 @@ def place_findings(
             yield from ((row, finding) for finding in _from_inside(folder, row, found))
 
 
+def holds(row: Row, found: Seen) -> bool:
+    """Whether what was found in a file is the model that a row names, as far as was looked."""
+    if found.error is not None or row.id is None:
+        return False
+    is_same = (found.fingerprint, found.num_bytes) == (bytes(row.fingerprint or b""), row.num_bytes)
+    return is_same if found.read is None else found.read.id == bytes(row.id)
+
+
 def is_stored(row: Row) -> bool:
     """Whether the row is of a file of the zoo's own store."""
     return row.stamp == store.STAMP

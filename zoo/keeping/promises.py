@@ -22,6 +22,7 @@ class Inspection:
         findings: all that is wrong.
         content: by path of a file the id of what lies there, where that is not what its row says; None where it cannot be read.
         rows: of `files`, by what findings call them.
+        forms: by path of a file of the store that is gone or not what it should be, that of its other form, which is.
         is_open: whether the catalog could be read to its end.
         is_deep: whether content was read.
         models: in the catalog.
@@ -33,6 +34,7 @@ class Inspection:
     findings: list[Finding] = field(default_factory=list)
     content: dict[str, bytes | None] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
+    forms: dict[str, str] = field(default_factory=dict)
     is_open: bool = True
     is_deep: bool = False
     models: int = 0
@@ -63,6 +65,10 @@ def _promised(connection: Connection, folder: Path, found: Inspection, one: Find
 
 
 def _of_place(connection: Connection, folder: Path, found: Inspection, one: Finding, row: Row) -> Finding:
+    other = found.forms.get(row.path)
+    if other is not None:
+        said = replace(one, kind="form", what="lies in the store in its other form") if one.kind == "missing" else one
+        return replace(said, advice=f"its row can name {other}", is_mendable=True)
     content = found.content.get(row.path, b"")
     if content and _model_of(connection, content) is not None:
         return replace(one, advice="it is another model of this catalog, of which its row can be", is_mendable=True)

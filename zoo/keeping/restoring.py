@@ -51,7 +51,7 @@ class RestoreReport:
 def restore(source: Path, zoo: "Zoo", *, force: bool = False, progress: Callable[[Progress], None] | None = None) -> RestoreReport:
     """Make a zoo what it was when it was backed up.
 
-    Everything is verified against its hash while it is copied; a backup that is damaged changes nothing of a zoo that is there. Weights that
+    Everything is verified against its size and hash while it is copied; a backup that is damaged changes nothing of a zoo that is there. Weights that
     are there already stay, also such as the backup does not know. The catalog comes last, by renaming.
 
     Args:
@@ -62,11 +62,13 @@ def restore(source: Path, zoo: "Zoo", *, force: bool = False, progress: Callable
         progress: called after each file.
 
     Raises:
-        CatalogError: there is a zoo already, the backup is damaged or of a newer weightspace, or the folder cannot be written.
+        CatalogError: there is a zoo already, or the backup lies in its folder, is damaged or of a newer weightspace, or the folder cannot be written.
     """
     started = time.monotonic()
-    manifest = read_manifest(source)
     catalog = zoo.catalog
+    if source.resolve() in (zoo.folder.resolve(), catalog.home.resolve()):
+        raise CatalogError(f"{source}: is the folder that it would be restored into; name another one with --zoo")
+    manifest = read_manifest(source)
     if catalog.exists() and not force:
         raise CatalogError(f"{zoo.folder}: has a zoo already; name another folder, or let the backup take its place with --force")
     if pending(manifest.schema_version, SCHEMA_VERSION, migrations()) is None:
@@ -91,11 +93,9 @@ def restore(source: Path, zoo: "Zoo", *, force: bool = False, progress: Callable
 def _poured(opened: Open, name: str, kept: Kept, target: Path, source: Path) -> int:
     try:
         with opened(name) as stream:
-            poured(stream, target, kept.digest)
+            poured(stream, target, kept.digest, kept.size)
     except ValueError as error:
-        raise CatalogError(
-            f"{source}: {name} is damaged (its hash is {error}); nothing of the zoo was changed, use another backup"
-        ) from None
+        raise CatalogError(f"{source}: {name} is damaged ({error}); nothing of the zoo was changed, use another backup") from None
     except (KeyError, FileNotFoundError):
         raise CatalogError(f"{source}: lacks {name}; nothing of the zoo was changed, use another backup") from None
     return kept.size

@@ -148,7 +148,7 @@
 
   function drawRow(row, list) {
     return html("tr", {}, ...list.map((column) => {
-      if (column.name === "name") return html("td", { title: plain(names[row]) }, link(row, 90));
+      if (column.name === "name") return html("td", { class: "name", title: plain(names[row]) }, html("bdi", { dir: "ltr" }, link(row, 90)));
       const text = shown(column, column.values[row]);
       return html("td", { class: column.type === "number" ? "n" : null, title: column.type === "text" ? text : null, dir: "auto" }, text);
     }));
@@ -331,7 +331,7 @@
       }),
     ]);
     const left = tensors.length > LAYERS ? html("p", { class: "soft" }, `The first ${LAYERS} of ${PLAIN.format(tensors.length)} tensors.`) : null;
-    return html("div", { class: kind }, grid(["tensor", "elements", ...statistics.map(([title]) => plain(title, 60))], rows), ...(left ? [left] : []));
+    return html("div", { class: kind }, grid(["tensor", "shape", ...statistics.map(([title]) => plain(title, 60))], rows), ...(left ? [left] : []));
   }
 
   function layers(row) {
@@ -422,7 +422,7 @@
     const tags = Object.entries(about.tags ?? {}), files = about.files ?? [];
     const page = [
       html("p", {}, html("a", { href: "#table", class: "back" }, "← all models")),
-      html("h1", { dir: "auto" }, plain(names[row])),
+      html("h1", { dir: "auto" }, ...plain(names[row]).split(/(?<=[/._])/).flatMap((part) => [part, html("wbr")])),
       html("div", { class: "pair" },
         part("Facts", facts(told((column) => !column.metric && column.name !== "name"))),
         html("div", {},

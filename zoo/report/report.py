@@ -12,6 +12,7 @@ from typing import Any
 import weightspace
 from weightspace.errors import one_line
 from weightspace.zoo.demo.questions import Answer
+from weightspace.zoo.query import detail_beside
 from weightspace.zoo.report.data import block, gather
 from weightspace.zoo.report.parts import section, shown, table, text
 from weightspace.zoo.zoo import Zoo
@@ -164,7 +165,8 @@ def _answer(answer: Answer, number: int) -> Iterable[str]:
 
 
 def _quarantine(zoo: Zoo) -> Iterable[str]:
-    rows = zoo.quarantined(limit=MAX_QUARANTINED + 1).to_pylist()
+    found = zoo.quarantined(limit=MAX_QUARANTINED + 1).to_pylist()
+    rows = [row | {"detail": detail_beside(row["path"], row["detail"])} for row in found]
     if not rows:
         yield section("Nothing was quarantined", "<p>Every file that looked like a checkpoint could be read.</p>", "quarantine")
         return

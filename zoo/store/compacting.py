@@ -18,7 +18,7 @@ from weightspace.zoo.store.graph import Needs
 from weightspace.zoo.store.members import Member, needed, strings_of, tending
 from weightspace.zoo.store.putting import open_held
 from weightspace.zoo.store.roots import COMPACT, PLAIN, Held, find, key_of
-from weightspace.zoo.store.running import Run, Tended, identified
+from weightspace.zoo.store.running import Run, Tended, damaged, identified
 from weightspace.zoo.store.writing import Kept, Same, Sink, Stored, write_compact
 
 WORTH = 0.98  # of its bytes: a model that does not shrink by a fiftieth stays as it is
@@ -140,6 +140,8 @@ class _Compacting:
             return write_compact(checkpoint, member.id, strings, kept, stream, run.pool, ahead=4 * run.threads)
 
         if run.dry_run:
+            if identified(checkpoint, run.pool) != member.id:
+                raise damaged(member.path)
             size = write(_Nowhere())
             return size if size < held.file.size * WORTH else None
         try:

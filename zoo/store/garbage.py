@@ -11,10 +11,9 @@ import duckdb
 from weightspace.errors import FormatError
 from weightspace.formats.safetensors import open_safetensors
 from weightspace.zoo.catalog import Catalog
-from weightspace.zoo.store.graph import Needs
 from weightspace.zoo.store.members import members, needed, present, tending
 from weightspace.zoo.store.putting import open_held
-from weightspace.zoo.store.roots import PLAIN, Entry, Held, LocalRoot, Root, key_of, root_of
+from weightspace.zoo.store.roots import COMPACT, PLAIN, Entry, Held, LocalRoot, Root, key_of, root_of
 
 SPARED = 3600.0  # seconds: what is younger may belong to a process that is about to catalogue it
 _SCRATCH = (".new", ".tmp", ".new.wal")
@@ -54,9 +53,10 @@ def collect(catalog: Catalog, *, dry_run: bool = False, spare: float = SPARED) -
     root = root_of(catalog.home)
     old = time.time() - spare
     with contextlib.nullcontext() if dry_run else tending(catalog):
+        whole = _whole(catalog, root)
         # The write lock: nothing is catalogued between looking and removing.
         with catalog.reading() if dry_run else catalog.writing() as connection:
-            found = _in_store(connection, root, old)
+            found = _in_store(connection, root, whole, old)
             if not dry_run:
                 found = [one for one in found if _removed(root, one[1], old)]
             hashes = {bytes(digest).hex() for (digest,) in connection.execute("select hash from tensors").fetchall()}
@@ -68,23 +68,31 @@ def collect(catalog: Catalog, *, dry_run: bool = False, spare: float = SPARED) -
     return [garbage for garbage, _ in found] + [garbage for garbage, _ in local]
 
 
-def _in_store(connection: duckdb.DuckDBPyConnection, root: Root, old: float) -> list[tuple[Garbage, Entry]]:
+def _whole(catalog: Catalog, root: Root) -> set[str]:
+    """Of the models that lie there in both forms, the files that count and hold what their names say; read while others may write."""
+    keys = present(root)
+    with catalog.reading() as connection:
+        named = {one.id: one.suffix for one in members(connection)}
+    twice = [model for model in {PurePosixPath(key).stem for key in keys} if all(key_of(model, one) in keys for one in (PLAIN, COMPACT))]
+    return {key for model in twice if _holds(root, key := key_of(model, named.get(model, PLAIN)))}
+
+
+def _in_store(connection: duckdb.DuckDBPyConnection, root: Root, whole: set[str], old: float) -> list[tuple[Garbage, Entry]]:
     """What nobody needs of a store."""
     entries = list(root.entries())
     keys = present(root)
     named = {one.id: one.suffix for one in members(connection)}
-    needs = needed(root, keys)
     young = {PurePosixPath(one.key).stem for one in entries if one.changed >= old and one.key in keys}
-    kept = needs.all_of([*named, *young])
+    kept = needed(root, keys).all_of([*named, *young])
     made = []
     for entry in entries:
-        why = _why(entry, keys, named, kept, needs, root)
+        why = _why(entry, keys, named, kept, whole)
         if why and entry.changed < old:
             made.append((Garbage(root.address(entry.key), why, entry.size), entry))
     return made
 
 
-def _why(entry: Entry, keys: dict[str, int], named: dict[str, str], kept: set[str], needs: Needs, root: Root) -> str | None:
+def _why(entry: Entry, keys: dict[str, int], named: dict[str, str], kept: set[str], whole: set[str]) -> str | None:
     if PurePosixPath(entry.key).name.startswith(".") and entry.key.endswith(_SCRATCH):
         return "scratch"
     if entry.key not in keys:
@@ -93,15 +101,14 @@ def _why(entry: Entry, keys: dict[str, int], named: dict[str, str], kept: set[st
     if model not in kept:
         return "uncatalogued"
     counts = key_of(model, named.get(model, PLAIN))
-    if entry.key != counts and counts in keys and _opens(root, counts):
-        return "superseded"
-    return None
+    return "superseded" if entry.key != counts and counts in whole else None
 
 
-def _opens(root: Root, key: str) -> bool:
+def _holds(root: Root, key: str) -> bool:
+    """Whether the file under a key is there, and holds what the key says."""
     file = root.at(key)
     try:
-        return file is not None and bool(open_held(root, Held(key, file)).info)
+        return file is not None and open_held(root, Held(key, file)).id == PurePosixPath(key).stem
     except FormatError:
         return False
 

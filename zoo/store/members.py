@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import duckdb
 
@@ -119,4 +119,16 @@ def tending(catalog: Catalog) -> Iterator[None]:
         yield
 
 
-__all__ = ["IN_STORE", "Member", "held_as", "members", "needed", "present", "strings_of", "tending"]
+def is_tended(home: Path) -> bool:
+    """Whether another process is compacting, restoring or collecting at this moment."""
+    try:
+        with (home / "tending").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # nobody ever did
+    return False
+
+
+__all__ = ["IN_STORE", "Member", "held_as", "is_tended", "members", "needed", "present", "strings_of", "tending"]

@@ -74,7 +74,9 @@ def put(home: Path, checkpoint: Checkpoint, model: str) -> Place:
         with contextlib.suppress(FormatError):  # what cannot be opened is written anew
             open_held(root, held)
             return described(root, held)
-    put_fresh(root, key_of(model), model, lambda path: save(checkpoint, path), str(checkpoint.path or "the weights"))
+    source = checkpoint.path or "the weights"
+    changed = FormatError(f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when it is finished")
+    put_fresh(root, key_of(model), model, lambda path: save(checkpoint, path), changed)
     return placed(root, model)
 
 
@@ -83,7 +85,7 @@ def put_fresh(
     key: str,
     model: str,
     write: Callable[[Path], object],
-    source: str,
+    otherwise: FormatError,
     identify: Callable[[Checkpoint], str] = lambda one: one.id,
 ) -> None:
     """Write a file and bring it under its key, once it is whole and opens as what the key says.
@@ -93,7 +95,7 @@ def put_fresh(
         key: of the file.
         model: id (hex) of its weights.
         write: writes it under the path that it is given, and sees that it is on the disk.
-        source: where the weights come from, for messages.
+        otherwise: what is raised where what was written is not what the key says.
         identify: computes the id of what was written.
 
     Raises:
@@ -106,9 +108,7 @@ def put_fresh(
             write(fresh)
             # Under its final name lies what the name says, also when the source was being written meanwhile.
             if identify(open_held(root, Held(key, SourceFile.at(fresh)))) != model:
-                raise FormatError(
-                    f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when it is finished"
-                )
+                raise otherwise
             root.put(fresh, key)
     finally:
         if fresh is not None:

@@ -80,6 +80,11 @@ def key_of(model: str, suffix: str = PLAIN) -> str:
     return f"{model[:2]}/{model}{suffix}"
 
 
+def other_of(path: str) -> str:
+    """Where the other form of a file of a store lies, by its key, path or address."""
+    return path.removesuffix(PLAIN) + COMPACT if path.endswith(PLAIN) else path.removesuffix(COMPACT) + PLAIN
+
+
 def find(root: Root, model: str) -> Held | None:
     """The weights of a model in a store, plain or else compact."""
     for key in (key_of(model, suffix) for suffix in SUFFIXES):
@@ -294,4 +299,4 @@ def keep_at(catalog: Catalog, base: str) -> None:
     _root.cache_clear()
 
 
-__all__ = ["COMPACT", "PLAIN", "Entry", "Held", "LocalRoot", "RemoteRoot", "Root", "find", "keep_at", "key_of", "root_of"]
+__all__ = ["COMPACT", "PLAIN", "Entry", "Held", "LocalRoot", "RemoteRoot", "Root", "find", "keep_at", "key_of", "other_of", "root_of"]

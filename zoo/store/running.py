@@ -77,18 +77,17 @@ class Run:
         total = sum(one.num_bytes for one in self.chosen)
         self.report.models, done = len(self.chosen), 0
         for at, member in enumerate(self.families.ordered(self.chosen)):
-            now = self._settled(member)
+            now = self._counting(member)
             size = self.keys.get(key_of(member.id, now), 0) if now else 0
             self.report.before += size
             after = None
-            if now == suffix:
-                try:
+            try:
+                self._settle(member, now)
+                if now == suffix:
                     held = held_as(self.root, key_of(member.id, now))
                     after = change(member, held) if held is not None else None
-                except FormatError as error:
-                    self.report.refused.append((member.name, str(error)))
-            elif now is None:
-                self.report.refused.append((member.name, f"{member.path}: is gone; 'weightspace check' tells what is lost"))
+            except FormatError as error:
+                self.report.refused.append((member.name, _why(member, error)))
             if after is not None:
                 self.report.changed += 1
                 if not self.dry_run:
@@ -100,21 +99,26 @@ class Run:
             if time.monotonic() - self.flushed > FLUSH_SECONDS:
                 self.flush()
 
-    def _settled(self, member: Member) -> str | None:
-        """Which form counts; where a killed run left both, it is the one that the catalog names, once that has been verified."""
-        plain, compact = (key_of(member.id, suffix) in self.keys for suffix in (PLAIN, COMPACT))
-        found = PLAIN if plain else COMPACT if compact else None
-        if plain and compact:
-            found = member.suffix
-            other = COMPACT if found == PLAIN else PLAIN
-            if not self.dry_run:
-                held = held_as(self.root, key_of(member.id, found))
-                if held is not None and identified(open_held(self.root, held), self.pool) == member.id:
-                    self.root.remove(key_of(member.id, other))
-                    self.keys.pop(key_of(member.id, other))
-        elif found is not None and found != member.suffix and not self.dry_run:
-            self.pending.append((member, found))
-        return found
+    def _counting(self, member: Member) -> str | None:
+        """Which form counts: where a killed run or a backup left both, the one that the catalog names."""
+        there = [suffix for suffix in (PLAIN, COMPACT) if key_of(member.id, suffix) in self.keys]
+        return member.suffix if member.suffix in there else next(iter(there), None)
+
+    def _settle(self, member: Member, now: str | None) -> None:
+        """Let the form that does not count go, once the other has been verified, and let the catalog name the one that is there."""
+        if now is None:
+            raise FormatError(f"{member.path}: is gone", reason="missing", advice="'weightspace check' tells what is lost")
+        other = key_of(member.id, COMPACT if now == PLAIN else PLAIN)
+        if self.dry_run:
+            return
+        if other in self.keys:
+            held = held_as(self.root, key_of(member.id, now))
+            if held is not None and identified(open_held(self.root, held), self.pool) != member.id:
+                raise damaged(member.path)
+            self.root.remove(other)
+            self.keys.pop(other)
+        elif now != member.suffix:
+            self.pending.append((member, now))
 
     def flush(self) -> None:
         """Tell the catalog of the new files, then let the old ones go."""
@@ -150,10 +154,23 @@ class Run:
     def put(self, member: Member, suffix: str, write: Callable[[Path], object]) -> int:
         """Put a file of the other form beside the one that is there; returns its bytes."""
         key = key_of(member.id, suffix)
-        put_fresh(self.root, key, member.id, write, member.path, lambda one: identified(one, self.pool))
+        put_fresh(self.root, key, member.id, write, damaged(member.path), lambda one: identified(one, self.pool))
         held = held_as(self.root, key)
         self.keys[key] = held.file.size if held is not None else 0
         return self.keys[key]
+
+
+def damaged(path: str) -> FormatError:
+    """What a file of the store is whose content is another than its name says."""
+    return FormatError(f"{path}: does not hold the weights that its name says", reason="corrupt")
+
+
+def _why(member: Member, error: FormatError) -> str:
+    """Why a model stays as it is, and what to do about it: its file is the zoo's own, which nobody can download again."""
+    if error.reason in ("missing", "unsupported", "unreadable"):
+        return str(error)
+    where = "" if member.id in error.detail else f"{member.path}: "
+    return f"{where}{error.detail}; it is damaged, so run 'weightspace check --repair'"
 
 
 def identified(checkpoint: Checkpoint, pool: Executor) -> str:
@@ -163,4 +180,4 @@ def identified(checkpoint: Checkpoint, pool: Executor) -> str:
     return identity.model_id((name, one.dtype, one.shape, digests[one.alias_of or name]) for name, one in checkpoint.info.items()).hex()
 
 
-__all__ = ["Run", "Tended", "identified"]
+__all__ = ["Run", "Tended", "damaged", "identified"]

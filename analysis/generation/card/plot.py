@@ -31,10 +31,10 @@ def drawn(card: "Card") -> "Figure":
     if key is None:
         raise GenerationError("novelty was not measured, so there is no picture; judge on a task with classes, or leave compared above 0")
     with style():
-        figure, [[axes]] = canvas(size=(7.2, 4.2))
+        figure, [[axes]] = canvas(size=(8.4, 4.2))
         _draw(axes, card, key)
         axes.set(xlabel=_TOLD[key], ylabel=short(card.metric))
-        axes.legend()
+        figure.legend(loc="outside right upper")
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from tests.analysis.functional.networks import digits
-from weightspace.analysis.functional.collapse import neural_collapse
+from tests.pictures import expect_good
+from weightspace.analysis.functional.collapse import NeuralCollapse, neural_collapse
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.task import Task
 
@@ -132,3 +134,9 @@ def test_messages(generator: torch.Generator) -> None:
 def test_a_picture() -> None:
     found = digits()
     assert isinstance(neural_collapse(found.task, found.networks[0]).plot(), Figure)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0, 1e-3, 1.0])
+def test_a_picture_of_any_numbers(value: float) -> None:
+    numbers = {one.name: value for one in fields(NeuralCollapse) if one.type is float}
+    expect_good(NeuralCollapse("fc", (0, 1, 2), (3, 3, 3), cosines=torch.full((3, 3), value), **numbers).plot())

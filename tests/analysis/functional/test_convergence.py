@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tests.analysis.functional.networks import digits, tiny10
+from tests.pictures import expect_good
 from weightspace.analysis.functional.clusters import cluster_units
 from weightspace.analysis.functional.convergence import convergence, gather, pair_units
 from weightspace.analysis.functional.prediction import predict_sparsely, sparse_prediction
@@ -150,3 +151,7 @@ def test_messages_and_pictures() -> None:
     assert isinstance(convergence(found.task, *found.pair)["fc2"].plot(), Figure)
     assert isinstance(sparse_prediction(found.task, *found.pair, layers=["fc2"])["fc2"].plot(), Figure)
     assert gather(found.task, *found.pair, layers=["fc1"])["fc1"].count == 450
+
+
+def test_networks_without_a_living_unit_have_a_picture() -> None:
+    expect_good(pair_units(torch.full((3, 3), math.nan)).plot(), ink=0.003)

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from tests.analysis.functional.networks import digits
-from weightspace.analysis.functional.intrinsic import _least, intrinsic_dimension, subspace
+from tests.pictures import expect_good
+from weightspace.analysis.functional.intrinsic import IntrinsicDimension, _least, intrinsic_dimension, subspace
 from weightspace.analysis.measure import measures
 from weightspace.errors import AnalysisError, UnknownNameError
 from weightspace.task import Task
@@ -94,3 +95,10 @@ def test_messages() -> None:
         intrinsic_dimension(found.task, found.networks[0], projection="fastfood")
     with pytest.raises(AnalysisError, match=r"expected 1 <= smallest <= largest, a share in \(0, 1\] and epochs, found 9, 4, 0.9 and 20"):
         intrinsic_dimension(found.task, found.networks[0], smallest=9, largest=4)
+
+
+@pytest.mark.parametrize("reached", [{}, {1: float("nan")}, {1: 0.1, 4: 0.5, 4096: 0.95}])
+def test_any_search_has_a_picture_that_names_its_lines(reached: dict[int, float]) -> None:
+    figure = IntrinsicDimension(None, 100, 0.9, 1.0, reached, "accuracy").plot()
+    expect_good(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["the network itself", "threshold"]

@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from tests.analysis.functional.networks import convolutional, digits
-from weightspace.analysis.functional.landscape import landscape, random_direction
+from tests.pictures import expect_good
+from weightspace.analysis.functional.landscape import Landscape, landscape, random_direction
 from weightspace.errors import AnalysisError
 from weightspace.task import Task
 
@@ -115,3 +116,15 @@ def test_messages_and_pictures() -> None:
         landscape(found.task, found.networks[0], directions=3)
     for directions in (1, 2):
         assert isinstance(landscape(found.task, found.networks[0], directions=directions, points=3).plot(), Figure)
+
+
+@pytest.mark.parametrize("losses", [(0.5,) * 9, (0.0,) * 9, (-1.0, -2.0, -3.0) * 3, (1.0, 10.0, 1e4) * 3, (0.5,) * 8 + (float("nan"),)])
+def test_a_plane_of_any_losses_is_coloured(losses: tuple[float, ...]) -> None:
+    figure = Landscape((-1.0, 0.0, 1.0), 2, losses, {}).plot()
+    expect_good(figure)
+    assert max(len(paths.get_paths()) for paths in figure.axes[0].collections) > 1
+
+
+def test_a_plane_without_a_finite_loss_is_one_clear_line() -> None:
+    with pytest.raises(AnalysisError, match="no loss on the plane is finite, so there is nothing to draw; look nearer"):
+        Landscape((-1.0, 1.0), 2, (float("nan"), float("inf")) * 2, {}).plot()

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.analysis.stitching.anchors import chain, data
+from tests.pictures import expect_good
 from weightspace.analysis.stitching import Chain, Patchwork
 from weightspace.analysis.stitching.costs import Cost, costs
 from weightspace.analysis.stitching.family import family
@@ -155,14 +155,15 @@ def test_a_latency_that_was_not_measured_is_a_dash(made: Patchwork) -> None:
     assert all(" - |" in one for one in report(made, data(made), repeats=0).markdown().splitlines()[2:])
 
 
-def test_a_picture_shows_anchors_stitches_and_the_front(made: Patchwork, tmp_path: Path) -> None:
+def test_a_picture_shows_anchors_stitches_and_the_front(made: Patchwork) -> None:
     before = report(made, data(made), repeats=0)
     after = Report(before.metric, before.examples, tuple(replace(row, score=row.score / 2) for row in before.rows))
     plain, both = (one.plot() for one in (before, after))
     labels = [figure.axes[0].get_legend_handles_labels()[1] for figure in (plain, both)]
     assert "stitches before training" not in labels[0] and "stitches before training" in labels[1]
     assert {one.get_text() for one in both.axes[0].texts} == {"a", "b"}
-    both.savefig(tmp_path / "a.png")
+    expect_good(both)
+    assert both.legends[0].get_window_extent().x0 > both.axes[0].get_window_extent().x1  # covers no route
 
 
 def test_a_route_switches_without_anything_copied(made: Patchwork) -> None:

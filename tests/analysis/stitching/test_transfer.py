@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.pictures import expect_good
 from weightspace.analysis.stitching import Chain
 from weightspace.analysis.stitching.transfer import KINDS, TransferGrid, draw_grids, transfer_grid
 from weightspace.errors import AnalysisError, UnknownNameError
@@ -139,7 +140,10 @@ def test_fresh_batch_norms_forget_their_statistics(generator: torch.Generator) -
 def test_grids_are_drawn(generator: torch.Generator) -> None:
     a, b, task = bases()
     grid = transfer_grid(a, b, task, task, generator=generator, steps=0)
-    labels = grid.plot().axes[0].get_legend_handles_labels()[1]
+    figure = grid.plot()
+    expect_good(figure)
+    assert figure.legends[0].get_window_extent().x0 > figure.axes[0].get_window_extent().x1  # covers no curve
+    labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels == [*(f"{kind}: {told}" for kind, told in KINDS.items()), "base B", "from scratch"]
     shifted = replace(grid, base=0.0)
     [line] = [one for one in draw_grids([grid, shifted]).axes[0].lines if one.get_label() == "base B"]

@@ -128,6 +128,7 @@ class TestWhere:
             ("lab/x/file", "a file"),
             ("spaces/lab/x", "a space"),
             (f"lab/x@{'a' * 40}", "a commit"),
+            ("lab/x@", "'hf:lab/x@' names no revision after the @; write one, as in hf:org/name@main, or leave the @ away"),
             ("so so", "no address on the Hub"),
             ("alone", "hf:alone: does not say whose it is; write org/name"),
         ],

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -16,10 +17,12 @@ import torch
 from safetensors.numpy import save_file
 
 from weightspace import identity
+from weightspace.formats.safetensors import open_safetensors, save
 from weightspace.zoo import Zoo
 from weightspace.zoo.edges import Edge
 from weightspace.zoo.records import Description, ModelRecord, Place
 from weightspace.zoo.runs.run import Run
+from weightspace.zoo.store.writing import write_compact
 from weightspace.zoo.write import write_records
 from weightspace.zoo.zoo import Added
 
@@ -168,6 +171,21 @@ def stored(folder: Path, name: str) -> Path:
             "select path from files join models using (model_id) where name = ? and stamp = 0", [name]
         ).fetchall()
     return folder / str(path)
+
+
+def compacted(path: Path) -> Path:
+    """Write the compact form of a file of the store beside it."""
+    target = path.with_suffix(".compact")
+    with ThreadPoolExecutor(1) as pool, target.open("xb") as stream:
+        write_compact(open_safetensors(path), path.stem, {}, {}, stream, pool)
+    return target
+
+
+def named(folder: Path, before: Path, after: Path) -> None:
+    """Let the catalog name another form of a file of the store."""
+    with duckdb.connect(str(folder / ".weightspace/catalog.duckdb")) as connection:
+        told = [str(after.relative_to(folder)), "compact", after.stat().st_size, str(before.relative_to(folder))]
+        connection.execute("update files set path = ?, format = ?, size = ? where path = ?", told)
 
 
 def cached(folder: Path) -> Path:
@@ -468,13 +486,49 @@ def _(folder: Path) -> None:
 @files("stored weights that nobody catalogued", "unknown", restores=False)
 def _(folder: Path) -> None:
     scratch = folder / ".weightspace" / "x.safetensors"
-    from weightspace.formats.safetensors import open_safetensors, save
-
     save(tensors(99), scratch)
     digest = open_safetensors(scratch).id
     target = folder / ".weightspace/store" / digest[:2] / f"{digest}.safetensors"
     target.parent.mkdir(exist_ok=True)
     scratch.rename(target)
+
+
+@files("stored weights in the other form", "form", restores=False)
+def _(folder: Path) -> None:
+    compacted(stored(folder, "alone"))
+    stored(folder, "alone").unlink()
+
+
+@files("stored weights in both forms", "leftover", mended=False)
+def _(folder: Path) -> None:
+    compacted(stored(folder, "alone"))
+
+
+@files("damaged weights beside their other form", "damaged", restores=False)
+def _(folder: Path) -> None:
+    compacted(stored(folder, "alone"))
+    flip(stored(folder, "alone"), -5)
+
+
+@files("damaged weights beside the compact ones of the catalog", "damaged", restores=False)
+def _(folder: Path) -> None:
+    path = stored(folder, "alone")
+    named(folder, path, compacted(path))
+    flip(path, -5)
+
+
+@files("damaged weights in the other form", "missing damaged", mended=False)
+def _(folder: Path) -> None:
+    path = stored(folder, "alone")
+    flip(compacted(path), 40)
+    path.unlink()
+
+
+@files("damaged weights in the other form that lie elsewhere, too", "missing damaged")
+def _(folder: Path) -> None:
+    path = stored(folder, "twice")
+    flip(compacted(path), 40)
+    path.unlink()
 
 
 @files("what a killed process left in the store", "leftover")

@@ -137,6 +137,12 @@ def damage(kept: Path, how: str, name: str) -> None:
         cut(weights, 50)
     elif how == "weights gone":
         weights.unlink()
+    elif how == "weights of another size":
+        said["weights"][str(weights.relative_to(kept))]["size"] += 1
+        manifest.write_text(json.dumps(said))
+    elif how == "a catalog of another size":
+        said["catalog"]["size"] -= 1
+        manifest.write_text(json.dumps(said))
     elif how == "a bit of the catalog":
         flip(catalog, catalog.stat().st_size // 2)
     elif how == "catalog gone":
@@ -162,11 +168,13 @@ def damage(kept: Path, how: str, name: str) -> None:
 
 DAMAGES = {
     "a bit of weights": r"\.safetensors is damaged \(its hash is [0-9a-f]{12}, expected [0-9a-f]{12}\); nothing of the zoo was changed",
-    "weights cut short": r"is damaged \(its hash",
+    "weights cut short": r"is damaged \(it has 50 bytes, expected \d+\); nothing of the zoo was changed",
+    "weights of another size": r"is damaged \(it has \d+ bytes, expected \d+\); nothing of the zoo was changed",
+    "a catalog of another size": r"is damaged \(it has more than the \d+ bytes that it should have\); nothing of the zoo was changed",
     "weights gone": r"lacks store/.*; nothing of the zoo was changed, use another backup",
     "a bit of the catalog": r"catalog-[0-9a-f]{16}.duckdb is damaged",
     "catalog gone": r"lacks catalog-",
-    "no manifest": r"cannot be read \(No such file or directory\); name a folder or file that 'backup' wrote",
+    "no manifest": r"kept: holds no backup.json; name a folder or file that 'backup' wrote",
     "half a manifest": r"is no backup of a zoo, or damaged",
     "no JSON": r"is no backup of a zoo, or damaged",
     "a list": r"is no backup of a zoo, or damaged",
@@ -177,7 +185,7 @@ DAMAGES = {
 }
 
 
-QUICK = ("a bit of weights", "catalog gone", "a name that leads out")
+QUICK = ("a bit of weights", "weights of another size", "catalog gone", "a name that leads out")
 
 
 @pytest.mark.parametrize("how", [pytest.param(how, marks=[] if how in QUICK else [pytest.mark.slow]) for how in DAMAGES])
@@ -194,6 +202,16 @@ def test_a_damaged_backup_changes_nothing(zoo: Zoo, tmp_path: Path, how: str) ->
     assert not Zoo(tmp_path / "again").catalog.exists()
     assert {path: (zoo.catalog.home / path).read_bytes() for path in before} == before
     assert not [path for path in house(tmp_path) if path.endswith(".new")]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_backup_is_not_restored_onto_itself(zoo: Zoo, tmp_path: Path, force: bool) -> None:
+    backup(zoo, tmp_path / "kept", weights=True)
+    before = house(tmp_path)
+    for source, target in ((tmp_path / "kept", tmp_path / "kept"), (zoo.folder, zoo.folder), (zoo.catalog.home, zoo.folder)):
+        with pytest.raises(CatalogError, match=r"is the folder that it would be restored into; name another one with --zoo$"):
+            restore(source, Zoo(target), force=force)
+    assert house(tmp_path) == before
 
 
 def test_a_tar_that_is_cut_short_is_one_clear_line(zoo: Zoo, tmp_path: Path) -> None:

@@ -11,11 +11,15 @@ import torch
 from blake3 import blake3
 from safetensors.numpy import save_file
 
-from tests.zoo.keeping.planted import ALL, Corruption, flip, make_zoo
+from tests.zoo.keeping.planted import ALL, Corruption, compacted, flip, make_zoo, stored
+from tests.zoo.store.files import family, stored_files
 from tests.zoo.wholeness import Rows, content_with_keys, faults
 from weightspace.errors import WeightSpaceError
 from weightspace.zoo import Zoo
+from weightspace.zoo.keeping.backup import backup
 from weightspace.zoo.keeping.check import check
+from weightspace.zoo.keeping.restoring import restore
+from weightspace.zoo.store.members import tending
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +115,46 @@ def test_a_compacted_store_is_checked_and_mended_as_what_it_stands_for(zoo: Zoo)
     assert {one.kind for one in found.findings} == {"damaged"}
     check(zoo, jobs=1, grace=0, repair=True)
     assert sum(weights(zoo).values()) == sum(before.values()), "what others may be the difference from is not moved"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_both_forms_are_told_at_once_unless_somebody_is_compacting(zoo: Zoo, quick: bool) -> None:
+    compacted(stored(zoo.folder, "alone"))
+    [found] = check(zoo, jobs=1, quick=quick).findings  # although it is young
+    assert (found.kind, found.where) == ("leftover", str(stored(zoo.folder, "alone").with_suffix(".compact").relative_to(zoo.folder)))
+    assert found.advice == "'weightspace gc' removes it once it is an hour old"
+    with tending(zoo.catalog):
+        assert check(zoo, jobs=1, quick=quick).is_sound
+    zoo.collect_garbage(spare=-1.0)
+    assert check(zoo, jobs=1, grace=0).is_sound and zoo.open("alone").format == "safetensors"
+
+
+def test_a_backup_of_both_forms_leaves_both_and_check_tells(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    family(zoo, children=1)
+    backup(zoo, tmp_path / "kept", weights=True)
+    zoo.compact()
+    backup(zoo, tmp_path / "kept", weights=True)
+    restore(tmp_path / "kept", zoo, force=True)
+    found = check(zoo, jobs=1).findings
+    assert [one.kind for one in found] == ["leftover"] * 2 and all(one.where.endswith(".safetensors") for one in found)
+    zoo.compact()
+    assert check(zoo, jobs=1, grace=0).is_sound and {path.suffix for path in stored_files(zoo).values()} == {".compact"}
+
+
+def test_a_catalog_of_before_a_compaction_names_what_is_there_after_a_repair(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    ids = family(zoo, children=1)
+    backup(zoo, tmp_path / "kept")
+    zoo.compact()
+    restore(tmp_path / "kept", zoo, force=True)
+    found = check(zoo, jobs=1).findings
+    assert [(one.kind, one.is_mendable) for one in found] == [("form", True)] * 2
+    assert found[0].what == "lies in the store in its other form" and found[0].advice.endswith(".compact")
+    mended = check(zoo, jobs=1, repair=True)
+    assert mended.is_sound and len(mended.mended) == 2 and check(zoo, jobs=1, grace=0).is_sound
+    assert zoo.sql("select distinct format from files").to_pylist() == [{"format": "compact"}]
+    assert {zoo.open(name).id for name in ids} == set(ids.values())
 
 
 def test_several_processes_find_the_same(zoo: Zoo) -> None:

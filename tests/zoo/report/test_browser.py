@@ -164,6 +164,25 @@ def test_back_button_and_keys(page: Page, small: str) -> None:
     assert page.ask("document.getElementById('filter').value") == "run1"
 
 
+def test_in_a_narrow_window_nothing_sticks_out_and_names_keep_their_end(page: Page, small: str) -> None:
+    page.send("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=False)
+    try:
+        page.open(small)
+        assert page.ask("document.documentElement.scrollWidth") == 420
+        gap = (
+            "document.querySelector('.numbers').getBoundingClientRect().top - document.querySelector('nav').getBoundingClientRect().bottom"
+        )
+        assert page.ask(gap) > 8
+        sides = """(() => {
+          const cell = [...document.querySelectorAll('#body td.name')].find((one) => one.title.startsWith('long/'));
+          const [name, box] = [cell.querySelector('a').getBoundingClientRect(), cell.getBoundingClientRect()];
+          return [name.width > box.width, name.left < box.left, name.right <= box.right, getComputedStyle(cell.querySelector('a')).direction];
+        })()"""
+        assert page.ask(sides) == [True, True, True, "ltr"]
+    finally:
+        page.send("Emulation.clearDeviceMetricsOverride")
+
+
 def test_deep_link_to_no_model_says_so(page: Page, small: str) -> None:
     page.open(f"{small}#model=nothing%")
     assert not page.ask("document.getElementById('missing').hidden") and not page.ask("document.getElementById('overview').hidden")

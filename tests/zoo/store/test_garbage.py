@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.zoo.keeping.planted import flip
 from tests.zoo.store.files import Tensors, family, held, network, stored_files
 from tests.zoo.wholeness import faults
 from weightspace.checkpoint import Checkpoint
@@ -93,6 +94,20 @@ def test_the_form_that_does_not_count_goes(zoo: Zoo, monkeypatch: pytest.MonkeyP
     plain.write_bytes(before[plain.name])
     os.truncate(stored_files(zoo)[ids["base0"]].with_suffix(".compact"), 100)
     assert zoo.collect_garbage() == [] and zoo.open("base0").id == ids["base0"]
+
+
+def test_the_only_whole_form_stays_although_the_catalog_names_the_other(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = family(zoo, children=0)
+    plain = stored_files(zoo)[ids["base0"]]
+    kept = plain.read_bytes()
+    zoo.compact()
+    plain.write_bytes(kept)
+    compact = plain.with_suffix(".compact")
+    flip(compact, 40_000)  # its header is whole
+    later(monkeypatch)
+    assert zoo.collect_garbage() == [] and plain.read_bytes() == kept
+    flip(compact, 40_000)
+    assert [one.why for one in zoo.collect_garbage()] == ["superseded"] and not plain.exists()
 
 
 def test_forgetting_takes_all_that_was_recorded(zoo: Zoo) -> None:

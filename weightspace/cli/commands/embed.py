@@ -1,11 +1,27 @@
 """`weightspace embed`: a metanet's vectors of the models of a query, kept in the catalog."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from weightspace.cli import cells
 from weightspace.cli.left_out import LeftOut
-from weightspace.cli.options import METANETS, Format, MetanetFile, OutputFormat, Where, ZooFolder, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.options import (
+    METANETS,
+    PICTURES,
+    Colour,
+    Force,
+    Format,
+    MetanetFile,
+    OutputFormat,
+    Where,
+    ZooFolder,
+    plot_option,
+    unwritten,
+    zoo_at,
+)
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 from weightspace.errors import MetanetError
 
@@ -21,6 +37,9 @@ _COLUMNS = {
 def embed(
     metanet: MetanetFile,
     where: Where = None,
+    plot: Annotated[Path | None, plot_option("the vectors on their two principal axes")] = None,
+    colour: Colour = None,
+    force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:
@@ -28,13 +47,18 @@ def embed(
 
     Examples:
       weightspace embed --metanet predictor.safetensors --where "run is not null"
+      weightspace embed --metanet predictor.safetensors --plot map.png --colour test_accuracy
     """
+    unwritten(plot, force, PICTURES)
+    import numpy as np
     import torch
 
     from weightspace.cli.networks import batches_of, networks_of
     from weightspace.metanets import load_metanet, metanets
+    from weightspace.zoo.plotting import embedding_map, values_by_model
 
     here, left_out = zoo_at(zoo), LeftOut()
+    known = None if plot is None or colour is None else values_by_model(here.models(), colour)
     opened = here.checkpoint(metanet)
     net = load_metanet(opened)
     family = metanets[net.recipe.name]
@@ -61,6 +85,10 @@ def embed(
     rows = [{"model": name, "length": len(vector), "norm": float(torch.tensor(vector).norm())} for name, vector in vectors.items()]
     print_data(rows, format, _COLUMNS)
     say(f"{cells.counted(len(rows), 'vector')} kept under metanet {opened.id[:12]}; weightspace similar MODEL", style="dim")
+    if plot is not None:
+        values = None if known is None else [known[name] for name in vectors]
+        title = f"{cells.counted(len(rows), 'model')} as metanet {opened.id[:12]} sees them"
+        print_figure(embedding_map(np.array(list(vectors.values()), np.float32), values, label=colour or "", title=title), plot)
 
 
 def register(app: typer.Typer) -> None:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from weightspace.cli.options import CATALOG, ZooFolder, zoo_at
-from weightspace.cli.output import say
+from weightspace.cli.options import CATALOG, Format, OutputFormat, ZooFolder, zoo_at
+from weightspace.cli.output import print_data, say
 
 PLACE = 21
 
@@ -15,6 +15,7 @@ def forget(
         list[str], typer.Argument(metavar="MODEL...", show_default=False, help="Paths, names in the catalog, or first digits of ids.")
     ],
     zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Take models out of the catalog, with all that was recorded of them.
 
@@ -22,8 +23,12 @@ def forget(
 
     Examples:
       weightspace forget base
+      weightspace forget tuned --format json
     """
     count = zoo_at(zoo).forget(models)
+    if format is not Format.table:
+        print_data([{"forgotten": count}], format)
+        return
     say(f"{count:,} model{'' if count == 1 else 's'} forgotten; files stay where they are, 'weightspace gc' removes copies in the store")
 
 

@@ -33,11 +33,13 @@ def ls(
     author: Author = None,
     search: Search = None,
     filter: Filter = None,
-    limit: Limit = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="No more than so many; more are told of.")] = 100,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:
     """List models on the Hub, and say which of them are in the catalog.
+
+    The first 100 that the Hub tells are listed, or as many as --limit says.
 
     Examples:
       weightspace hub ls --author lab
@@ -48,8 +50,10 @@ def ls(
     one = zoo_at(zoo)
     paths = one.sql("select path from files where starts_with(path, 'hf:')")["path"].to_pylist() if one.catalog.exists() else []
     known = {path.removeprefix("hf:").partition("@")[0] for path in paths}
-    names = hub.search(author=author, search=search, filter=filter or (), limit=limit)
-    print_data([{"repository": name, "catalogued": name in known} for name in names], format, _LISTED)
+    names = list(hub.search(author=author, search=search, filter=filter or (), limit=limit + 1))
+    print_data([{"repository": name, "catalogued": name in known} for name in names[:limit]], format, _LISTED)
+    if len(names) > limit:
+        say(f"the first {limit:,} are listed, there are more; --limit N lists more of them")
 
 
 @group.command()
@@ -144,6 +148,11 @@ def push(
         say(
             f"the weights of {cells.counted(len(made.unsendable), 'model')} cannot stand in safetensors and were left out: {cells.safe(made.unsendable[0])}, …"
         )
+    if dry_run and not made.is_seen:
+        from weightspace.remote.hub import login
+
+        why = "cannot be seen by this login" if login() else "cannot be seen, since nobody is logged in (`hf auth login`)"
+        say(f"{cells.safe(made.repo)}: is not there, or {why}; so all is counted as new", style="yellow")
     if made.is_private != private:
         say(f"{cells.safe(made.repo)} was there already, is private, and stays so")
     say("nothing was sent" if made.commit is None else f"commit {made.commit[:12]} of {cells.safe(made.repo)}")

@@ -38,7 +38,7 @@ def ingest(
 ) -> None:
     """Find checkpoints under paths, read each once and catalogue them.
 
-    Weights stay where they lie. A second run reads only what is new or changed, so an interrupted one just goes on. What is damaged or would need code to be run is set aside with the reason; nothing in a file is ever executed.
+    Weights stay where they lie. A second run reads only what is new or changed, so an interrupted one just goes on. A few small files are read in this process, whatever --backend says. What is damaged or would need code to be run is set aside with the reason; nothing in a file is ever executed.
 
     Examples:
       weightspace ingest checkpoints/

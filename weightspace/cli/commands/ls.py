@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import CATALOG, Format, OutputFormat, ZooFolder, pairs, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.options import CATALOG, PICTURES, Force, Format, OutputFormat, ZooFolder, pairs, plot_option, unwritten, zoo_at
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def ls(
     runs: Annotated[bool, typer.Option("--runs", help="List runs.")] = False,
     files: Annotated[bool, typer.Option("--files", help="List checkpoint files.")] = False,
     quarantined: Annotated[bool, typer.Option("--quarantined", help="List what was refused or is not finite, with advice.")] = False,
+    plot: Annotated[Path | None, plot_option("a histogram of each column of numbers that the table shows")] = None,
+    force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:
@@ -87,7 +90,9 @@ def ls(
       weightspace ls --where "num_params < 1e6 and test_accuracy > 0.9" --order-by "test_accuracy desc"
       weightspace ls --tag best --columns name,test_accuracy,licence --format csv
       weightspace ls --quarantined
+      weightspace ls --columns num_params,test_accuracy --plot columns.png
     """
+    unwritten(plot, force, PICTURES)
     chosen = [what for what, wanted in (("runs", runs), ("files", files), ("quarantined", quarantined)) if wanted] or ["models"]
     what = chosen[0]
     if len(chosen) > 1:
@@ -95,7 +100,8 @@ def ls(
     if tag and what not in ("models", "files"):
         raise typer.BadParameter(f"--tag does not go with --{what}: labels belong to models")
     data = getattr(zoo_at(zoo), what)(_condition(where, tag or []), order_by=order_by, limit=limit)
-    names = _chosen(columns, data) if columns else _usual(what, data) if format is Format.table else data.column_names
+    shown_by_table = _chosen(columns, data) if columns else _usual(what, data)
+    names = shown_by_table if columns or format is Format.table else data.column_names
     if what == "quarantined" and format is Format.table:
         data = _without_paths(data)
     shown = {name: _SHOWN.get(name) or _metric(name) for name in names}
@@ -103,6 +109,10 @@ def ls(
     print_data(data.select(names), format, {name: replace(column, rank=0) for name, column in shown.items()} if columns else shown)
     if format is Format.table:
         say(_tally(what, data) if data.num_rows else _nothing(what, filtered=bool(where or tag)), style="dim")
+    if plot is not None:
+        from weightspace.zoo.plotting import histograms
+
+        print_figure(histograms(data, shown_by_table), plot)
 
 
 def _condition(where: str | None, tags: Sequence[str]) -> str | None:
@@ -144,8 +154,9 @@ def _without_paths(data: "pa.Table") -> "pa.Table":
     """Take the path out of the details, since it stands beside them."""
     import pyarrow as pa
 
-    pairs_of = zip(data.column("path").to_pylist(), data.column("detail").to_pylist(), strict=True)
-    details = [detail.partition(f"{path}: ")[2] or detail for path, detail in pairs_of]
+    from weightspace.zoo.query import detail_beside
+
+    details = [detail_beside(path, detail) for path, detail in zip(data["path"].to_pylist(), data["detail"].to_pylist(), strict=True)]
     return data.set_column(data.column_names.index("detail"), "detail", pa.array(details, pa.string()))
 
 

@@ -2,21 +2,38 @@
 
 import json
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from weightspace.cli import cells
 from weightspace.cli.left_out import LeftOut
-from weightspace.cli.options import METANETS, Format, MetanetFile, Models, OutputFormat, Where, ZooFolder, zoo_at
-from weightspace.cli.output import Column, print_data, say
+from weightspace.cli.options import (
+    METANETS,
+    PICTURES,
+    Force,
+    Format,
+    MetanetFile,
+    Models,
+    OutputFormat,
+    Where,
+    ZooFolder,
+    plot_option,
+    unwritten,
+    zoo_at,
+)
+from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
-from weightspace.errors import MetanetError, RecordError
+from weightspace.errors import CatalogError, MetanetError, RecordError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from weightspace.checkpoint import Checkpoint
     from weightspace.cli.networks import Network
+    from weightspace.zoo.zoo import Zoo
 
 PLACE = 62
 
@@ -35,6 +52,10 @@ def predict(
     models: Models = None,
     where: Where = None,
     level: Annotated[float, typer.Option("--level", min=0.01, max=0.999, help="Probability with which an interval holds the truth.")] = 0.9,
+    plot: Annotated[
+        Path | None, plot_option("predictions against the truth where the catalog knows it, else how often each value is predicted,")
+    ] = None,
+    force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
 ) -> None:
@@ -44,7 +65,9 @@ def predict(
 
     Examples:
       weightspace predict --metanet predictor.safetensors --where "run is not null"
+      weightspace predict --metanet predictor.safetensors --where "run is not null" --plot predicted.png
     """
+    unwritten(plot, force, PICTURES)
     from weightspace.cli.networks import batches_of, networks_in, networks_of, numbers_in
     from weightspace.metanets import load_predictor, metanets
 
@@ -57,11 +80,11 @@ def predict(
     predictor = load_predictor(opened)
     told = {f"beside {at}": text for at, text in enumerate(_words(opened, "beside"))}
     classes = _words(opened, "classes")
-    head = predictor.head_recipe["head"]
+    head = str(predictor.head_recipe["head"])
     if len(told) != predictor.head_recipe["covariates"] or (head == "classification" and len(classes) != predictor.head.classes):
         raise MetanetError(f"'{metanet}' says other columns or classes than its predictor was made with; train it again")
     runs = metanets[predictor.net.recipe.name].reads == "function"
-    rows = []
+    rows, told_of = [], []
     with progress("predicting"):
         asked = networks_of(here, where, left_out, asked=told, needs_module=runs) if where else networks_in(here, models or [], told, runs)
         asked = [one for one in asked if _is_known(one, told, left_out)]
@@ -76,25 +99,94 @@ def predict(
             for one, value in zip(some, found, strict=True):
                 if math.isfinite(value):
                     rows.append({"model": one.row["name"], "predicted": value})
+                    told_of.append(one)
                 else:
                     left_out(
                         one.row["name"],
                         MetanetError("gets a prediction that is not finite; its weights may be far larger than those trained on"),
                     )
     left_out.report("predictions", is_all=not rows)
+    half = predictor.interval(level) if head == "regression" else math.inf
     if classes:
-        print_data([{"model": row["model"], "predicted": classes[int(row["predicted"])]} for row in rows], format, _CLASSES)
-        return
-    if head == "ranking":
-        print_data([{"model": row["model"], "score": row["predicted"]} for row in rows], format, _SCORES)
-        return
-    half = predictor.interval(level)
-    if math.isinf(half):
-        count = len(predictor.residuals)
-        say(f"no interval: {cells.counted(count, 'network')} not trained on are too few for a probability of {level:g}", style="yellow")
-    ends = {"low": -half, "high": half}
-    data = [row | {end: None if math.isinf(half) else row["predicted"] + off for end, off in ends.items()} for row in rows]
-    print_data(data, format, _COLUMNS)
+        data, columns = [{"model": row["model"], "predicted": classes[int(row["predicted"])]} for row in rows], _CLASSES
+    elif head == "ranking":
+        data, columns = [{"model": row["model"], "score": row["predicted"]} for row in rows], _SCORES
+    else:
+        if math.isinf(half):
+            count = len(predictor.residuals)
+            say(f"no interval: {cells.counted(count, 'network')} not trained on are too few for a probability of {level:g}", style="yellow")
+        ends = {"low": -half, "high": half}
+        data = [row | {end: None if math.isinf(half) else row["predicted"] + off for end, off in ends.items()} for row in rows]
+        columns = _COLUMNS
+    print_data(data, format, columns)
+    if plot is not None:
+        target = str(opened.metadata.get("target", ""))
+        true = _truth(here, target, where, told_of)
+        if classes:
+            print_figure(_classes_drawn([row["predicted"] for row in data], true, classes), plot)
+        else:
+            what = "score" if head == "ranking" else "predicted"
+            print_figure(_numbers_drawn([row[what] for row in data], true, target or "value", head, (half, level)), plot)
+
+
+def _truth(zoo: "Zoo", target: str, where: str | None, networks: "Sequence[Network]") -> list[Any]:
+    """What the catalog says that the networks are; None of those of which it does not know, or knows no such column."""
+    from weightspace.cli.networks import rows_of
+
+    ids = [one.row.get("id") or one.checkpoint.id for one in networks]
+    if not target or not zoo.catalog.exists():
+        return [None] * len(ids)
+    among = ", ".join(f"'{one}'" for one in ids)
+    try:
+        rows = rows_of(zoo, where or f"id in ({among})", {"true": target})
+    except CatalogError:  # another zoo than the one that it was trained in, which has other metrics
+        rows = []
+    known = {row["id"]: row["true"] for row in rows}
+    return [known.get(one) for one in ids]
+
+
+def _classes_drawn(predicted: Sequence[str], true: Sequence[Any], classes: Sequence[str]) -> "Figure":
+    """Count predicted classes, by true class where that is known."""
+    import numpy as np
+    import pyarrow as pa
+
+    from weightspace.analysis.plotting import heat_map
+    from weightspace.zoo.plotting import histogram
+
+    places = {name: at for at, name in enumerate(classes)}
+    pairs = [(places[str(so)], places[told]) for told, so in zip(predicted, true, strict=True) if so is not None and str(so) in places]
+    if not pairs:
+        return histogram(pa.table({"predicted": predicted}), "predicted")
+    table = np.zeros((len(classes), len(classes)))
+    np.add.at(table, tuple(zip(*pairs, strict=True)), 1)
+    right = table.trace() / len(pairs)
+    title = f"{cells.counted(len(pairs), 'model')}, {right:.0%} told right\ntrue class down, predicted across"
+    return heat_map(table, classes, classes, "models", limits=(0.0, float(table.max())), title=title)
+
+
+def _numbers_drawn(predicted: Sequence[float], true: Sequence[Any], target: str, head: str, interval: tuple[float, float]) -> "Figure":
+    """Draw predictions against what is known to be so; where nothing is, how often each comes."""
+    import pyarrow as pa
+
+    from weightspace.metanets.plotting import predicted_against_true
+    from weightspace.zoo.plotting import against, histogram
+
+    known = [_number(value) for value in true]
+    what = f"{'score for' if head == 'ranking' else 'predicted'} {target}"
+    if not any(map(math.isfinite, known)):
+        return histogram(pa.table({what: predicted}), what)
+    if head == "ranking":  # scores have no unit, so that there is no line to lie on
+        return against(pa.table({what: predicted, f"true {target}": known}), what, [f"true {target}"])
+    half, level = interval
+    return predicted_against_true(known, predicted, half=half, level=level, label=target)
+
+
+def _number(value: Any) -> float:
+    """A value as a number; NaN if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _is_known(network: "Network", columns: Iterable[str], left_out: LeftOut) -> bool:

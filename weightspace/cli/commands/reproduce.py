@@ -43,7 +43,7 @@ def reproduce(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every claim that the catalog has no findings of.")] = False,
     again: Annotated[bool, typer.Option("--again", help="With --all, also those that it has.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="List the claims, with what came of them.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the claims, or the named ones, with what came of them.")] = False,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=2, metavar="N", show_default=False, help="Other than each claim asks for.")
     ] = None,
@@ -62,6 +62,7 @@ def reproduce(
 
     Examples:
       weightspace reproduce --list
+      weightspace reproduce --list relu-scaling
       weightspace reproduce relu-scaling --seeds 2
       weightspace reproduce relu-scaling -o ledger.md
     """
@@ -73,12 +74,13 @@ def reproduce(
         raise AnalysisError("nothing to try; name claims, or give --all, or --list")
     unwritten(output, force, (".md",))
     known = {row["claim"] for row in here.claims().to_pylist()} if here.catalog.exists() else set()
-    wanted = [claims[name].name for name in names or ()] or [name for name in claims if everything and (again or name not in known)]
+    named = [claims[name].name for name in names or ()]
+    wanted = ([] if listed else named) or [name for name in claims if everything and (again or name not in known)]
     if wanted:
         print_data(_tried(here, wanted, seeds, jobs, backend), format, _FOUND)
     rows = here.claims().to_pylist() if here.catalog.exists() else []
     if listed:
-        print_data(list(summary(rows)), format, _LISTED)
+        print_data([row for row in summary(rows) if not named or row["claim"] in named], format, _LISTED)
     if output is not None:
         output.write_text(page(rows), "utf-8")
         say(f"wrote {cells.safe(str(output))}")

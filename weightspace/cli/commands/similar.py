@@ -10,7 +10,20 @@ import typer
 
 from weightspace.cli import cells
 from weightspace.cli.left_out import LeftOut
-from weightspace.cli.options import METANETS, PICTURES, Force, Format, Model, OutputFormat, Where, ZooFolder, plot_option, unwritten, zoo_at
+from weightspace.cli.options import (
+    METANETS,
+    PICTURES,
+    Colour,
+    Force,
+    Format,
+    Model,
+    OutputFormat,
+    Where,
+    ZooFolder,
+    plot_option,
+    unwritten,
+    zoo_at,
+)
 from weightspace.cli.output import Column, print_data, print_figure, say
 from weightspace.cli.progress import progress
 from weightspace.errors import FormatError
@@ -43,10 +56,7 @@ def similar(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="Models at most.")] = 10,
     where: Where = None,
     plot: Annotated[Path | None, plot_option("all embeddings on their two principal axes")] = None,
-    colour: Annotated[
-        str | None,
-        typer.Option("--colour", metavar="COLUMN", show_default=False, help="Colour the picture by a column, as in test_accuracy."),
-    ] = None,
+    colour: Colour = None,
     force: Force = False,
     zoo: ZooFolder = None,
     format: OutputFormat = Format.table,
@@ -111,18 +121,12 @@ def _opened(zoo: "Zoo", names: list[str], left_out: LeftOut) -> "Iterator[tuple[
 def _draw(zoo: "Zoo", model: str, metanet: str | None, colour: str | None, plot: Path) -> None:
     import numpy as np
 
-    from weightspace.errors import UnknownNameError
-    from weightspace.zoo.plotting import embedding_map
+    from weightspace.zoo.plotting import embedding_map, values_by_model
 
     embedded = zoo.embeddings(metanet)
     names = embedded["model"].to_pylist()
-    values = None
-    if colour is not None:
-        models = zoo.models()
-        if colour not in models.column_names:
-            raise UnknownNameError.of("column", colour, models.column_names)
-        known = dict(zip(models["name"].to_pylist(), models[colour].to_pylist(), strict=True))
-        values = [known[name] for name in names]
+    known = None if colour is None else values_by_model(zoo.models(), colour)
+    values = None if known is None else [known[name] for name in names]
     own = zoo.page(model).model["name"]
     vectors = np.stack([np.asarray(one, np.float32) for one in embedded["vector"].to_pylist()])
     figure = embedding_map(vectors, values, label=colour or "", title=f"{len(names):,} models, {own} ringed", marked=names.index(own))

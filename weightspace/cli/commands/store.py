@@ -56,41 +56,48 @@ def compact(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be saved.")] = False,
     jobs: Threads = None,
     zoo: ZooFolder = None,
+    format: OutputFormat = Format.table,
 ) -> None:
     """Rewrite models of the store so that they take less, without any loss.
 
-    Each tensor is kept once, a fine-tune as what differs from its parent, the rest compressed; what does not shrink stays as it is. Models open as before. A file goes only when the new one is on the disk and verified, so the run may be ended at any moment.
+    Each tensor is kept once, a fine-tune as what differs from its parent, the rest compressed; what does not shrink stays as it is. Models open as before. A file goes only when the new one is on the disk and verified, so the run may be ended at any moment. A model with which something is wrong stays as it is, and the command ends with 1.
 
     Examples:
       weightspace store compact --dry-run
-      weightspace store compact --where "num_params > 100"
+      weightspace store compact --where "num_params > 100" --format json
     """
     with progress("Compacting", "models") as bar:
         done = zoo_at(zoo).compact(where, dry_run=dry_run, jobs=jobs, progress=bar.update)
-    _tell(done, "would be compacted" if dry_run else "compacted")
+    _tell(done, "would be compacted" if dry_run else "compacted", format)
 
 
 @group.command()
-def restore(where: Where = None, jobs: Threads = None, zoo: ZooFolder = None) -> None:
+def restore(where: Where = None, jobs: Threads = None, zoo: ZooFolder = None, format: OutputFormat = Format.table) -> None:
     """Write compact models of the store as plain files again.
 
-    They are byte for byte what they were before 'store compact'.
+    They are byte for byte what they were before 'store compact'. A model with which something is wrong stays as it is, and the command ends with 1.
 
     Examples:
       weightspace store restore
     """
     with progress("Restoring", "models") as bar:
         done = zoo_at(zoo).restore_store(where, jobs=jobs, progress=bar.update)
-    _tell(done, "restored")
+    _tell(done, "restored", format)
 
 
-def _tell(done: "Tended", what: str) -> None:
+def _tell(done: "Tended", what: str, format: Format) -> None:
     for name, why in done.refused[:_TOLD]:
         say(f"{cells.safe(name)}: left as it is: {cells.safe(why)}", style="yellow")
     if len(done.refused) > _TOLD:
         say(f"{len(done.refused) - _TOLD:,} more are left as they are; 'weightspace check' tells what is wrong with them", style="yellow")
-    share = f" ({1 - done.after / done.before:.1%} less)" if done.after < done.before else ""
-    say(f"{done.changed:,} of {done.models:,} models {what}: {cells.size(done.before)} before, {cells.size(done.after)} after{share}")
+    if format is Format.table:
+        share = f" ({1 - done.after / done.before:.1%} less)" if done.after < done.before else ""
+        say(f"{done.changed:,} of {done.models:,} models {what}: {cells.size(done.before)} before, {cells.size(done.after)} after{share}")
+    else:
+        row = {"models": done.models, "changed": done.changed, "before": done.before, "after": done.after, "seconds": done.seconds}
+        print_data([{**row, "refused": [{"model": name, "why": why} for name, why in done.refused]}], format)
+    if done.refused:
+        raise typer.Exit(1)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tests.pictures import expect_good
 from weightspace.analysis.generation import Card, page
 from weightspace.analysis.generation.card.comparison import Comparison
 from weightspace.analysis.generation.card.rows import Row
@@ -129,7 +130,10 @@ def test_without_novelty_nothing_is_drawn() -> None:
 
 
 def test_a_card_is_a_picture_too() -> None:
-    [axes] = made().plot().axes
+    figure = made().plot()
+    expect_good(figure)
+    [axes] = figure.axes
+    assert figure.legends[0].get_window_extent().x0 > axes.get_window_extent().x1  # covers no point
     assert axes.get_legend_handles_labels()[1] == ["the zoo itself", "noise", "mean", "generator"]
     with pytest.raises(GenerationError, match="novelty was not measured, so there is no picture; judge on a task with classes"):
         made(rows=(replace(OWN, iou=None, distance=None), ZOO)).plot()

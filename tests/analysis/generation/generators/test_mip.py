@@ -102,32 +102,6 @@ def test_conditions_beyond_the_circle_are_refused_when_learning_and_when_asked()
     assert sample(plain, 1, Wish(condition=torch.tensor([30.0])))["fc1.weight"].isfinite().all()
 
 
-@pytest.mark.slow
-def test_it_learns_faster_than_the_default() -> None:
-    from weightspace.task import Task
-
-    inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-    levels = torch.linspace(0, 1, 9)
-    net = module()
-    tasks = [
-        Task(net, [(inputs, torch.stack([(inputs[:, 0] * (1 - g) + inputs[:, 1] * g) for _ in range(3)], 1))], squared) for g in levels
-    ]
-    lost = {}
-    for name, settings in {"mip": {}, "default": {"encoding": False, "residual": False}}.items():
-        found = []
-        for seed in range(3):
-            material = Material(Target.of_module(net), tasks=tasks, conditions=levels[:, None])
-            made = fit("mip", material, steps=300, generator=torch.Generator().manual_seed(seed), **settings)  # type: ignore[arg-type]
-            drawn = sample(made, 9, Wish(condition=levels[:, None]))
-            found += [one.evaluate({key: tensor[at] for key, tensor in drawn.items()})["loss"] for at, one in enumerate(tasks)]
-        lost[name] = sum(found)
-    assert lost["mip"] < 0.8 * lost["default"]
-
-
-def squared(outputs: torch.Tensor, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    return (outputs - batch[1]).square().mean()
-
-
 @pytest.mark.parametrize("encoding", [True, False])
 def test_without_conditions_and_residual_form_matrices_start_with_an_ordinary_variance(encoding: bool) -> None:
     """The code of no condition has the norm 1, encoded or not; that of values from 0 to 1 drawn evenly would be a third of it, squared."""
