@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from tests.cli.conftest import HOSTILE, Run
-from weightspace.cli import cells
+from weightspace.cli import cells, output
 from weightspace.cli.options import Format
 from weightspace.cli.output import Column, fitting, names_of, print_data, print_table
 
@@ -61,6 +62,21 @@ class TestFormats:
         rows = [{"name": "a" * 150, "size": 5}, {"name": "é漢", "size": 12345}]
         print_table(rows, {"name": Column("name", cells.plain), "size": Column("size", cells.count, right=True)})
         assert capsys.readouterr().out == f"name{'':146}    size\n{'a' * 150}       5\né漢{'':147}  12,345\n"
+
+    def test_a_long_table_in_a_pipe_is_as_wide_as_its_first_rows(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So that it is written row by row: the third is asked for when the first two have been written."""
+        monkeypatch.setattr(output, "MEASURED_ROWS", 2)
+        seen = []
+
+        def rows() -> Iterator[dict[str, str]]:
+            for name in ("a", "bb", "cccc"):
+                seen.append(capsys.readouterr().out)
+                yield {"name": name, "also": name}
+
+        print_table(rows(), {"name": Column("name"), "also": Column("also", right=True)})
+        assert seen == ["", "", "name  also\na        a\nbb      bb\n"] and capsys.readouterr().out == "cccc  cccc\n"
 
     def test_a_table_shows_what_its_columns_say_and_csv_the_data(self, capsys: pytest.CaptureFixture[str]) -> None:
         rows = [{"bytes": 2_500_000, "when": datetime.datetime(2024, 5, 6, 7, 8, 9)}]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MOST_ROWS = 1000  # a terminal shows no more of one table; pipes, JSON and CSV get every row
+MEASURED_ROWS = 100_000  # of which the widths of columns are taken in a pipe
 _GAP = "  "
 
 Row = Mapping[str, Any]
@@ -160,16 +161,17 @@ def print_table(rows: Iterable[Row], columns: Mapping[str, Column]) -> None:
         if rest:
             say(f"{rest:,} more rows; narrow the question, or take all with --format csv or through a pipe", style="dim")
     else:
-        write(_aligned(list(shown), list(columns.values())))
+        write(_aligned(shown, list(columns.values())))
 
 
-def _aligned(lines: Sequence[Sequence[str]], columns: Sequence[Column]) -> Iterator[str]:
+def _aligned(lines: Iterator[Sequence[str]], columns: Sequence[Column]) -> Iterator[str]:
+    """Lines in columns as wide as the first of them need; what is wider further down stands out, so that no long table is held in memory."""
     from rich.cells import cell_len
 
-    headers = [[column.header for column in columns]] if lines and any(column.header for column in columns) else []
-    everything = [*headers, *lines]
-    widths = [max(map(cell_len, column)) for column in zip(*everything, strict=True)]
-    for line in everything:
+    first = list(itertools.islice(lines, MEASURED_ROWS))
+    headers = [[column.header for column in columns]] if first and any(column.header for column in columns) else []
+    widths = [max(map(cell_len, column)) for column in zip(*headers, *first, strict=True)]
+    for line in itertools.chain(headers, first, lines):
         spaces = [" " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)]
         filled = (space + cell if column.right else cell + space for cell, space, column in zip(line, spaces, columns, strict=True))
         yield _GAP.join(filled).rstrip() + "\n"
