@@ -116,7 +116,7 @@ def _bounds(address: str) -> dict[str, Any]:
 
     if address.partition("://")[0] not in ("s3", "s3a") or "config_kwargs" in conf.get("s3", {}):
         return {}
-    return {"config_kwargs": {"connect_timeout": client.CONNECT, "read_timeout": client.QUIET, "retries": {"max_attempts": 2}}}
+    return {"config_kwargs": {"connect_timeout": client.CONNECT, "read_timeout": client.QUIET, "retries": {"max_attempts": 1}}}
 
 
 def _refusal(address: str, error: Exception) -> FormatError:
