@@ -185,6 +185,15 @@ if __name__ == "__main__":
         print("interrupted")
 """
 
+AGAIN = """
+import sys
+from weightspace import parallel
+
+if __name__ == "__main__":
+    for _ in range(2):
+        print(list(parallel.run(abs, [-1, 2], jobs=2, backend=sys.argv[1])), flush=True)
+"""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ray", "dask"])
@@ -204,6 +213,14 @@ def test_a_cluster_that_was_started_ends_with_its_process(name: str, number: sig
     assert alive == []
     if number is signal.SIGINT:
         assert (out.replace("done\n", ""), errors, process.returncode) == ("interrupted\n", "", 0)
+
+
+@pytest.mark.parametrize("name", ["ray", "dask"])
+def test_a_process_may_start_one_cluster_after_another(name: str, tmp_path: Path) -> None:
+    script = tmp_path / "again.py"
+    script.write_text(AGAIN)
+    done = subprocess.run([sys.executable, str(script), name], capture_output=True, text=True, timeout=200, check=False)
+    assert (done.stdout, done.returncode) == ("[1, 2]\n[1, 2]\n", 0), done.stderr
 
 
 def test_a_ray_address_where_nobody_listens_is_said_at_once() -> None:

@@ -95,9 +95,9 @@ def _settings(is_own: bool) -> Iterator[None]:
     """The environment that Ray is imported and started in, where some of its settings are read at no other time."""
     # What happens to its processes, it would print among the data of a command.
     settings = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_USAGE_STATS_ENABLED": "0"}
-    if is_own and "ray" not in sys.modules:
+    if is_own and ("ray" not in sys.modules or _token.cache_info().currsize):
         # Whoever reaches a cluster can run code on it: it is to be this machine alone, and this user, who has a token for it. Where
-        # somebody imported Ray before, it is as that import found it.
+        # somebody imported Ray before, it is as that import found it; where it was imported here, every cluster after asks for the token.
         settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     before = dict(os.environ)
     os.environ.update(settings | before)
