@@ -122,10 +122,16 @@ def is_passing(error: Exception) -> bool:
     """Whether asking again may help: the server is busy or in trouble, or the connection broke."""
     import httpx2
 
-    if cause_of(error) is not error:
+    if cause_of(error) is not error or _is_before_upload(error):
         return False  # of an upload, which the client has tried several times itself
     status = status_of(error)
     return status in RETRIED if status is not None else isinstance(error, httpx2.TransportError) and not is_misled(error)
+
+
+def _is_before_upload(error: Exception) -> bool:
+    """Whether it is about a question that comes before an upload: what is to be sent, and where to."""
+    request = getattr(getattr(error, "response", None), "request", None)
+    return request is not None and request.method == "POST" and ("/preupload/" in request.url.path or "/info/lfs/" in request.url.path)
 
 
 def is_misled(error: Exception) -> bool:

@@ -1,10 +1,8 @@
 """Bringing a remote file here whole: once, resumed where it broke off, and only if it is what its hash says."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from weightspace.errors import FormatError
 from weightspace.remote.client import local_refusal
 from weightspace.remote.file import LocalCopy, RemoteFile
 
@@ -30,9 +28,7 @@ def downloaded(file: RemoteFile, folder: Path, name: str) -> LocalCopy:
             if part.exists() and part.stat().st_size > file.size:
                 part.unlink()
             if not _completed(file, part) and not _completed(file, part):
-                raise FormatError(
-                    f"{file.address}: is not what its hash says ({file.version[:12]}…)", reason="corrupt", advice="try again later"
-                )
+                raise file.wrong()
             part.replace(target)
     except OSError as error:
         raise local_refusal(str(target), error) from None
@@ -41,7 +37,7 @@ def downloaded(file: RemoteFile, folder: Path, name: str) -> LocalCopy:
 
 def _completed(file: RemoteFile, part: Path) -> bool:
     """Bring what is missing of a file; False, and nothing is left of it, where all of it is not what its hash says."""
-    hasher = hashlib.sha256() if len(file.version) == 64 else hashlib.sha1(f"blob {file.size}\0".encode())
+    hasher = file.hasher()
     with part.open("a+b") as stream:
         at = _hashed(hasher, stream)
         for block in file.fetch(at, file.size - at) if at < file.size else ():

@@ -1,13 +1,14 @@
 """A remote file: read by range, each run of bytes that was asked for kept in a cache, and never more of the file than that."""
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from blake3 import blake3
 
@@ -59,6 +60,28 @@ class RemoteFile:
                 advice="see that it is complete where it lies",
             )
         return b"".join(bytes(block) for block in self.blocks(offset, count))
+
+    def whole(self) -> bytes:
+        """Read all of a small file of the Hub, whose version is its SHA-256 or git's SHA-1.
+
+        Raises:
+            FormatError: it cannot be had, or is not what its hash says; nothing of it is kept then.
+        """
+        data = self.read(0, self.size)
+        hasher = self.hasher()
+        hasher.update(data)
+        if hasher.hexdigest() != self.version:
+            self.forget()
+            raise self.wrong()
+        return data
+
+    def hasher(self) -> Any:
+        """What its version is computed by: SHA-256, or SHA-1 as git does it, where the Hub has no other."""
+        return hashlib.sha256() if len(self.version) == 64 else hashlib.sha1(f"blob {self.size}\0".encode())
+
+    def wrong(self) -> FormatError:
+        """What a file is that was not what its hash says."""
+        return FormatError(f"{self.address}: is not what its hash says ({self.version[:12]}…)", reason="corrupt", advice="try again later")
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the buffer from an offset."""

@@ -123,6 +123,9 @@ def repository(address: HubAddress) -> Any:
         found = retried(lambda: api.repo_info(address.repo, repo_type=address.kind, revision=address.revision, files_metadata=True))
         if not isinstance(found.sha, str) or not COMMIT.fullmatch(found.sha):
             raise ValueError(f"the commit '{one_line(str(found.sha), 60)}'")
+        files = getattr(found, "siblings", None) or ()
+        if files and all(one.size is None for one in files):
+            raise ValueError("files without their sizes, which were asked for")
     except Exception as error:
         raise refusal(address, error) from None
     return found

@@ -122,7 +122,7 @@ def read_configs(chosen: Sequence[RemoteFile], files: Sequence[RemoteFile], name
     """Read what lies beside weights, by the key that `weightspace.companions.describe` gives it, with the bytes that it took.
 
     Raises:
-        FormatError: one cannot be had, is no JSON object, or too large.
+        FormatError: one cannot be had, is not what its hash says, no JSON object, or too large.
     """
     folder = PurePosixPath(chosen[0].address).parent
     made = {}
@@ -133,7 +133,7 @@ def read_configs(chosen: Sequence[RemoteFile], files: Sequence[RemoteFile], name
                 raise FormatError(
                     f"{file.address}: has {file.size} bytes, expected {MAX_CONFIG} at most", reason="hostile", advice="do not use it"
                 )
-            made[path.stem] = parse_json(file.read(0, file.size), path), file.size
+            made[path.stem] = parse_json(file.whole(), path), file.size
     return made
 
 
