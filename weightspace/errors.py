@@ -9,6 +9,8 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+_TELLING = 3  # letters of a name from which on one that holds them may be meant
+
 # What a parser may raise on a damaged file, besides FormatError.
 DAMAGE = (
     ArithmeticError,
@@ -34,9 +36,13 @@ def one_line(text: str, limit: int = 600) -> str:
 
 
 def close_names(name: str, known: Iterable[str]) -> str:
-    """Phrase the end of an unknown-name message: the closest known name, then all of them."""
+    """Phrase the end of an unknown-name message: the closest known name, then all of them.
+
+    Closest is one that has the name for its last part, as in `folder/name`, then one that is spelled much alike, then one that holds it.
+    """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    last = [one for one in names if name and one.endswith(f"/{name}")]
+    close = last or difflib.get_close_matches(name, names, n=1) or [one for one in names if len(name) >= _TELLING and name in one]
     hint = f"; did you mean '{close[0]}'?" if close else ""
     shown = ", ".join(names[:12]) + (f", … {len(names) - 12} more" if len(names) > 12 else "")
     return f"{hint} (known: {shown or 'none'})"

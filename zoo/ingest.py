@@ -17,7 +17,8 @@ from weightspace.zoo.beside import describe
 from weightspace.zoo.catalog import Catalog
 from weightspace.zoo.discover import Found, below, discover
 from weightspace.zoo.records import ModelRecord, Place, Record, Redescription, Refusal, TensorRow
-from weightspace.zoo.write import forget_paths, write_records, write_tags
+from weightspace.zoo.store.copies import Copies
+from weightspace.zoo.write import forget_paths, write_place, write_records, write_tags
 
 TASK_BYTES = 32 << 20
 TASK_FILES = 64
@@ -100,7 +101,8 @@ def ingest(
         jobs: processes; by default as many as there are cores, here or in the cluster, and this one alone when there is little to do.
         backend: where they are; see `weightspace.parallel.run`. On a cluster the paths must lead to the same files everywhere.
         tags: labels for every model found, also for those that are known already.
-        copy: also keep the weights in the zoo's store.
+        copy: also keep the weights in the zoo's store. A copy that is gone, of another size than it had or without a readable header is
+            made anew; one of a file that is read in this run is read, too, and made anew where it is not what its name says.
         prefix: put before the names of new models, such as `lpips/`.
         base: see `discover`.
         progress: called after each checkpoint.
@@ -136,7 +138,13 @@ class _Ingest:
         self.catalog, self.tags, self.copy, self.prefix, self.progress = catalog, tags, copy, prefix, progress
         self.report = Report()
         self.known = known_stamps(catalog)
-        self.copied = {one.model for path, one in self.known.items() if one.model is not None and Path(path).stem == one.model.hex()}
+        self.rows = {
+            one.model: Path(path) for path, one in self.known.items() if one.model is not None and Path(path).stem == one.model.hex()
+        }
+        self.copies = Copies(store.root_of(catalog.home))
+        self.there: dict[bytes, bool] = {}
+        self.copied: set[bytes] = set()
+        self.mended: list[tuple[str, Place]] = []
         self.describer = describe.Describer()
         self.pending: list[Record] = []
         self.pending_tensors = 0
@@ -282,25 +290,37 @@ class _Ingest:
         self._advance(found)
 
     def _copied(self, found: Found, record: ModelRecord) -> ModelRecord | None:
-        """Copy a checkpoint into the store; None where the copy is known, or what it holds cannot be copied.
+        """Copy a checkpoint into the store; what is to be catalogued of the copy, None where its row is there or nothing could be copied.
 
         Raises:
             CatalogError: the store cannot be written, which would go on for every further file.
         """
-        if self._is_copied(record.id):
+        if record.id in self.copied:
+            return None
+        row = self.rows.get(record.id)
+        if self._is_copied(record.id) and self.copies.are_whole(record.id.hex()):
+            self.copied.add(record.id)
             return None
         try:
             checkpoint = reading.open_as(found.path, record.place.format)
             assert checkpoint is not None
-            copied = store.copied(self.catalog.home, checkpoint, record)
+            if row is not None:
+                place = store.put_anew(self.catalog.home, checkpoint, record.id.hex())
+                self.mended.append((stored_path(row, self.catalog.home.parent), place))
+            copied = None if row is not None else store.copied(self.catalog.home, checkpoint, record)
         except FormatError as error:
             self.report.not_copied.append(Refusal(record.place, error.reason, error.detail, error.advice))
             return None
         self.copied.add(record.id)
+        self.there[record.id] = True
         return copied
 
     def _is_copied(self, model: bytes) -> bool:
-        return model in self.copied
+        """Whether the store has a copy, as far as can be told without reading it."""
+        if model not in self.there:
+            row = self.rows.get(model)
+            self.there[model] = row is not None and self.copies.are_there(model.hex(), row.suffix, self.known[str(row)].size)
+        return self.there[model]
 
     def _pass_over(self, found: Found) -> None:
         self.report.passed_over += 1
@@ -359,6 +379,8 @@ class _Ingest:
                 count = "select count(*) from models"
                 [(before,)] = connection.execute(count).fetchall()
                 write_records(connection, self.pending)
+                for path, place in self.mended:
+                    write_place(connection, path, place)
                 [(after,)] = connection.execute(count).fetchall()
                 self.report.new_models += after - before
                 if self.tagged:
@@ -366,7 +388,7 @@ class _Ingest:
                     write_tags(
                         connection, [(ids[path], key, value) for path in self.tagged if path in ids for key, value in self.tags.items()]
                     )
-        self.pending, self.pending_tensors, self.tagged = [], 0, []
+        self.pending, self.pending_tensors, self.tagged, self.mended = [], 0, [], []
         self.flushed = time.monotonic()
         self.pause = max(FLUSH_SECONDS, 10 * (self.flushed - started))
 
@@ -397,18 +419,20 @@ class Known(NamedTuple):
         stamp: fingerprint of the weights' files.
         sidecar_stamp: the same of what lies beside them; None for a path that was refused.
         model: identity of what was read there; None for a path that was refused.
+        size: bytes of its files; None for a path that was refused.
     """
 
     stamp: int
     sidecar_stamp: int | None
     model: bytes | None
+    size: int | None
 
 
 def known_stamps(catalog: Catalog) -> dict[str, Known]:
     """Look up every path that the catalog has seen."""
     with catalog.reading() as connection:
-        files = connection.execute("select path, stamp, sidecar_stamp, id from files join models using (model_id)").fetchall()
-        refused = connection.execute("select path, stamp, null, null from quarantine").fetchall()
+        files = connection.execute("select path, stamp, sidecar_stamp, id, size from files join models using (model_id)").fetchall()
+        refused = connection.execute("select path, stamp, null, null, null from quarantine").fetchall()
     root = catalog.home.parent
     return {str(root / path): Known(*known) for path, *known in [*refused, *files]}
 

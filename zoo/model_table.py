@@ -1,5 +1,8 @@
 """The view `model_table`: one row a model, with its metrics as columns."""
 
+from collections.abc import Iterable
+from datetime import datetime
+
 import duckdb
 
 from weightspace.zoo.literals import identifier, quoted
@@ -50,22 +53,22 @@ def refresh_model_table(connection: duckdb.DuckDBPyConnection) -> None:
 def model_table_statements(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     """What makes the view as it should be now.
 
-    A metric's column holds its value at the latest step; one without a step counts as latest. DuckDB views have fixed
+    Of metrics that would have one name, DuckDB's letters being of no case, that which has it keeps it: what a column says
+    does not change because another metric is recorded. A metric's column holds its value at the latest step; one without a step counts as latest. DuckDB views have fixed
     columns, so this is called whenever metrics were written; it costs a scan of the metric names. The table macro
     `model_rows(ids)` gives the same rows for a list of models: DuckDB carries no list of ids from a join or a filter
     into the two groupings of the view, so that a page of fifty models would cost as much as the whole zoo.
     """
     names = connection.execute(
-        "select split, name from metrics where model_id is not null group by all order by count(*) desc, split, name limit ?",
+        "select split, name, min(recorded) from metrics where model_id is not null group by split, name order by count(*) desc, split, name limit ?",
         [MAX_METRIC_COLUMNS],
     ).fetchall()
-    taken = {column.lower() for column in COLUMNS}
+    there = connection.execute(
+        "select column_name from duckdb_columns() where table_name = 'model_table' and database_name = current_database()"
+    ).fetchall()
+    columns = _named(names, {column for (column,) in there})
     pivot = []
-    for split, name in sorted(names, key=lambda row: (row[0] or "", row[1])):
-        column = f"{split}_{name}" if split else name
-        while column.lower() in taken:
-            column += "_"
-        taken.add(column.lower())
+    for (split, name), column in sorted(columns.items(), key=lambda item: (item[0][0] or "", item[0][1])):
         same = f"name = {quoted(name)} and split is not distinct from {quoted(split) if split else 'null'}"
         pivot.append(f"arg_max(value, coalesce(step, 9223372036854775807)) filter (where {same}) as {identifier(column)}")
     return (
@@ -73,6 +76,34 @@ def model_table_statements(connection: duckdb.DuckDBPyConnection) -> tuple[str, 
         f"create or replace macro model_rows(ids) as table {_select(pivot, 'model_id in (select unnest(ids))')}",
         "comment on view model_table is 'one row a model: identity, size, card, first file, run, and its metrics as columns'",
     )
+
+
+def _named(metrics: Iterable[tuple[str | None, str, datetime | None]], there: set[str]) -> dict[tuple[str | None, str], str]:
+    """Give each metric a column of its own.
+
+    Args:
+        metrics: split, name, and when the first value came in; of two that would have one name, the earlier has it.
+        there: columns as they are now; a metric whose name stands there letter by letter has it, whenever its values came in,
+            since a value that is recorded again comes in again.
+    """
+
+    def age(metric: tuple[str | None, str, datetime | None]) -> tuple[bool, datetime, str, str]:
+        split, name, first = metric
+        return _plain(split, name) not in there, first or datetime.min, split or "", name
+
+    taken = {column.lower() for column in COLUMNS}
+    columns = {}
+    for split, name, _ in sorted(metrics, key=age):
+        column = _plain(split, name)
+        while column.lower() in taken:
+            column += "_"
+        taken.add(column.lower())
+        columns[split, name] = column
+    return columns
+
+
+def _plain(split: str | None, name: str) -> str:
+    return f"{split}_{name}" if split else name
 
 
 def _select(pivot: list[str], chosen: str) -> str:

@@ -1,5 +1,7 @@
 """Questions to a catalog: models, one model's page, duplicates, quarantine; all of them plain SQL over documented tables."""
 
+import contextlib
+import difflib
 import json
 import os
 import re
@@ -14,10 +16,14 @@ import pyarrow as pa
 from weightspace.errors import CatalogError, UnknownNameError, close_names, one_line
 from weightspace.zoo.discover import stamp_at
 from weightspace.zoo.literals import quoted
+from weightspace.zoo.metrics import split_name
+from weightspace.zoo.model_table import COLUMNS
 from weightspace.zoo.store import STAMP
 
 Connection = duckdb.DuckDBPyConnection
 _HEX = re.compile(r"[0-9a-f]{4,64}")
+_MISSING = re.compile(r'Referenced column "(.+?)" not found')
+_FULL = re.compile("No space left|File too large|Disk quota")
 _PAGE = 1000  # models whose ids are few enough to be written into a statement
 
 
@@ -33,7 +39,26 @@ def arrow(connection: Connection, sql: str, parameters: Sequence[Any] = ()) -> p
         relation = connection.sql(sql, params=list(parameters))
         return pa.table({}) if relation is None else relation.to_arrow_table()
     except duckdb.Error as error:
-        raise CatalogError(_explained(error)) from None
+        raise CatalogError(_without_metric(connection, sql, error) or _explained(error)) from None
+
+
+def _without_metric(connection: Connection, sql: str, error: duckdb.Error) -> str:
+    """Say that a column of `model_table` that looks like a metric is none; empty where something else is wrong."""
+    missing = _MISSING.search(str(error))
+    if missing is None or "model_table" not in sql:
+        return ""
+    column = missing[1]
+    if split_name(column)[1] is None and difflib.get_close_matches(column.lower(), COLUMNS, n=1):
+        return ""
+    with contextlib.suppress(duckdb.Error):
+        there = connection.execute("select column_name from (describe model_table)").fetchall()
+        metrics = [name for (name,) in there if name not in COLUMNS]
+        if not metrics:
+            return (
+                f"sql: column \"{column}\" not found: no metric is recorded yet; 'weightspace record' and 'weightspace import' bring them"
+            )
+        return f"sql: column or metric \"{column}\" not found{close_names(column, metrics)}; 'weightspace record' records further ones"
+    return ""
 
 
 def _explained(error: duckdb.Error) -> str:
@@ -42,6 +67,11 @@ def _explained(error: duckdb.Error) -> str:
     hint = next((line for line in lines[1:] if line.startswith(("Did you mean", "Candidate"))), "")
     if isinstance(error, duckdb.PermissionException) or "read-only" in text:
         return "sql reads the catalog and nothing else: no writes, other files or extensions; use 'record', 'tag' or 'ingest' to change it"
+    if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException) and not _FULL.search(text):
+        return (
+            f"the catalog cannot be read ({text}); 'weightspace check' says what is wrong with it, "
+            "'weightspace restore' brings it back from a backup"
+        )
     return f"sql: {text}{' ' + hint if hint else ''}; 'weightspace sql --tables' lists tables and columns"
 
 
@@ -84,6 +114,12 @@ def _ending(where: str | None, order_by: str, limit: int | None) -> str:
     return f"{condition}\norder by {order_by}" + (f"\nlimit {int(limit)}" if limit is not None else "")
 
 
+def stored_path(path: Path, root: Path) -> str:
+    """How the catalog writes a path: from the zoo's folder on where it lies in it."""
+    stored = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    return stored.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def resolve(connection: Connection, model: str, root: Path) -> int:
     """Find the surrogate id of a model by name, by the first digits of its id (four at least), or by the path of a file.
 
@@ -105,8 +141,7 @@ def resolve(connection: Connection, model: str, root: Path) -> int:
         if found:
             raise CatalogError(f"id '{model}' fits several models: {', '.join(one_line(name, 60) for _, name in found)}; give more digits")
     path = Path(os.path.abspath(model))  # noqa: PTH100 - as discovery writes paths
-    stored = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-    stored = stored.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    stored = stored_path(path, root)
     by_path = connection.execute("select model_id, stamp from files where path = ?", [stored]).fetchall()
     if by_path:
         if by_path[0][1] not in (STAMP, stamp_at(path)) and path.exists():
@@ -119,7 +154,9 @@ def resolve(connection: Connection, model: str, root: Path) -> int:
     if len(inside) == 1 and path.is_dir():
         return int(inside[0][0])
     names = connection.execute(
-        "select name from models order by jaro_winkler_similarity(lower(name), lower(?)) desc, name limit 8", [model]
+        "select name from models order by ends_with(name, '/' || ?) desc, contains(lower(name), lower(?)) desc,"
+        " jaro_winkler_similarity(lower(name), lower(?)) desc, name limit 8",
+        [model] * 3,
     ).fetchall()
     raise UnknownNameError(
         f"no model '{one_line(model, 120)}' in this zoo{close_names(model, [name for (name,) in names])}; 'weightspace ls' lists all"

@@ -115,6 +115,14 @@ def forget_paths(connection: Connection, paths: Sequence[str]) -> None:
         connection.unregister("gone")
 
 
+def write_place(connection: Connection, path: str, place: Place) -> None:
+    """Let the row of a file say where it lies now and how it looks; what else is known of it stays."""
+    connection.execute(
+        "update files set path = ?, format = ?, size = ?, num_files = ?, modified = ?, stamp = ? where path = ?",
+        [place.path, place.format, place.size, place.num_files, place.modified, place.stamp, path],
+    )
+
+
 def _forget_metrics_beside(connection: Connection, model_ids: Sequence[int]) -> None:
     """Drop what was read beside models before it is read anew, so that a metric taken out of a file goes."""
     if model_ids:

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from weightspace.checkpoint import Checkpoint, checkpoint_of
-from weightspace.errors import CatalogError, RecordError
+from weightspace.errors import CatalogError, FormatError, RecordError
 from weightspace.formats import open_checkpoint
 from weightspace.formats.safetensors import save
 from weightspace.remote import is_remote, open_remote
@@ -262,8 +262,19 @@ class Zoo:
         specs.choose(self.catalog, self.checkpoint(model), spec)
 
     def export(self, model: str, path: str | Path) -> Path:
-        """Write a model as safetensors; the same model gives the same bytes."""
-        with brought(self.checkpoint(model)) as checkpoint:
+        """Write a model as safetensors; the same model gives the same bytes.
+
+        Raises:
+            FormatError: a file of the store does not hold what its name says; nothing is written then.
+        """
+        opened = self.checkpoint(model)
+        if not store.is_as_named(self.catalog.home, opened):
+            raise FormatError(
+                f"{opened.path}: holds other weights than its name says",
+                reason="corrupt",
+                advice="mend it with 'weightspace check --repair'",
+            )
+        with brought(opened) as checkpoint:
             return save(checkpoint, path, {"format": "pt"})
 
     def record(

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,35 @@ class TestLs:
         assert "exists already" in run("ls", "--plot", "x.png", code=1).stderr
         assert "drew x.png" in run("ls", "--plot", "x.png", "--force").stderr
 
+    def test_a_metric_that_nobody_recorded_is_told_from_a_column(self, run: Run) -> None:
+        asked = ("ls", "--order-by", "test_acuracy desc")
+        said = run(*asked, code=1).stderr
+        assert "column or metric \"test_acuracy\" not found; did you mean 'test_accuracy'?" in said and "train_loss" in said
+        said = run("ls", "--where", "bleu > 3", "--limit", "2", code=1).stderr
+        assert "\"bleu\" not found (known: test_accuracy, train_loss); 'weightspace record'" in said
+        assert "Candidate bindings" in run("ls", "--where", "num_parms > 3", code=1).stderr
+        run("ingest", "base.safetensors", "--zoo", "fresh")
+        said = run(*asked, "--zoo", "fresh", code=1).stderr
+        assert said.startswith("error: sql: column \"test_acuracy\" not found: no metric is recorded yet; 'weightspace record'")
+
+    def test_a_metric_keeps_its_column_whatever_is_recorded_later(self, run: Run) -> None:
+        asked = ("ls", "--where", "val_f1 is not null", "--columns", "name,val_f1", "--format", "csv")
+        run("record", "base", "f1=0.5", "--split", "val")
+        before = run(*asked).stdout
+        run("record", "base", "F1=0.9", "--split", "val")
+        run("record", "tuned", "F1=0.8", "--split", "val")
+        assert run(*asked).stdout == before == "name,val_f1\nbase,0.5\n"
+        assert [row["val_F1_"] for row in rows(run, "ls", "--where", "val_F1_ > 0", "--order-by", "name")] == [0.9, 0.8]
+        run("record", "base", "f1=0.6", "--split", "val")  # which takes the place of the only value there was
+        assert run(*asked).stdout == "name,val_f1\nbase,0.6\n"
+        assert "nothing is wrong" in run("check", "--quick").stderr
+
+    def test_a_catalog_that_was_cut_short_says_what_helps(self, run: Run, sandbox: Path) -> None:
+        catalog = sandbox / ".weightspace" / "catalog.duckdb"
+        os.truncate(catalog, 1_000_000)
+        said = run("ls", code=1).stderr
+        assert "'weightspace check'" in said and "'weightspace restore'" in said and "--tables" not in said and said.count("\n") == 1
+
     def test_says_when_nothing_fits(self, run: Run) -> None:
         result = run("ls", "--where", "num_params > 1e12")
         assert (result.stdout, result.stderr) == ("", "none of the models fits\n")
@@ -172,6 +202,15 @@ class TestShow:
     def test_by_name_or_path(self, run: Run, model: str) -> None:
         [one] = rows(run, "show", model)
         assert one["name"] == "base" and one["is_catalogued"] and one["tags"] == {"best": "", "team": "vision"}
+
+    def test_a_name_without_its_folder_finds_the_whole_one(self, run: Run) -> None:
+        run("ingest", "base.safetensors", "--zoo", "fresh", "--prefix", "outlier-exposure/")
+        for name in ("a1", "base1", "bases", "bas", "ba", "basic", "abase", "basf", "base2"):
+            save_file(mlp(len(name) + ord(name[-1])), f"{name}.safetensors")
+            run("ingest", f"{name}.safetensors", "--zoo", "fresh")
+        said = run("show", "base", "--zoo", "fresh", code=1).stderr
+        assert "did you mean 'outlier-exposure/base'?" in said
+        assert "did you mean 'outlier-exposure/base'?" in run("show", "sure/bas", "--zoo", "fresh", code=1).stderr
 
     def test_by_the_first_digits_of_its_id(self, run: Run) -> None:
         [base] = rows(run, "ls", "--where", "name = 'base'")
@@ -287,8 +326,33 @@ class TestExport:
         np.testing.assert_equal(load_file(sandbox / "one.safetensors"), mlp(1, width=64))
 
     def test_replaces_only_by_force(self, run: Run, sandbox: Path) -> None:
-        run("export", "tuned", "-o", "base.safetensors", "--force")
-        assert "head.bias" in load_file(sandbox / "base.safetensors")
+        run("export", "base", "-o", "made.safetensors")
+        assert "exists already" in run("export", "tuned", "-o", "made.safetensors", code=1).stderr
+        run("export", "tuned", "-o", "made.safetensors", "--force")
+        assert "head.bias" in load_file(sandbox / "made.safetensors")
+
+    def test_what_a_model_lies_in_is_not_replaced(self, run: Run, sandbox: Path) -> None:
+        (sandbox / "link.npz").symlink_to("checkpoints/wide.npz")
+        (sandbox / "parts").mkdir()
+        for at, part in enumerate(np.split(np.arange(8, dtype=np.float32), 2), 1):
+            save_file({f"w{at}": part}, sandbox / "parts" / f"model-{at:05}-of-00002.safetensors")
+        index = {"metadata": {}, "weight_map": {f"w{at}": f"model-{at:05}-of-00002.safetensors" for at in (1, 2)}}
+        (sandbox / "parts" / "model.safetensors.index.json").write_text(json.dumps(index))
+        run("ingest", "parts")
+        before = {path: path.read_bytes() for path in sandbox.rglob("*") if path.is_file() and ".weightspace" not in path.parts}
+        for model, file in (
+            ("checkpoints/wide.npz", "checkpoints/wide.npz"),
+            ("base", "checkpoints/wide.npz"),
+            ("base", "./checkpoints/../link.npz"),
+            ("base", "parts/model-00002-of-00002.safetensors"),
+            ("parts", "parts/model-00002-of-00002.safetensors"),
+            ("base", "parts/model.safetensors.index.json"),
+        ):
+            said = run("export", model, "-o", file, "--force", code=1).stderr
+            assert "choose another name" in said and said.count("\n") == 1, (model, file, said)
+        assert before == {path: path.read_bytes() for path in before}
+        (sandbox / "parts" / "notes.md").write_text("of no model")
+        run("export", "base", "-o", "parts/notes.md", "--force")
 
 
 class TestLabelsAndMetrics:

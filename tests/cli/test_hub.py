@@ -61,7 +61,29 @@ class TestPushAndPull:
         ]
 
     def test_who_may_see_it_must_be_said(self, run: Run) -> None:
-        assert "--private" in run("hub", "push", "--to", "lab/zoo", code=2).stderr
+        said = run("hub", "push", "--to", "lab/zoo", code=2).stderr
+        assert "--private" in said and "--public" in said
+
+    def test_private_and_public_exclude_each_other(self, run: Run, hub: Hub) -> None:
+        for order in (("--private", "--public"), ("--public", "--private")):
+            said = run("hub", "push", "base", "--to", "lab/both", *order, code=1).stderr
+            assert said == "error: --private and --public exclude each other, so nothing was sent; give one of them\n"
+        assert not hub.api.repo_exists("lab/both")
+
+    @pytest.mark.parametrize(("models", "to"), [(("base",), "lab/base"), ((), "lab/zoo")])
+    def test_a_branch_is_made_where_nothing_is_new(self, run: Run, tmp_path: Path, models: tuple[str, ...], to: str) -> None:
+        run("hub", "push", *models, "--to", to, "--public")
+        line = ("hub", "push", *models, "--to", f"{to}@v2", "--public")
+        assert run(*line, "--dry-run").stderr == "branch 'v2' would be made\nnothing was sent\n"
+        assert "is not there" in run("hub", "pull", f"{to}@v2", "--zoo", str(tmp_path / "there"), code=1).stderr
+        assert run(*line).stderr == "branch 'v2' was made\nnothing was sent\n"
+        run("hub", "pull", f"{to}@v2", "--zoo", str(tmp_path / "there"))
+        assert run(*line).stderr == "nothing was sent\n"
+
+    def test_nothing_is_pushed_to_a_space(self, run: Run) -> None:
+        for line in (("hub", "push"), ("hub", "push", "base")):
+            said = run(*line, "--to", "spaces/lab/zoo", "--private", code=1).stderr
+            assert said.startswith("error: hf:spaces/lab/zoo: is the address of a space, which nothing can be pushed to; write org/name")
 
     def test_several_models_are_a_zoo(self, run: Run, tmp_path: Path) -> None:
         for models, to in ((("base", "tuned"), "lab/pair"), (("base",), "datasets/lab/one")):
@@ -113,6 +135,12 @@ class TestPushAndPull:
 
     def test_two_ways_to_choose(self, run: Run) -> None:
         assert "give one of them" in run("hub", "push", "base", "--where", "true", "--to", "lab/x", "--private", code=1).stderr
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_search_that_finds_nothing_says_so(run: Run) -> None:
+    found = run("hub", "ls", "--search", "zzz")
+    assert (found.stdout, found.stderr) == ("", "the Hub lists no model that fits\n")
 
 
 def test_a_list_that_was_cut_says_so(run: Run, hub: Hub) -> None:

@@ -1,6 +1,7 @@
 """check, backup and restore from the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 from tests.cli.conftest import Run
@@ -47,6 +48,14 @@ def test_a_backup_without_weights_says_what_it_lacks(run: Run, sandbox: Path) ->
     assert "5 lie outside of the store" in said
     [row] = json.loads(run("backup", "../kept", "--format", "json").stdout)
     assert (row["models"], row["in_store"], row["stored"]) == (6, 1, 0)
+    for stored in (sandbox / ".weightspace/store").rglob("*.safetensors"):
+        stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")
+    [name] = [str(path.relative_to(sandbox)) for path in (sandbox / ".weightspace/store").rglob("*.safetensors")]
+    damaged = run("backup", "../kept", "--weights").stderr
+    assert f"1 file of the store damaged: {name}; 'weightspace check' tells more" in damaged.replace("\n", " ")
+    assert "their files are gone or damaged, see 'weightspace check'" in damaged
+    assert json.loads(run("backup", "../kept", "--weights", "--format", "json").stdout)[0]["damaged"] == [name]
+    shutil.rmtree(sandbox.parent / "kept")
     for stored in (sandbox / ".weightspace/store").rglob("*.safetensors"):
         stored.unlink()
     gone = run("backup", "../kept", "--weights").stderr

@@ -111,7 +111,9 @@ def test_a_map_of_what_was_embedded_is_drawn_and_coloured(run: Run) -> None:
     assert "no column named 'test_sise'; did you mean 'test_size'" in refused.stderr and "vectors kept" not in refused.stderr
     assert "map.png: exists already" in run(*embed, "--plot", "map.png", code=1).stderr
     one = run(*embed, "--where", "name = 'net1/step-0'", "--plot", "x.png", code=1)
-    assert "a map needs two embeddings or more, found 1" in one.stderr and "1 vector kept" in one.stderr
+    assert "a map needs two embeddings or more, found 1" in one.stderr and "kept" not in one.stderr and one.stdout == ""
+    none = run("predict", "--metanet", "p.safetensors", "--where", "1=0", "--plot", "none.png", "--zoo", "nets")
+    assert none.stderr == "no model fits\n" and not Path("none.png").exists()
 
 
 def test_predictions_are_drawn_against_what_the_catalog_knows(run: Run, nets: Zoo) -> None:

@@ -38,6 +38,12 @@ def test_nothing_to_try_is_said(sandbox: Path, run: Run) -> None:
     assert "nothing to try; name claims, or give --all, or --list" in run("reproduce", code=1).stderr
 
 
+def test_all_and_some_are_a_contradiction(sandbox: Path, run: Run) -> None:
+    said = run("reproduce", "--all", QUICK, "--seeds", "2", code=1).stderr
+    assert said == "error: --all tries every claim, and names choose some; give one of the two\n"
+    assert Zoo(sandbox).claims().num_rows == 0
+
+
 def test_methods_are_listed_with_what_was_tried_of_them(sandbox: Path, run: Run) -> None:
     assert "analysis/merging/methods/ties.py" in run("methods", "--format", "csv").stdout
     run("methods", "-o", "methods.md")

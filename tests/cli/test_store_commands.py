@@ -8,6 +8,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.zoo.keeping.planted import flip
 from tests.zoo.store.files import family, stored_files
+from weightspace.cli.commands.store import _FAMILIES
 from weightspace.zoo import Zoo
 
 
@@ -23,8 +24,12 @@ def test_a_store_is_compacted_listed_restored_and_collected(run: Run) -> None:
     assert run("gc", "--format", "json").stdout == "[]\n"
     [gone] = json.loads(run("gc", "--older-than", "0", "--dry-run", "--format", "json").stdout)
     assert gone["why"] == "uncatalogued" and ids["base0-0"] in gone["path"]
-    assert "1 files removed" in run("gc", "--older-than", "0").stderr
+    assert "1 file removed, " in run("gc", "--older-than", "0").stderr
     assert "restored: " in run("store", "restore").stderr and Zoo().open("base0").format == "safetensors"
+
+
+def test_a_share_of_nothing_has_no_sign() -> None:
+    assert [_FAMILIES["saved"].show(share) for share in (-0.0004, 0.25, -0.1)] == ["0.0%", "25.0%", "-10.0%"]
 
 
 def test_what_is_wrong_is_one_line(run: Run, tmp_path: Path) -> None:

@@ -43,6 +43,12 @@ def test_shell_example_runs(sandbox: Path) -> None:
     assert Zoo(sandbox).models("val_accuracy = .91").num_rows == 1
 
 
+def test_shell_example_runs_on_checkpoints_alone(sandbox: Path) -> None:
+    for metrics in sandbox.rglob("metrics.json"):
+        metrics.unlink()
+    run(["bash", "-euo", "pipefail", "-c", EXAMPLES["sh"]], sandbox)
+
+
 def test_examples_are_ten_lines_or_so() -> None:
     assert all(len([line for line in EXAMPLES[language].splitlines() if line]) <= 12 for language in ("python", "sh"))
 

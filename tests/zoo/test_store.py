@@ -1,17 +1,21 @@
 """The store: copies are made once, are what their names say, and what cannot be copied is told."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import weightspace as ws
+from tests.zoo.keeping.planted import compacted, named
 from tests.zoo.trees import arrays, make_contested
 from tests.zoo.wholeness import content, faults, leftovers
 from weightspace.checkpoint import Checkpoint
 from weightspace.errors import CatalogError, FormatError
 from weightspace.formats import open_checkpoint
 from weightspace.zoo import Zoo, store
+from weightspace.zoo.keeping.check import check
 
 
 @pytest.fixture
@@ -86,3 +90,65 @@ def test_adding_the_same_weights_twice_at_once_makes_one_file(zoo: Zoo, tmp_path
     checkpoint: Checkpoint = ws.open(tmp_path / "a.npz")
     zoo.add_many([Added(checkpoint, "one", tags={"a": "1"}), Added(checkpoint, "two", tags={"b": "2"})])
     assert faults(zoo) == [] and zoo.page("one").tags == {"a": "1", "b": "2"}
+
+
+def copied(zoo: Zoo, tree: Path) -> Path:
+    """The one file of a store into which one model was copied."""
+    tree.mkdir()
+    save_file(arrays(1), tree / "one.safetensors")
+    assert zoo.ingest(tree, jobs=1, copy=True).catalogued == 1
+    [path] = (zoo.catalog.home / "store").glob("*/*")
+    return path
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
+def test_a_copy_that_is_gone_or_cut_is_made_anew_from_a_known_source_as_from_a_new_one(zoo: Zoo, tmp_path: Path, damage: str) -> None:
+    path = copied(zoo, tmp_path / "tree")
+    whole, rows = path.read_bytes(), zoo.files().to_pylist()
+    (tmp_path / "new").mkdir()
+    shutil.copyfile(tmp_path / "tree/one.safetensors", tmp_path / "new/again.safetensors")
+    for source in ("tree", "new"):
+        path.unlink()
+        if damage != "gone":
+            path.write_bytes(whole[:90] if damage == "cut" else b"")
+        assert zoo.ingest(tmp_path / source, jobs=1, copy=True).catalogued == 1
+        assert path.read_bytes() == whole and check(zoo, jobs=1, grace=0).is_sound
+        assert zoo.ingest(tmp_path / source, jobs=1, copy=True).unchanged == 1
+    assert zoo.files("path like '.weightspace/store/%'").num_rows == 1 and zoo.files().num_rows == len(rows) + 1
+
+
+def test_a_copy_changed_inside_is_made_anew_from_a_source_that_is_read_and_what_its_row_says_stays(zoo: Zoo, tmp_path: Path) -> None:
+    path = copied(zoo, tmp_path / "tree")
+    whole = path.read_bytes()
+    with zoo.catalog.writing() as connection:
+        connection.execute("update files set step = 7 where stamp = 0")
+    path.write_bytes(whole[:-1] + b"\x01")
+    (tmp_path / "new").mkdir()
+    shutil.copyfile(tmp_path / "tree/one.safetensors", tmp_path / "new/again.safetensors")
+    zoo.ingest(tmp_path / "new", jobs=1, copy=True)
+    assert path.read_bytes() == whole and check(zoo, jobs=1, grace=0).is_sound
+    assert zoo.sql("select step from files where stamp = 0").to_pylist() == [{"step": 7}]
+    assert [one.read_bytes() for one in (zoo.catalog.home / "damaged").iterdir()] == [whole[:-1] + b"\x01"]
+
+
+def test_a_damaged_compact_copy_is_made_anew_as_a_plain_one_that_its_row_names(zoo: Zoo, tmp_path: Path) -> None:
+    plain = copied(zoo, tmp_path / "tree")
+    path = compacted(plain)
+    named(zoo.folder, plain, path)
+    plain.unlink()
+    assert zoo.ingest(tmp_path / "tree", jobs=1, copy=True).unchanged == 1
+    path.write_bytes(b"half")
+    assert zoo.ingest(tmp_path / "tree", jobs=1, copy=True).catalogued == 1
+    assert plain.is_file() and not path.exists() and check(zoo, jobs=1, grace=0).is_sound
+
+
+def test_wrong_weights_in_the_store_are_not_exported(zoo: Zoo, tmp_path: Path) -> None:
+    path = copied(zoo, tmp_path / "tree")
+    shutil.rmtree(tmp_path / "tree")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\x01")
+    with pytest.raises(FormatError, match=r"holds other weights than its name says; mend it with 'weightspace check --repair'") as caught:
+        zoo.export("one", tmp_path / "out.safetensors")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out.safetensors").exists()
+    path.write_bytes(whole)
+    assert open_checkpoint(zoo.export("one", tmp_path / "out.safetensors")).id == path.stem

@@ -48,6 +48,7 @@ class Pushed:
         commit: that it made; None where nothing was new, or nothing was sent.
         is_private: whether the repository is; of one that was there already as it was.
         is_seen: whether it could be looked at; all counts as new in one that is not there, or that this login may not see.
+        new_branch: the branch that it made, or would make; None where none was named, or it was there.
     """
 
     repo: str
@@ -59,6 +60,7 @@ class Pushed:
     commit: str | None = None
     is_private: bool = True
     is_seen: bool = True
+    new_branch: str | None = None
 
 
 def push_zoo(
@@ -102,13 +104,14 @@ def push_zoo(
         sent = (*(one.path for one in shards), *files)
         size = sum(one.num_bytes for one in shards) + sum(path.stat().st_size for path in files.values())
         commit = None
-        if sent and not dry_run:
+        if (sent or there.new_branch) and not dry_run:
             sender = Sender(there, private)
             _send_shards(zoo, sender, shards, folder, progress)
             sender.add(files.items())
             commit = sender.commit()
         new = sum(len(one.tensors) for one in shards)
-        return Pushed(str(address), pushed, new, sent, size, unsendable, commit, _is_private(there, private), there.commit is not None)
+        is_private, is_seen = _is_private(there, private), there.commit is not None
+        return Pushed(str(address), pushed, new, sent, size, unsendable, commit, is_private, is_seen, there.new_branch)
 
 
 def push_model(zoo: "Zoo", model: str, repo: str, *, private: bool, dry_run: bool = False) -> Pushed:
@@ -148,12 +151,12 @@ def push_model(zoo: "Zoo", model: str, repo: str, *, private: bool, dry_run: boo
         changed = differing(there, files)
         size = sum(path.stat().st_size for path in changed.values())
         commit = None
-        if changed and not dry_run:
+        if (changed or there.new_branch) and not dry_run:
             sender = Sender(there, private)
             sender.add(changed.items())
             commit = sender.commit()
     is_private, is_seen = _is_private(there, private), there.commit is not None
-    return Pushed(str(address), 1, len(checkpoint.info), tuple(changed), size, (), commit, is_private, is_seen)
+    return Pushed(str(address), 1, len(checkpoint.info), tuple(changed), size, (), commit, is_private, is_seen, there.new_branch)
 
 
 def _beside(checkpoint: Checkpoint, files: pa.Table) -> dict[str, dict[str, Any]]:

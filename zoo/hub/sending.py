@@ -31,6 +31,11 @@ class There:
     is_private: bool | None = None
     has_branch: bool = True
 
+    @property
+    def new_branch(self) -> str | None:
+        """The branch that was named and does not exist yet."""
+        return None if self.has_branch else self.address.revision
+
 
 def target(text: str, kind: str) -> HubAddress:
     """Read where something is to be pushed to.
@@ -43,7 +48,9 @@ def target(text: str, kind: str) -> HubAddress:
         FormatError: it is no address.
         CatalogError: it names no owner, a file, a space or a commit.
     """
-    address = HubAddress.dataset(text) if kind == "dataset" else HubAddress.parse(f"hf:{text.removeprefix('hf:')}")
+    said = text.removeprefix("hf:")
+    is_dataset = kind == "dataset" and not said.startswith("spaces/")
+    address = HubAddress.dataset(said) if is_dataset else HubAddress.parse(f"hf:{said}")
     if address.path or address.kind == "space" or re.fullmatch(r"[0-9a-f]{40}", address.revision or ""):
         what = "a file" if address.path else "a space" if address.kind == "space" else "a commit"
         raise CatalogError(f"{address}: is the address of {what}, which nothing can be pushed to; write org/name, or org/name@branch")
@@ -123,7 +130,7 @@ class Sender:
         if not there.has_branch:
             self._done(
                 lambda: self.api.create_branch(
-                    self.address.repo, branch=str(self.address.revision), repo_type=self.address.kind, exist_ok=True
+                    self.address.repo, branch=str(self.address.revision), revision=self.parent, repo_type=self.address.kind, exist_ok=True
                 )
             )
 
@@ -145,12 +152,14 @@ class Sender:
         if isinstance(one.path_or_fileobj, bytes):  # the client has let go of it; a Hub that wants it in the commit gets it there
             path.unlink(missing_ok=True)
 
-    def commit(self) -> str:
-        """Make the commit, and return it.
+    def commit(self) -> str | None:
+        """Make the commit, and return it; None where there is nothing to commit.
 
         Raises:
             FormatError: the Hub refuses, or somebody else pushed meanwhile.
         """
+        if not self.operations:
+            return None
         message = f"{len(self.operations)} files from weightspace"
         try:
             made = retried(

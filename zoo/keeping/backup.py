@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from weightspace import __version__
-from weightspace.errors import CatalogError, WeightSpaceError, one_line
+from weightspace.errors import CatalogError, one_line
+from weightspace.storage import SourceFile
 from weightspace.zoo import store
 from weightspace.zoo.ingest import Progress
 from weightspace.zoo.keeping.catalog_file import unreadable
 from weightspace.zoo.keeping.copying import copied, digest_of, flushed
 from weightspace.zoo.keeping.manifest import MANIFEST, Kept, Manifest, read_manifest
 from weightspace.zoo.keeping.migrations import version_of
-from weightspace.zoo.store.members import held_as
-from weightspace.zoo.store.putting import open_held
-from weightspace.zoo.store.roots import LocalRoot
+from weightspace.zoo.store.putting import holds
+from weightspace.zoo.store.roots import Held, LocalRoot, key_of, other_of
 
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
@@ -44,10 +44,11 @@ class BackupReport:
         path: of the backup.
         models: in the catalog.
         in_store: of these, whose weights lie in the zoo's own store.
-        stored: of those, whose weights are in the backup.
+        stored: of those, whose weights are in the backup and whole.
         copied: files of weights that were copied now.
         bytes_copied: theirs, and the catalog's.
         files: of weights in the backup.
+        damaged: paths, as the catalog has them, of those of the store's files that were damaged when they were copied.
         seconds: wall time.
     """
 
@@ -58,6 +59,7 @@ class BackupReport:
     copied: int
     bytes_copied: int
     files: int
+    damaged: tuple[str, ...]
     seconds: float
 
 
@@ -67,7 +69,8 @@ def backup(
     """Copy the catalog, and the weights of the zoo's own store.
 
     Others may read meanwhile; who wants to write waits while the catalog is copied, not while weights are. Into a folder only what is not
-    there yet is copied. A catalog that cannot be read to its end is not copied: the backup before it is worth more.
+    there yet is copied. What is copied is read to its end: what is not the weights that its name says is copied and told, and looked at
+    again by the next backup. A catalog that cannot be read to its end is not copied: the backup before it is worth more.
 
     Args:
         zoo: to copy.
@@ -98,7 +101,8 @@ def backup(
             made = _Backup(zoo, target, before, progress).make(weights=weights)
     files = made.manifest.weights
     seconds = time.monotonic() - started
-    return BackupReport(target, made.models, made.in_store, made.stored, made.copied, made.bytes_copied, len(files), seconds)
+    damaged = tuple(f"{zoo.catalog.home.name}/{name}" for name, one in sorted(files.items()) if one.is_damaged)
+    return BackupReport(target, made.models, made.in_store, made.stored, made.copied, made.bytes_copied, len(files), damaged, seconds)
 
 
 def _before(zoo: "Zoo", target: Path, is_archive: bool, force: bool) -> Manifest | None:
@@ -142,6 +146,7 @@ class _Backup:
         self.zoo, self.folder, self.before, self.progress, self.is_linked = zoo, folder, before, progress, is_linked
         self.home = zoo.catalog.home
         self.kept: dict[str, Kept] = dict(before.weights) if before else {}
+        self.looked: set[str] = set()  # in this run, and found damaged or not
         self.models = self.in_store = self.stored = self.copied = self.bytes_copied = 0
         self.manifest: Manifest
 
@@ -160,7 +165,7 @@ class _Backup:
             [(self.models,)] = connection.execute("select count(*) from models").fetchall()
             named = connection.execute("select distinct lower(hex(id)) from models join files using (model_id) where stamp = 0").fetchall()
             name, catalog = self._copy_catalog()
-        held = {Path(path).name.partition(".")[0] for path in self.kept}
+        held = {Path(path).name.partition(".")[0] for path, one in self.kept.items() if not one.is_damaged}
         self.in_store = len(named)
         self.stored = sum(digest in held for (digest,) in named)
         self.manifest = Manifest(said.get("zoo_id"), version, __version__, name, catalog, self.kept)
@@ -182,7 +187,11 @@ class _Backup:
             name = str(path.relative_to(self.home))
             known = self.kept.get(name)
             there = self.folder / name
-            is_known = known is not None and (known.size, known.modified) == (status.st_size, status.st_mtime_ns)
+            is_known = (
+                known is not None
+                and (name in self.looked or not known.is_damaged)
+                and (known.size, known.modified) == (status.st_size, status.st_mtime_ns)
+            )
             is_there = is_known and there.is_file() and there.stat().st_size == status.st_size
             if not (is_there or self._is_worth_more(there, known, name)):
                 with contextlib.suppress(
@@ -195,7 +204,8 @@ class _Backup:
                     else:
                         digest = copied(path, there)
                         self.bytes_copied += status.st_size
-                    self.kept[name] = Kept(status.st_size, digest, status.st_mtime_ns)
+                    self.kept[name] = Kept(status.st_size, digest, status.st_mtime_ns, not self._is_whole(name, there))
+                    self.looked.add(name)
                     self.copied += 1
             done += status.st_size
             if self.progress:
@@ -203,14 +213,17 @@ class _Backup:
 
     def _is_worth_more(self, there: Path, known: Kept | None, name: str) -> bool:
         """Whether the backup's copy is whole and the store's file is damaged: then it may be the last one, and stays."""
-        if known is None or not there.is_file() or digest_of(there) != known.digest:
+        if known is None or known.is_damaged or not there.is_file() or digest_of(there) != known.digest:
             return False
-        root = LocalRoot(self.home)
-        held = held_as(root, name.removeprefix("store/"))
-        try:
-            return held is None or open_held(root, held).id != Path(name).stem
-        except (WeightSpaceError, OSError):
+        return not self._is_whole(name, self.home / name)
+
+    def _is_whole(self, name: str, path: Path) -> bool:
+        """Whether a file of the store or its copy, read to its end, holds the weights that its name says; True for what is named as none."""
+        key = name.removeprefix("store/")
+        model = Path(key).stem
+        if key not in (key_of(model), other_of(key_of(model))):
             return True
+        return path.is_file() and holds(LocalRoot(self.home), Held(key, SourceFile.at(path)), model)
 
     def _copy_catalog(self) -> tuple[str, Kept]:
         """Copy the file, take in what a writer that was killed left beside it, and read it all once more."""

@@ -17,6 +17,7 @@ from weightspace.zoo.keeping.findings import CheckReport, Finding
 from weightspace.zoo.keeping.forms import form_findings, other_forms
 from weightspace.zoo.keeping.house import GRACE, cache_findings, leftovers, lock_findings, unlisted
 from weightspace.zoo.keeping.identities import mismatches
+from weightspace.zoo.keeping.misplaced import misnamed, stray_findings
 from weightspace.zoo.keeping.places import Row, Seen, batches, is_stored, place_findings
 from weightspace.zoo.keeping.promises import Inspection, promised
 from weightspace.zoo.keeping.rules import broken
@@ -68,16 +69,21 @@ def check(
         return _Inspector(zoo, not quick, jobs, backend, progress, grace).inspect(only)
 
     found = inspect()
-    report = CheckReport([], [], found.models, found.files, found.unread, found.bytes_read)
+    report = CheckReport()
     left = found.findings
     if repair and left:
         from weightspace.zoo.keeping.mending import mend
 
+        everything = dict.fromkeys(left)
+        if not found.is_open:
+            mend(zoo, found)
+            found = inspect()  # what could not be looked at before
+            everything |= dict.fromkeys(found.findings)
         touched = mend(zoo, found)
-        again = inspect(touched | {found.rows[one.where].path if one.where in found.rows else one.where for one in left})
-        left = again.findings
+        left = inspect(touched | {found.rows[one.where].path if one.where in found.rows else one.where for one in found.findings}).findings
         open_still = {(finding.kind, finding.where, finding.what) for finding in left}
-        report.mended = [one for one in found.findings if (one.kind, one.where, one.what) not in open_still]
+        report.mended = [one for one in everything if (one.kind, one.where, one.what) not in open_still]
+    report.models, report.files, report.unread, report.bytes_read = found.models, found.files, found.unread, found.bytes_read
     report.findings = left
     report.seconds = time.monotonic() - started
     return report
@@ -114,12 +120,16 @@ class _Inspector:
         for batch in batches(self.zoo.catalog.reading):
             self._take(batch, only)
         self.found.findings += unlisted(self.home, self.known, self.grace)
+        self.found.findings += stray_findings(self.home, self.known, self.found.belongs)
+        odd = misnamed(store.root_of(self.home), self.found)
         self.found.findings += cache_findings(self.home, is_deep=self.is_deep)
         still = list(self._still(dict.fromkeys(self.found.findings)))
         if not still:
             self.found.findings = []
             return self.found
         with self.zoo.catalog.reading() as connection:
+            models = {model for (model,) in connection.execute("select lower(hex(id)) from models").fetchall()} if odd else set[str]()
+            self.found.belongs |= {path: model for path, model in odd.items() if model in models}
             self.found.findings = promised(connection, self.zoo.folder, replace(self.found, findings=still))
         return self.found
 

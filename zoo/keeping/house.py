@@ -11,11 +11,11 @@ from weightspace.errors import DAMAGE, FormatError, one_line
 from weightspace.formats.safetensors import open_safetensors
 from weightspace.zoo import store
 from weightspace.zoo.keeping.findings import Finding
+from weightspace.zoo.keeping.misplaced import is_stray
 from weightspace.zoo.store.members import is_tended, needed, present
-from weightspace.zoo.store.roots import OWNER, Root, other_of
+from weightspace.zoo.store.roots import OWNER, LocalRoot, Root, other_of
 
 GRACE = 3600.0  # seconds: what is younger may belong to a process that has not catalogued it yet
-DAMAGED = "damaged"  # where damaged files of the store are moved to
 LOCKS = ("gate", "lock", "collecting", "tending")
 _LEFT = re.compile(r"(catalog|restoring)\..*\.new(\.wal)?|\..*\.(new|tmp)")
 
@@ -59,7 +59,8 @@ def unlisted(home: Path, known: Set[str], grace: int | float) -> Iterator[Findin
     for entry in root.entries():
         address = root.address(entry.key)
         there.add(address)
-        if not (entry.key == OWNER or Path(entry.key).name.startswith(".") or address in known):
+        is_told = isinstance(root, LocalRoot) and is_stray(entry.key)  # at once, since nobody at work makes such
+        if not (is_told or entry.key == OWNER or Path(entry.key).name.startswith(".") or address in known):
             (young if 0 <= time.time() - entry.changed < grace else odd).append(entry.key)
     if any(other_of(root.address(key)) in known for key in young) and not is_tended(home):
         # Both forms are there at once only while a process is at it, or after one that was killed, or a restored backup.

@@ -27,11 +27,13 @@ class Kept:
         size: its bytes.
         digest: BLAKE3 of them.
         modified: modification time of what it was copied from (nanoseconds since 1970), to tell whether that has changed.
+        is_damaged: whether it was damaged when it was copied: not the weights that its name says, or not to be read.
     """
 
     size: int
     digest: bytes
     modified: int
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Manifest:
 
 
 def _said(one: Kept) -> dict[str, Any]:
-    return {"size": one.size, "blake3": one.digest.hex(), "modified": one.modified}
+    said = {"size": one.size, "blake3": one.digest.hex(), "modified": one.modified}
+    return {**said, "damaged": True} if one.is_damaged else said
 
 
 def read_manifest(source: Path) -> Manifest:
@@ -100,7 +103,7 @@ def _kept(said: Mapping[str, Any]) -> Kept:
     digest = bytes.fromhex(said["blake3"])
     if len(digest) != 32 or type(said["size"]) is not int or type(said["modified"]) is not int or said["size"] < 0:
         raise ValueError("a file without size or hash")
-    return Kept(said["size"], digest, said["modified"])
+    return Kept(said["size"], digest, said["modified"], said.get("damaged") is True)
 
 
 Open = Callable[[str], BufferedReader]

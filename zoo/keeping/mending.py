@@ -4,14 +4,13 @@ Weights are never deleted: a damaged file of the store is moved aside, to `.weig
 """
 
 import contextlib
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from weightspace.checkpoint import Checkpoint, TensorInfo
-from weightspace.errors import DAMAGE, FormatError, WeightSpaceError
+from weightspace.errors import DAMAGE, FormatError
 from weightspace.formats import open_checkpoint
 from weightspace.storage import Storage
 from weightspace.zoo import store
@@ -19,16 +18,17 @@ from weightspace.zoo.discover import discover
 from weightspace.zoo.keeping.catalog_file import reshape
 from weightspace.zoo.keeping.circles import cut
 from weightspace.zoo.keeping.findings import Finding
-from weightspace.zoo.keeping.house import DAMAGED
+from weightspace.zoo.keeping.misplaced import model_in, relocate
 from weightspace.zoo.keeping.places import Row, is_stored, read_all
-from weightspace.zoo.keeping.promises import Inspection, models_of, pieces, sound
+from weightspace.zoo.keeping.promises import Inspection, has_compact, may_name, models_of, pieces, sound
 from weightspace.zoo.keeping.rereading import recount, renumber, reread
 from weightspace.zoo.keeping.rules import mend_rows
 from weightspace.zoo.model_table import refresh_model_table
-from weightspace.zoo.records import Description, ModelRecord, Place
+from weightspace.zoo.records import Description, ModelRecord
+from weightspace.zoo.store.aside import set_aside
 from weightspace.zoo.store.members import tending
-from weightspace.zoo.store.roots import other_of
-from weightspace.zoo.write import Connection, write_records
+from weightspace.zoo.store.roots import LocalRoot, other_of
+from weightspace.zoo.write import Connection, write_place, write_records
 
 if TYPE_CHECKING:
     from weightspace.zoo.zoo import Zoo
@@ -50,11 +50,12 @@ def mend(zoo: "Zoo", found: Inspection) -> frozenset[str]:
     with zoo.catalog.writing() as connection:
         _mend_catalog(connection, zoo.folder, found)
     with tending(zoo.catalog):  # not while another process compacts or collects
+        moved = _relocate(zoo, found, touched)
         _mend_store(zoo, found, touched)
     with zoo.catalog.writing() as connection:
         _mend_places(connection, zoo.folder, found, touched)
         refresh_model_table(connection)
-    _adopt(zoo, found.findings, touched)
+    _adopt(zoo, found.findings, moved, touched)
     return frozenset(touched)
 
 
@@ -90,6 +91,33 @@ def _mend_catalog(connection: Connection, folder: Path, found: Inspection) -> No
     reshape(connection)
 
 
+def _relocate(zoo: "Zoo", found: Inspection, touched: set[str]) -> dict[str, str]:
+    """Give files of the store that lie under other names those of their content, where rows lack it; see `relocate`.
+
+    Returns:
+        Where each lies now, by where it lay.
+    """
+    root = store.root_of(zoo.catalog.home)
+    if not isinstance(root, LocalRoot):
+        return {}
+    lacking = {
+        bytes(row.id or b"").hex(): row for row in _rows_of(found, ("missing", "damaged", "changed")) if is_stored(row) and _is_own(row)
+    }
+    belongs = dict(found.belongs)
+    for one in found.findings if lacking else ():
+        path = zoo.folder / one.where
+        if one.kind == "unknown" and one.is_mendable and one.where not in belongs and path.is_file():
+            model = model_in(root, path)
+            if model in lacking and model != path.stem:
+                belongs[one.where] = model
+    moved = relocate(zoo.catalog.home, belongs)
+    touched |= {*moved, *moved.values()}
+    for row in lacking.values():
+        if not (zoo.folder / row.path).is_file() and other_of(row.path) in moved.values():
+            found.forms[row.path] = other_of(row.path)
+    return moved
+
+
 def _mend_store(zoo: "Zoo", found: Inspection, touched: set[str]) -> None:
     """Write damaged and missing files of the store anew, as long as one more can be; then move aside what is damaged and stays so."""
     taken = _take_forms(zoo, found, touched)
@@ -113,8 +141,8 @@ def _mend_store(zoo: "Zoo", found: Inspection, touched: set[str]) -> None:
     for row in open_still:
         path = zoo.folder / row.path
         # What another file may be a difference from stays where it is, for what can still be read of it.
-        if path.is_file() and not any((zoo.catalog.home / "store").glob("*/*.compact")):
-            _set_aside(zoo.catalog.home, path)
+        if path.is_file() and not has_compact(zoo.catalog.home):
+            set_aside(zoo.catalog.home, path)
 
 
 def _take_forms(zoo: "Zoo", found: Inspection, touched: set[str]) -> set[str]:
@@ -126,17 +154,17 @@ def _take_forms(zoo: "Zoo", found: Inspection, touched: set[str]) -> set[str]:
     home, taken = zoo.catalog.home, set[str]()
     for one in found.findings:
         if one.kind == "damaged" and one.is_mendable and one.where not in found.rows and (zoo.folder / one.where).is_file():
-            _set_aside(home, zoo.folder / one.where)
-    for row in _rows_of(found, ("form", "damaged", "changed")):
+            set_aside(home, zoo.folder / one.where)
+    for row in _rows_of(found, ("form", "missing", "damaged", "changed")):
         other = found.forms.get(row.path)
         if other is None or not _is_whole(zoo.folder / other, row):
             continue
         if (zoo.folder / row.path).is_file():
-            _set_aside(home, zoo.folder / row.path)
+            set_aside(home, zoo.folder / row.path)
         place = store.stored(home, bytes(row.id or b"").hex())
         if place is not None:
             with zoo.catalog.writing() as connection:
-                _set_place(connection, row.path, place)
+                write_place(connection, row.path, place)
             found.content.pop(row.path, None)
             touched |= {row.path, place.path}
             taken.add(row.path)
@@ -194,37 +222,10 @@ def _elsewhere(zoo: "Zoo", row: Row, found: Inspection) -> Checkpoint | None:
 
 def _replaced(zoo: "Zoo", row: Row, checkpoint: Checkpoint) -> bool:
     """Put the weights into the store in place of a damaged file, which is kept aside; back where it was if that fails."""
-    home = zoo.catalog.home
-    paths = [path for path in (zoo.folder / row.path, zoo.folder / other_of(row.path)) if path.is_file()]
-    aside = {path: _set_aside(home, path) for path in paths}
-    try:
-        place = store.put(home, checkpoint, bytes(row.id or b"").hex())
-    except WeightSpaceError:
-        for path, kept in aside.items():
-            if not path.exists():
-                kept.replace(path)
-        raise
+    place = store.put_anew(zoo.catalog.home, checkpoint, bytes(row.id or b"").hex())
     with zoo.catalog.writing() as connection:
-        _set_place(connection, row.path, place)
+        write_place(connection, row.path, place)
     return True
-
-
-def _set_aside(home: Path, path: Path) -> Path:
-    """Move a damaged file out of the way; its bytes are kept."""
-    folder = home / DAMAGED
-    folder.mkdir(exist_ok=True)
-    target = folder / path.name
-    if target.exists():
-        target = folder / f"{path.name}.{secrets.token_hex(4)}"
-    path.replace(target)
-    return target
-
-
-def _set_place(connection: Connection, path: str, place: Place) -> None:
-    connection.execute(
-        "update files set path = ?, format = ?, size = ?, num_files = ?, modified = ?, stamp = ? where path = ?",
-        [place.path, place.format, place.size, place.num_files, place.modified, place.stamp, path],
-    )
 
 
 def _mend_places(connection: Connection, folder: Path, found: Inspection, touched: set[str]) -> None:
@@ -234,7 +235,7 @@ def _mend_places(connection: Connection, folder: Path, found: Inspection, touche
         if row is None or not one.is_mendable:
             continue
         content = found.content.get(row.path, b"")
-        if content:
+        if content and may_name(row, content):
             connection.execute(
                 "update files set model_id = m.model_id from models m where files.path = ? and m.id = ?", [row.path, content]
             )
@@ -259,11 +260,23 @@ def _renew(connection: Connection, folder: Path, row: Row) -> None:
     connection.execute("update files set size = ?, modified = ?, stamp = ? where path = ?", [size, when, stamp, row.path])
 
 
-def _adopt(zoo: "Zoo", findings: Sequence[Finding], touched: set[str]) -> None:
-    """Catalogue whole files of the store that the catalog does not know; set aside what is not what its name says."""
+def _adopt(zoo: "Zoo", findings: Sequence[Finding], moved: Mapping[str, str], touched: set[str]) -> None:
+    """Catalogue whole files of the store that the catalog does not know; set aside what is not what its name says.
+
+    Args:
+        zoo: whose store it is.
+        findings: what is wrong.
+        moved: where files lie now, by where they lay.
+        touched: gets the paths of what was catalogued.
+    """
     home = zoo.catalog.home
+    with zoo.catalog.reading() as connection:
+        known = {path for (path,) in connection.execute("select path from files where stamp = 0").fetchall()} if moved else set[str]()
     for one in findings:
-        path = zoo.folder / one.where
+        where = moved.get(one.where, one.where)
+        path = zoo.folder / where
+        if where in known or not path.is_relative_to(home / "store"):
+            continue
         if one.kind != "unknown" or not one.is_mendable or not path.is_file():
             continue
         digest = path.name.partition(".")[0]
@@ -273,11 +286,11 @@ def _adopt(zoo: "Zoo", findings: Sequence[Finding], touched: set[str]) -> None:
         except (FormatError, *DAMAGE):
             read = None
         if read is None or read.id.hex() != digest:
-            if not any((home / "store").glob("*/*.compact")):
-                _set_aside(home, path)
+            if not has_compact(home):
+                set_aside(home, path)
             continue
         place = store.stored(home, digest)
-        if place is None or place.path != one.where:
+        if place is None or place.path != where:
             continue  # a second form of what is there already, which 'gc' removes
         record = ModelRecord(
             place, digest[:12], read.id, read.weights_id, read.fingerprint, read.kind, read.num_params, read.num_bytes, read.rows,
@@ -285,4 +298,4 @@ def _adopt(zoo: "Zoo", findings: Sequence[Finding], touched: set[str]) -> None:
         )  # fmt: skip
         with zoo.catalog.writing() as connection:
             write_records(connection, [record])
-        touched.add(one.where)
+        touched.add(where)

@@ -23,6 +23,7 @@ class Inspection:
         content: by path of a file the id of what lies there, where that is not what its row says; None where it cannot be read.
         rows: of `files`, by what findings call them.
         forms: by path of a file of the store that is gone or not what it should be, that of its other form, which is.
+        belongs: by path of a file of the store under another name than that of its content, the model (id, hex) that it holds.
         is_open: whether the catalog could be read to its end.
         is_deep: whether content was read.
         models: in the catalog.
@@ -35,6 +36,7 @@ class Inspection:
     content: dict[str, bytes | None] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     forms: dict[str, str] = field(default_factory=dict)
+    belongs: dict[str, str] = field(default_factory=dict)
     is_open: bool = True
     is_deep: bool = False
     models: int = 0
@@ -69,8 +71,11 @@ def _of_place(connection: Connection, folder: Path, found: Inspection, one: Find
     if other is not None:
         said = replace(one, kind="form", what="lies in the store in its other form") if one.kind == "missing" else one
         return replace(said, advice=f"its row can name {other}", is_mendable=True)
-    content = found.content.get(row.path, b"")
-    if content and _model_of(connection, content) is not None:
+    wanted, content = bytes(row.id or b"").hex(), found.content.get(row.path, b"")
+    holder = next((path for path, model in found.belongs.items() if model == wanted and path != row.path), None)
+    if is_stored(row) and holder is not None:
+        return replace(one, advice=f"its weights lie at {holder}, and can get their own name again", is_mendable=True)
+    if content and may_name(row, content) and _model_of(connection, content) is not None:
         return replace(one, advice="it is another model of this catalog, of which its row can be", is_mendable=True)
     if one.what.startswith("its SHA-256"):
         return replace(one, advice="the hash can be taken out", is_mendable=True)
@@ -82,8 +87,7 @@ def _of_place(connection: Connection, folder: Path, found: Inspection, one: Find
             return replace(one, advice=f"it can be written anew from {others[0]}", is_mendable=True)
         if row.model_id is not None and all(pieces(connection, folder, row.model_id, found).values()):
             return replace(one, advice="it can be put together from tensors of other models", is_mendable=True)
-        return replace(one, advice="this is the last copy that is known: bring another one and ingest it with --copy; --repair moves it aside, to .weightspace/damaged"
-                       if one.kind != "missing" else "no other copy is known: bring it back, or ingest one with --copy")  # fmt: skip
+        return replace(one, advice=_of_last(folder / ".weightspace", found, one, row))
     if one.kind == "missing" and others:
         return replace(one, advice=f"its row can be dropped; the model lies at {others[0]}, too", is_mendable=True)
     if one.kind == "missing":
@@ -91,6 +95,29 @@ def _of_place(connection: Connection, folder: Path, found: Inspection, one: Find
     if one.kind == "damaged":
         return replace(one, advice=f"copy it anew; the same weights lie at {others[0]}" if others else "copy or download it again")
     return one
+
+
+def _of_last(home: Path, found: Inspection, one: Finding, row: Row) -> str:
+    """What can be done about a file of the store of which no other copy is known."""
+    if one.kind == "missing":
+        return "no other copy is known: bring it back, or ingest one with --copy"
+    if row.path in found.belongs:
+        held = found.belongs[row.path][:12]
+        return f"it holds the weights {held}, and --repair takes it out of the way; no copy of its own is known: ingest one with --copy"
+    bring = "this is the last copy that is known: bring another one and ingest it with --copy"
+    if has_compact(home):
+        return f"{bring}; until then --repair lets it lie, since compact files may need what can still be read of it"
+    return f"{bring}; --repair moves it aside, to .weightspace/damaged"
+
+
+def has_compact(home: Path) -> bool:
+    """Whether compact files lie in the store, which may need what can still be read of a damaged one."""
+    return any((home / "store").glob("*/*.compact"))
+
+
+def may_name(row: Row, content: bytes) -> bool:
+    """Whether a row may get to name the model that was found in its file: a file of the store never becomes that of another name."""
+    return not is_stored(row) or Path(row.path).name.partition(".")[0] == content.hex()
 
 
 def models_of(connection: Connection, one: Finding) -> Sequence[int]:

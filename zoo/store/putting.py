@@ -10,7 +10,7 @@ from typing import Any
 
 from weightspace import naming
 from weightspace.checkpoint import Checkpoint
-from weightspace.errors import CatalogError, FormatError, guarded
+from weightspace.errors import DAMAGE, CatalogError, FormatError, WeightSpaceError, guarded
 from weightspace.formats import open_checkpoint
 from weightspace.formats.compact import Find, opened
 from weightspace.formats.safetensors import save
@@ -19,7 +19,8 @@ from weightspace.remote.opening import of_files
 from weightspace.storage import RangedFile, SourceFile
 from weightspace.zoo.reading import Read
 from weightspace.zoo.records import Description, ModelRecord, Place
-from weightspace.zoo.store.roots import COMPACT, Held, Root, find, key_of, root_of
+from weightspace.zoo.store.aside import set_aside
+from weightspace.zoo.store.roots import COMPACT, PLAIN, Held, LocalRoot, Root, find, key_of, root_of
 
 Wanted = tuple[Checkpoint, Read, str, Description, Mapping[str, Any] | None]
 """What `kept` is told of a checkpoint."""
@@ -61,6 +62,23 @@ def open_held(root: Root, held: Held) -> Checkpoint:
     return open_checkpoint(Path(held.file.path))
 
 
+def holds(root: Root, held: Held, model: str) -> bool:
+    """Whether a file of a store, read to its end, holds the weights with this id (hex)."""
+    try:
+        return open_held(root, held).id == model
+    except (FormatError, *DAMAGE):
+        return False
+
+
+def is_as_named(home: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint of a store in a zoo's own folder holds what its file's name says, read to its end; True for any other."""
+    path, folder = checkpoint.path, home / "store"
+    if path is None or not path.resolve().is_relative_to(folder.resolve()):
+        return True
+    stem = path.name.partition(".")[0]
+    return len(stem) != len(checkpoint.id) or checkpoint.id == stem
+
+
 def put(home: Path, checkpoint: Checkpoint, model: str) -> Place:
     """Write the weights with this id into the store, unless they are there already; returns where they lie.
 
@@ -78,6 +96,28 @@ def put(home: Path, checkpoint: Checkpoint, model: str) -> Place:
     changed = FormatError(f"{source}: changed while being copied", reason="unreadable", advice="ingest it again when it is finished")
     put_fresh(root, key_of(model), model, lambda path: save(checkpoint, path), changed)
     return placed(root, model)
+
+
+def put_anew(home: Path, checkpoint: Checkpoint, model: str) -> Place:
+    """Do what `put` does, also where what lies there is not what its name says: that is kept aside, and back where it was if this fails.
+
+    Raises:
+        FormatError, CatalogError: see `put`.
+    """
+    root = root_of(home)
+    aside: dict[Path, Path] = {}
+    if isinstance(root, LocalRoot):
+        held = find(root, model)
+        if held is None or not holds(root, held, model):
+            paths = [root.folder / key_of(model, suffix) for suffix in (PLAIN, COMPACT)]
+            aside = {path: set_aside(home, path) for path in paths if path.is_file()}
+    try:
+        return put(home, checkpoint, model)
+    except WeightSpaceError:
+        for path, kept in aside.items():
+            if not path.exists():
+                kept.replace(path)
+        raise
 
 
 def put_fresh(

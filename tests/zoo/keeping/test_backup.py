@@ -508,3 +508,23 @@ def test_what_may_not_be_written_is_one_clear_line(zoo: Zoo, tmp_path: Path, tmp
     assert made.endswith("cannot be restored (Permission denied); check the folder, its permissions and the free space")
     assert forced.endswith("cannot be restored (Permission denied); check the folder, its permissions and the free space")
     assert "Permission denied" in mended
+
+
+@pytest.mark.parametrize("name", ["kept", "kept.tar"])
+def test_damaged_weights_are_told_each_time_until_they_are_whole(tmp_path: Path, name: str) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    for at, model in enumerate(("torn", "turned", "sound")):
+        zoo.add(tensors(at), name=model)
+    torn, turned = (stored(zoo.folder, model) for model in ("torn", "turned"))
+    whole = store_of(zoo)
+    cut(torn, 100)
+    flip(turned, -5)
+    damaged = tuple(sorted(str(path.relative_to(zoo.folder)) for path in (torn, turned)))
+    for _ in range(2):
+        said = backup(zoo, tmp_path / name, weights=True)
+        assert (said.damaged, said.in_store, said.stored, said.files) == (damaged, 3, 1, 3)
+    torn.write_bytes(whole[torn.name])
+    turned.write_bytes(whole[turned.name])
+    said = backup(zoo, tmp_path / name, weights=True)
+    assert (said.damaged, said.stored) == ((), 3)
+    assert restore(tmp_path / name, Zoo(tmp_path / "again")).copied == 3 and store_of(Zoo(tmp_path / "again")) == whole

@@ -11,7 +11,7 @@ import torch
 from blake3 import blake3
 from safetensors.numpy import save_file
 
-from tests.zoo.keeping.planted import ALL, Corruption, compacted, flip, make_zoo, stored
+from tests.zoo.keeping.planted import ALL, Corruption, compacted, flip, make_zoo, named, stored, tensors
 from tests.zoo.store.files import family, stored_files
 from tests.zoo.wholeness import Rows, content_with_keys, faults
 from weightspace.errors import WeightSpaceError
@@ -166,5 +166,130 @@ def test_several_processes_find_the_same(zoo: Zoo) -> None:
 
 
 def test_what_is_young_may_belong_to_a_process_at_work(zoo: Zoo) -> None:
-    save_file({"w": np.ones(3, np.float32)}, zoo.catalog.home / "store" / f"{'a' * 64}.safetensors")
+    path = zoo.catalog.home / "store/aa" / f"{'a' * 64}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file({"w": np.ones(3, np.float32)}, path)
     assert check(zoo, jobs=1).is_sound and not check(zoo, jobs=1, grace=0).is_sound
+
+
+def three(folder: Path) -> tuple[Zoo, dict[str, str]]:
+    """A zoo with three models of one architecture in its store; ids by name."""
+    zoo = Zoo(folder)
+    return zoo, {name: zoo.add(tensors(at), name=name) for at, name in enumerate(("e5", "de", "fa"))}
+
+
+def swap(one: Path, other: Path) -> None:
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+
+
+def mended(zoo: Zoo, *, quick: bool = False) -> dict[str, tuple[str, str]]:
+    """Repair once, see that a second run finds the same and mends no more, and that what was promised was done; what is left by file."""
+    promised = {(one.kind, one.where) for one in check(zoo, jobs=1, quick=quick).findings if one.is_mendable}
+    first = check(zoo, jobs=1, quick=quick, repair=True)
+    second = check(zoo, jobs=1, quick=quick, repair=True)
+    assert first.findings == second.findings == check(zoo, jobs=1, quick=quick).findings and second.mended == []
+    assert not promised & {(one.kind, one.where) for one in first.findings}
+    return {one.where: (one.kind, one.advice) for one in first.findings}
+
+
+def of_models(zoo: Zoo) -> dict[str, str]:
+    """Paths of the store by model, as the catalog says."""
+    return {row["name"]: row["path"] for row in zoo.sql("select name, path from files join models using (model_id)").to_pylist()}
+
+
+@pytest.mark.parametrize("form", [".safetensors", ".compact"])
+def test_files_under_each_others_names_get_their_own_again(tmp_path: Path, form: str) -> None:
+    zoo, ids = three(tmp_path / "zoo")
+    if form == ".compact":
+        for name in ids:
+            path = stored(zoo.folder, name)
+            named(zoo.folder, path, compacted(path))
+            path.unlink()
+    before, rows = stored_files(zoo), of_models(zoo)
+    whole = {path: path.read_bytes() for path in before.values()}
+    first, second, third = (stored(zoo.folder, name) for name in ids)
+    swap(first, second)
+    swap(second, third)
+    assert all(one.is_mendable for one in check(zoo, jobs=1).findings)
+    assert mended(zoo) == {} and of_models(zoo) == rows
+    assert {path: path.read_bytes() for path in stored_files(zoo).values()} == whole
+    assert not any((zoo.catalog.home / "damaged").glob("*")) and {name: zoo.open(name).id for name in ids} == ids
+
+
+def test_compact_files_of_one_family_under_each_others_names_get_their_own_again(tmp_path: Path) -> None:
+    zoo = Zoo(tmp_path / "zoo")
+    ids = family(zoo, children=2)
+    zoo.compact()
+    rows, whole = of_models(zoo), {path: path.read_bytes() for path in stored_files(zoo).values()}
+    base, child = (stored_files(zoo)[ids[name]] for name in ("base0", "base0-0"))
+    swap(base, child)
+    assert mended(zoo) == {} and of_models(zoo) == rows
+    assert {path: path.read_bytes() for path in stored_files(zoo).values()} == whole
+
+
+def test_weights_under_anothers_name_leave_each_row_with_its_own_model(tmp_path: Path) -> None:
+    zoo, ids = three(tmp_path / "zoo")
+    rows = of_models(zoo)
+    shutil.copyfile(stored(zoo.folder, "e5"), stored(zoo.folder, "de"))
+    [found] = check(zoo, jobs=1).findings
+    assert not found.is_mendable and f"it holds the weights {ids['e5'][:12]}" in found.advice
+    assert {where: kind for where, (kind, _) in mended(zoo).items()} == {rows["de"]: "missing"}
+    assert of_models(zoo) == rows and zoo.open("e5").id == ids["e5"]
+
+
+def test_weights_that_took_anothers_name_go_back_and_the_other_is_missing(tmp_path: Path) -> None:
+    zoo, ids = three(tmp_path / "zoo")
+    rows = of_models(zoo)
+    stored(zoo.folder, "e5").replace(stored(zoo.folder, "de"))
+    assert {where: kind for where, (kind, _) in mended(zoo).items()} == {rows["de"]: "missing"}
+    assert of_models(zoo) == rows and zoo.open("e5").id == ids["e5"]
+
+
+@pytest.mark.parametrize("place", ["", "00/"])
+@pytest.mark.parametrize("form", [".safetensors", ".compact"])
+def test_weights_in_a_wrong_place_of_the_store_are_told_and_moved_to_theirs(tmp_path: Path, form: str, place: str) -> None:
+    zoo, ids = three(tmp_path / "zoo")
+    path = stored(zoo.folder, "fa")
+    kept = path if form == ".safetensors" else compacted(path)
+    target = zoo.catalog.home / "store" / place / kept.name
+    target.parent.mkdir(exist_ok=True)
+    kept.rename(target)
+    path.unlink(missing_ok=True)
+    found = {one.where: one for one in check(zoo, jobs=1, quick=True).findings}
+    where = str(target.relative_to(zoo.folder))
+    assert found[where].kind == "unknown" and found[where].is_mendable and len(found) == 2
+    assert mended(zoo) == {} and {name: zoo.open(name).id for name in ids} == ids
+
+
+def test_weights_in_a_wrong_place_whose_own_is_taken_or_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    zoo, _ = three(tmp_path / "zoo")
+    store = zoo.catalog.home / "store"
+    shutil.copyfile(stored(zoo.folder, "fa"), store / "fa.safetensors")
+    (store / "junk.compact").write_bytes(b"junk")
+    left = mended(zoo)
+    assert left[".weightspace/store/fa.safetensors"][1].startswith("its weights have their place")
+    assert left[".weightspace/store/junk.compact"][1].startswith("it cannot be read") and len(left) == 2
+
+
+def test_what_a_lock_barred_is_looked_at_and_mended_in_the_same_run(tmp_path: Path) -> None:
+    zoo, ids = three(tmp_path / "zoo")
+    swap(stored(zoo.folder, "e5"), stored(zoo.folder, "de"))
+    stored(zoo.folder, "fa").unlink()
+    (zoo.catalog.home / "lock").unlink()
+    (zoo.catalog.home / "lock").mkdir()
+    report = check(zoo, jobs=1, repair=True)
+    assert [one.kind for one in report.findings] == ["missing"] and (report.models, report.files) == (3, 2)
+    assert {one.kind for one in report.mended} == {"lock", "damaged"} and zoo.open("e5").id == ids["e5"]
+
+
+def test_a_damaged_file_that_stays_is_not_said_to_be_moved(tmp_path: Path) -> None:
+    zoo, _ = three(tmp_path / "zoo")
+    flip(stored(zoo.folder, "de"), -5)
+    [alone] = check(zoo, jobs=1).findings
+    assert alone.advice.endswith("--repair moves it aside, to .weightspace/damaged")
+    compacted(stored(zoo.folder, "fa"))
+    [beside] = [one for one in check(zoo, jobs=1, repair=True).findings if one.kind == "damaged"]
+    assert beside.advice.endswith("until then --repair lets it lie, since compact files may need what can still be read of it")
+    assert stored(zoo.folder, "de").is_file()

@@ -40,6 +40,7 @@ def backup(
         "stored": report.stored,
         "files": report.files,
         "copied": report.copied,
+        "damaged": list(report.damaged),
         "bytes_copied": report.bytes_copied,
         "seconds": report.seconds,
     }
@@ -50,8 +51,12 @@ def backup(
     say(f"backed up {cells.counted(report.models, 'model')} to {cells.safe(str(report.path))} ({size} in {time})")
     if report.files:
         say(f"with the weights of {report.stored:,}, in {cells.counted(report.files, 'file')}, {report.copied:,} of them copied now")
+    if report.damaged:
+        shown = ", ".join(cells.safe(one) for one in report.damaged[:3]) + (", ..." if len(report.damaged) > 3 else "")
+        say(f"{cells.counted(len(report.damaged), 'file')} of the store damaged: {shown}; 'weightspace check' tells more", style="yellow")
     if report.stored < report.in_store:
-        advice = "their files are gone, see 'weightspace check'" if weights else "--weights copies them, too"
+        gone = "their files are gone or damaged" if report.damaged else "their files are gone"
+        advice = f"{gone}, see 'weightspace check'" if weights else "--weights copies them, too"
         say(f"the weights of {report.in_store - report.stored:,} in the zoo's own store are not in it; {advice}", style="yellow")
     if report.in_store < report.models:
         say(f"{report.models - report.in_store:,} lie outside of the store; 'weightspace ingest PATH --copy' takes them in", style="dim")

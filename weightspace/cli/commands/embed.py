@@ -81,14 +81,17 @@ def embed(
                         MetanetError("gets a vector that is not finite; its weights may be far larger than those trained on"),
                     )
     left_out.report("vectors", is_all=not vectors)
+    values = None if known is None else [known[name] for name in vectors]
+    title = f"{cells.counted(len(vectors), 'model')} as metanet {opened.id[:12]} sees them"
+    figure = (
+        None if plot is None else embedding_map(np.array(list(vectors.values()), np.float32), values, label=colour or "", title=title)
+    )  # before anything is kept, since there may be too few models for a map
     here.record_embeddings(opened.id, family.name, vectors)
     rows = [{"model": name, "length": len(vector), "norm": float(torch.tensor(vector).norm())} for name, vector in vectors.items()]
     print_data(rows, format, _COLUMNS)
     say(f"{cells.counted(len(rows), 'vector')} kept under metanet {opened.id[:12]}; weightspace similar MODEL", style="dim")
-    if plot is not None:
-        values = None if known is None else [known[name] for name in vectors]
-        title = f"{cells.counted(len(rows), 'model')} as metanet {opened.id[:12]} sees them"
-        print_figure(embedding_map(np.array(list(vectors.values()), np.float32), values, label=colour or "", title=title), plot)
+    if plot is not None and figure is not None:
+        print_figure(figure, plot)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,15 +1,19 @@
 """`weightspace export`: a model as one safetensors file, or the catalog as Parquet tables."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from weightspace.cli import cells
-from weightspace.cli.options import CATALOG, Force, ZooFolder, model_argument, zoo_at
+from weightspace.cli.options import CATALOG, Force, ZooFolder, expect_apart, model_argument, zoo_at
 from weightspace.cli.output import say
 from weightspace.cli.progress import progress
-from weightspace.errors import RecordError
+from weightspace.errors import RecordError, WeightSpaceError
+
+if TYPE_CHECKING:
+    from weightspace.zoo.zoo import Zoo
 
 PLACE = 17
 
@@ -56,9 +60,44 @@ def export(
         raise RecordError(f"{output}: is a folder; name the file to write, such as {output / 'model.safetensors'}")
     if output.exists() and not force:
         raise RecordError(f"{output}: exists already; choose another name, or replace it with --force")
+    here = zoo_at(zoo)
+    if output.exists():
+        _expect_no_source(here, model, output)
     with progress("exporting"):
-        written = zoo_at(zoo).export(model, output)
+        written = here.export(model, output)
     say(f"wrote {cells.safe(str(written))} ({cells.size(written.stat().st_size)})")
+
+
+def _expect_no_source(zoo: "Zoo", model: str, output: Path) -> None:
+    """See that no file is replaced that this model, or one of the catalog, lies in.
+
+    Raises:
+        RecordError: it is one.
+    """
+    from weightspace.zoo.query import stored_path
+
+    expect_apart(output, [zoo.checkpoint(model)])
+    if not zoo.catalog.exists():
+        return
+    for place in dict.fromkeys((Path(os.path.abspath(output)), output.resolve())):  # noqa: PTH100 - as discovery writes paths
+        own, beside, *above = (stored_path(one, zoo.folder) for one in (place, *place.parents))
+        # A model of several files has one path, that of their folder or of the first of them.
+        rows = zoo.sql(
+            "select path from files where path in (select unnest(?::varchar[])) or (num_files > 1 and left(path, length(path) - length(parse_filename(path))) = ?)",
+            [[own, beside, *above], "" if beside == "." else f"{beside}/"],
+        ).to_pylist()
+        if any(row["path"] == own or output.resolve() in _files_of(zoo.folder / row["path"]) for row in rows):
+            raise RecordError(f"{output}: holds a model of the catalog, which would be lost; choose another name")
+
+
+def _files_of(path: Path) -> set[Path]:
+    """The files that a checkpoint lies in; none where it cannot be opened."""
+    from weightspace.formats import open_checkpoint
+
+    try:
+        return {file.resolve() for file in open_checkpoint(path).files}
+    except WeightSpaceError:
+        return set()
 
 
 def _export_tables(zoo: Path | None, folder: Path, where: str | None) -> None:

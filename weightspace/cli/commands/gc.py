@@ -36,7 +36,7 @@ def gc(
     found = zoo_at(zoo).collect_garbage(dry_run=dry_run, spare=60 * older_than)
     print_data([{"path": one.path, "why": one.why, "bytes": one.size} for one in found], format, _COLUMNS)
     verb = "would be removed" if dry_run else "removed"
-    say(f"{len(found):,} files {verb}, {cells.size(sum(one.size for one in found))}")
+    say(f"{cells.counted(len(found), 'file')} {verb}, {cells.size(sum(one.size for one in found))}")
 
 
 def register(app: typer.Typer) -> None:

@@ -54,6 +54,8 @@ def ls(
     print_data([{"repository": name, "catalogued": name in known} for name in names[:limit]], format, _LISTED)
     if len(names) > limit:
         say(f"the first {limit:,} are listed, there are more; --limit N lists more of them")
+    if not names:
+        say("the Hub lists no model that fits", style="dim")
 
 
 @group.command()
@@ -106,10 +108,8 @@ def push(
     to: Annotated[
         str, typer.Option("--to", metavar="REPO", show_default=False, help="The repository, as org/name; made if there is none.")
     ],
-    private: Annotated[
-        bool,
-        typer.Option("--private/--public", show_default=False, help="What a repository that is made here is."),
-    ],
+    private: Annotated[bool, typer.Option("--private", help="A repository that is made here is for those whom its owner lets in.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="A repository that is made here is for everybody.")] = False,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -135,6 +135,10 @@ def push(
     """
     from weightspace.zoo import hub
 
+    if private and public:
+        raise CatalogError("--private and --public exclude each other, so nothing was sent; give one of them")
+    if not (private or public):
+        raise typer.BadParameter("say --private or --public: what a repository is that is made here")
     one, wanted = zoo_at(zoo), models or []
     if wanted and where is not None:
         raise CatalogError("models and --where are two ways to say what to push; give one of them")
@@ -155,6 +159,8 @@ def push(
         say(f"{cells.safe(made.repo)}: is not there, or {why}; so all is counted as new", style="yellow")
     if made.is_private != private:
         say(f"{cells.safe(made.repo)} was there already, is private, and stays so")
+    if made.new_branch is not None:
+        say(f"branch '{cells.safe(made.new_branch)}' {'would be' if dry_run else 'was'} made")
     say("nothing was sent" if made.commit is None else f"commit {made.commit[:12]} of {cells.safe(made.repo)}")
 
 

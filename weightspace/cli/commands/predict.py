@@ -112,14 +112,16 @@ def predict(
     elif head == "ranking":
         data, columns = [{"model": row["model"], "score": row["predicted"]} for row in rows], _SCORES
     else:
-        if math.isinf(half):
+        if math.isinf(half) and rows:
             count = len(predictor.residuals)
             say(f"no interval: {cells.counted(count, 'network')} not trained on are too few for a probability of {level:g}", style="yellow")
         ends = {"low": -half, "high": half}
         data = [row | {end: None if math.isinf(half) else row["predicted"] + off for end, off in ends.items()} for row in rows]
         columns = _COLUMNS
     print_data(data, format, columns)
-    if plot is not None:
+    if not rows:
+        say("no model fits", style="dim")
+    elif plot is not None:
         target = str(opened.metadata.get("target", ""))
         true = _truth(here, target, where, told_of)
         if classes:

@@ -72,6 +72,8 @@ def reproduce(
     here = zoo_at(zoo)
     if not (names or everything or listed or output):
         raise AnalysisError("nothing to try; name claims, or give --all, or --list")
+    if names and everything:
+        raise AnalysisError("--all tries every claim, and names choose some; give one of the two")
     unwritten(output, force, (".md",))
     known = {row["claim"] for row in here.claims().to_pylist()} if here.catalog.exists() else set()
     named = [claims[name].name for name in names or ()]

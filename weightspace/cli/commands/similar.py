@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,10 +74,11 @@ def similar(
     if by is By.weights and (metanet or plot):
         raise typer.BadParameter("compares no embeddings; leave --metanet and --plot out", param_hint="--by weights")
     here = zoo_at(zoo)
+    known = None if plot is None or colour is None else _known(here, colour)
     data: Any = _by_weights(here, model, limit, where) if by is By.weights else here.similar(model, metanet, limit, where)
     print_data(data, format, _columns(data))
     if plot is not None:
-        _draw(here, model, metanet, colour, plot)
+        _draw(here, model, metanet, known, colour or "", plot)
 
 
 def _columns(data: "pa.Table") -> dict[str, Column]:
@@ -118,18 +119,23 @@ def _opened(zoo: "Zoo", names: list[str], left_out: LeftOut) -> "Iterator[tuple[
             left_out(name, error)
 
 
-def _draw(zoo: "Zoo", model: str, metanet: str | None, colour: str | None, plot: Path) -> None:
+def _known(zoo: "Zoo", colour: str) -> dict[str, Any]:
+    from weightspace.zoo.plotting import values_by_model
+
+    return values_by_model(zoo.models(), colour)
+
+
+def _draw(zoo: "Zoo", model: str, metanet: str | None, known: Mapping[str, Any] | None, label: str, plot: Path) -> None:
     import numpy as np
 
-    from weightspace.zoo.plotting import embedding_map, values_by_model
+    from weightspace.zoo.plotting import embedding_map
 
     embedded = zoo.embeddings(metanet)
     names = embedded["model"].to_pylist()
-    known = None if colour is None else values_by_model(zoo.models(), colour)
     values = None if known is None else [known[name] for name in names]
     own = zoo.page(model).model["name"]
     vectors = np.stack([np.asarray(one, np.float32) for one in embedded["vector"].to_pylist()])
-    figure = embedding_map(vectors, values, label=colour or "", title=f"{len(names):,} models, {own} ringed", marked=names.index(own))
+    figure = embedding_map(vectors, values, label=label, title=f"{len(names):,} models, {own} ringed", marked=names.index(own))
     print_figure(figure, plot)
 
 

@@ -30,7 +30,7 @@ _FAMILIES = {
     "compact": Column("compact", right=True, rank=1),
     "bytes": Column("weights", cells.size, right=True),
     "kept": Column("kept in", cells.size, right=True),
-    "saved": Column("saved", lambda share: f"{share:.1%}", right=True),
+    "saved": Column("saved", lambda share: f"{share:z.1%}", right=True),
 }
 
 
