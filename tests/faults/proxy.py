@@ -4,10 +4,11 @@ import http.client
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from tests.faults.columns import Fault
 from tests.hub.loopback_store import HubError
+from tests.hub.server import LoopbackServer
 
 _HOP = ("connection", "transfer-encoding", "content-length", "date", "server")
 
@@ -58,8 +59,7 @@ def proxy(port: int, fault: Callable[[str, str], Fault | None]) -> Iterator[str]
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handed_on
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = LoopbackServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -13,7 +13,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -21,6 +20,7 @@ from urllib.parse import parse_qs, quote
 from tests.hub.loopback_requests import Request, Settings
 from tests.hub.loopback_store import HubError, Json, Repo, Store
 from tests.hub.loopback_uploads import Uploads
+from tests.hub.server import LoopbackServer
 
 
 class Repositories(Request):
@@ -283,8 +283,7 @@ def _routes() -> list[tuple[str, re.Pattern[str], Callable[..., None]]]:
 def loopback_hub(folder: Path, settings: Settings | None = None) -> Iterator[str]:
     """Serve a hub from a folder on a free port of 127.0.0.1; yields its address."""
     known = {"store": Store(folder), "settings": settings or Settings(), "routes": _routes()}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), known))
-    server.daemon_threads = True
+    server = LoopbackServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), known))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
