@@ -43,10 +43,11 @@ def test_shell_example_runs(sandbox: Path) -> None:
     assert Zoo(sandbox).models("val_accuracy = .91").num_rows == 1
 
 
-def test_shell_example_runs_on_checkpoints_alone(sandbox: Path) -> None:
+@pytest.mark.parametrize("command", [["bash", "-euo", "pipefail", "-c", EXAMPLES["sh"]], [sys.executable, "-c", EXAMPLES["python"]]])
+def test_examples_run_on_checkpoints_alone(sandbox: Path, command: list[str]) -> None:
     for metrics in sandbox.rglob("metrics.json"):
         metrics.unlink()
-    run(["bash", "-euo", "pipefail", "-c", EXAMPLES["sh"]], sandbox)
+    run(command, sandbox)
 
 
 def test_examples_are_ten_lines_or_so() -> None:
