@@ -1,6 +1,7 @@
 """Fixtures that tests of every part share."""
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody listens there: no test may leave this machine
 
+# A shell may have started us with Ctrl-C ignored, and what a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first example of a test may import much, and a loaded machine is slow: how long one takes says nothing.
 settings.register_profile("untimed", deadline=None)
