@@ -81,6 +81,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: int, raw: byte
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
+    monkeypatch.setitem(fsspec.config.conf, "s3", {})  # before it is changed, so that it is as it was afterwards
+
     def at(url: str) -> None:
         fsspec.config.conf["s3"] = {"endpoint_url": url}
         fsspec.filesystem("s3").clear_instance_cache()
@@ -90,7 +92,6 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: int, raw: byte
     if not system.exists("models"):
         system.mkdir("models")
     system.pipe("models/lab/model.safetensors", raw)
-    monkeypatch.setitem(fsspec.config.conf, "s3", {})
     return at
 
 

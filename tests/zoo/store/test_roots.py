@@ -26,6 +26,7 @@ def bucket() -> Iterator[str]:
         for key, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
             patch.setenv(f"AWS_{key}", value)
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        fsspec.filesystem("s3").clear_instance_cache()  # one of another test would ask another server
         fsspec.filesystem("s3").mkdir("zoo-store")
         yield "s3://zoo-store"
     fsspec.filesystem("s3").clear_instance_cache()
